@@ -1,0 +1,53 @@
+# The only door: every target sets up what it needs. CI runs the same targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+READY := $(VENV)/.ready
+
+.PHONY: help setup repro eval test check format base-model lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $(READY)
+
+setup: $(READY) ## Create the environment from the lock file
+
+repro: $(READY) ## Run the whole pipeline, print the results table and the path of the report
+	dvc repro
+	@python -m pipeline.stages.report --show
+
+eval: $(READY) ## Evaluate, analyze and report; print the table
+	dvc repro report
+	@python -m pipeline.stages.report --show
+
+test: $(READY) ## Run the tests
+	python -m pytest
+
+check: $(READY) ## Lint, format check and strict types on pipeline/
+	ruff check .
+	ruff format --check .
+	mypy pipeline
+
+format: $(READY) ## Write the format that check asks for
+	ruff check --fix .
+	ruff format .
+
+base-model: $(READY) ## Train the small base model anew (under an hour on two cores)
+	python models/tiny-base/recipe.py
+
+lock: $(READY) ## Resolve pyproject.toml into requirements.lock anew
+	pip install --quiet pip-tools
+	pip-compile --quiet --extra dev --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --no-header --no-annotate --output-file requirements.lock pyproject.toml
+	sed -i 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' requirements.lock
+
+clean: ## Remove what the pipeline wrote, keep the environment and DVC's cache
+	rm -rf data models/base models/vanilla models/focused reports

@@ -1,0 +1,157 @@
+"""From params.yaml and conf/ to the typed sections of one stage. The only module that knows Hydra.
+
+`use` in params.yaml names one bundle per group; Hydra composes the bundles; params.yaml is laid on top and wins.
+A stage asks for its own class of settings.py and sees nothing else, so that DVC's `params` list can be held to it.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import hydra
+import omegaconf
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.errors import ConfigError
+from pipeline.settings import Section, Settings
+
+GROUPS = ("data", "retriever", "model", "profile")
+PARAMS = Path("params.yaml")
+CONF = Path("conf")
+
+Stage = TypeVar("Stage", bound=Section)
+
+
+def load(stage: type[Stage], root: Path = Path()) -> Stage:
+    """Compose the settings below `root` and return the sections that `stage` declares.
+
+    Raises:
+        ConfigError: with every problem of these sections, one clause each: file, key, what was given, what is allowed.
+    """
+    params = _read_yaml(root / PARAMS)
+    use = _chosen(params, root)
+    composed = _compose(use, root)
+    _lay_over(composed, {key: value for key, value in params.items() if key != "use"})
+    known = list(Settings.model_fields)
+    problems = [
+        f"{_origin(key, params, use)}: {key} is not a section{_nearest(key, known)}"
+        for key in composed
+        if key not in known
+    ]
+    sections = {key: composed[key] for key in stage.model_fields if key in composed}
+    try:
+        settings = stage.model_validate(sections)
+    except ValidationError as error:
+        problems += [_describe(item, stage, params, use) for item in error.errors()]
+        raise ConfigError("; ".join(problems)) from None
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return settings
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read with ruamel, DVC's own reader: YAML 1.2, duplicate keys refused."""
+    try:
+        loaded = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; run the stage in the repository's root folder") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: {getattr(error, 'problem', None) or 'not valid YAML'}") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: expected sections (`mask:`, `train:`, ...), found {type(loaded).__name__}")
+    return loaded
+
+
+def _chosen(params: dict[str, Any], root: Path) -> dict[str, str]:
+    use = params.get("use")
+    if not isinstance(use, dict):
+        raise ConfigError(f"{PARAMS}: the section `use` must name one bundle for each of {', '.join(GROUPS)}")
+    problems = [f"{PARAMS}: use.{key} is not a group{_nearest(key, GROUPS)}" for key in use if key not in GROUPS]
+    for group in GROUPS:
+        names = sorted(path.stem for path in (root / CONF / group).glob("*.yaml"))
+        if group not in use:
+            problems.append(f"{PARAMS}: use.{group} is missing; choose from {', '.join(names)}")
+        elif use[group] not in names:
+            hint = _nearest(str(use[group]), names)
+            problems.append(f"{PARAMS}: use.{group}: no bundle {use[group]!r}{hint}; choose from {', '.join(names)}")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return {group: str(use[group]) for group in GROUPS}
+
+
+def _compose(use: dict[str, str], root: Path) -> dict[str, Any]:
+    overrides = [f"{group}={name}" for group, name in use.items()]
+    with hydra.initialize_config_dir(str((root / CONF).resolve()), version_base="1.3"):
+        try:
+            composed = hydra.compose("config", overrides)
+        except hydra.errors.HydraException as error:
+            raise ConfigError(f"{CONF}: {' '.join(str(error).split())}") from None
+    container = omegaconf.OmegaConf.to_container(composed)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _lay_over(below[key], value)
+        else:
+            below[key] = value
+
+
+def _describe(item: Any, stage: type[Section], params: dict[str, Any], use: dict[str, str]) -> str:
+    """One pydantic error as one clause of the message."""
+    path = [str(part) for part in item["loc"]]
+    # The tag of a discriminated union ("data", "bios", "seed") is no key of the file.
+    if len(path) > 2 and path[0] in ("data", "retriever"):
+        path.pop(1)
+    key = ".".join(path)
+    where = _origin(key, params, use)
+    if item["type"] == "extra_forbidden":
+        known = _leaf_names(stage.model_fields[path[0]].annotation)
+        return f"{where}: {key} is not a setting{_nearest(path[-1], known)}"
+    if item["type"] == "missing":
+        return f"{where}: {key} is missing"
+    given = item["input"]
+    if item["type"] == "union_tag_invalid":
+        given, key = item["ctx"]["tag"], f"{key}.kind"
+        return f"{where}: {key} is {given!r}, expected one of {item['ctx']['expected_tags']}"
+    hint = _nearest(given, _quoted(item.get("ctx", {}).get("expected", ""))) if isinstance(given, str) else ""
+    return f"{where}: {key} is {given!r}: {item['msg'][0].lower()}{item['msg'][1:]}{hint}"
+
+
+def _origin(key: str, params: dict[str, Any], use: dict[str, str]) -> str:
+    """The file that a dotted key was read from."""
+    value: Any = params
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            break
+        value = value[part]
+    else:
+        return str(PARAMS)
+    section = key.split(".")[0]
+    if section in use:
+        return str(CONF / section / f"{use[section]}.yaml")
+    in_profile = section in ("train", "eval") and "." in key
+    return str(CONF / "profile" / f"{use['profile']}.yaml") if in_profile else str(PARAMS)
+
+
+def _leaf_names(annotation: Any) -> list[str]:
+    """Names of the settings a section may hold; of all its kinds, when the section is a union."""
+    kinds = get_args(annotation) or (annotation,)
+    return sorted({name for kind in kinds for name in kind.model_fields})
+
+
+def _quoted(text: str) -> list[str]:
+    return text.replace("'", "").replace(" or ", ", ").split(", ")
+
+
+def _nearest(name: str, known: Any) -> str:
+    found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""

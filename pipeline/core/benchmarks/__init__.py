@@ -1,0 +1,1 @@
+"""One module per benchmark: how its records become documents and examples."""

@@ -1,0 +1,96 @@
+"""The causal language model: vocabulary rows for <mask> and <pad>, the LoRA adapter, hidden states and logits."""
+
+# B examples, L tokens, D hidden, N label tokens, V vocabulary
+
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from torch.nn import Module, Parameter
+from transformers import PreTrainedModel
+
+from pipeline.core.batching import View
+
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+NORMS = ["input_layernorm", "post_attention_layernorm", "model.norm"]
+
+
+def resize(network: PreTrainedModel, vocab_size: int) -> None:
+    """Give the model rows for tokens that the tokenizer added; a larger vocabulary than needed is left as it is.
+
+    New rows are the mean of the old ones: the same on every machine and after every reload, unlike transformers'
+    default, which draws them.
+    """
+    embedding: Any = network.get_input_embeddings()
+    num_rows = int(embedding.weight.shape[0])
+    if vocab_size <= num_rows:
+        return
+    network.resize_token_embeddings(vocab_size, mean_resizing=False)
+    tables: Any = (network.get_input_embeddings, network.get_output_embeddings)
+    with torch.no_grad():
+        for layer in (table() for table in tables):
+            layer.weight[num_rows:] = layer.weight[:num_rows].float().mean(dim=0).to(layer.weight.dtype)
+
+
+def add_adapter(
+    network: PreTrainedModel,
+    *,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    embedding: Literal["lora", "none"],
+    norms: bool,
+) -> PeftModel:
+    """LoRA on query, key, value and output projections, and as set on the embedding; norms are trained whole [P].
+
+    Trainable parameters are fp32 whatever the base's type: small steps vanish in bf16.
+    """
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=[*ATTENTION, *(["embed_tokens"] if embedding == "lora" else [])],
+        modules_to_save=list(NORMS) if norms else None,
+    )
+    adapted = get_peft_model(network, config)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapted
+
+
+def parameter_groups(network: Module) -> tuple[list[Parameter], list[Parameter]]:
+    """The trainable parameters: those of LoRA on the attention projections; those of embedding and norms."""
+    attention: list[Parameter] = []
+    rest: list[Parameter] = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            (attention if any(part in name for part in ATTENTION) else rest).append(parameter)
+    return attention, rest
+
+
+def _causal_lm(network: Module) -> Any:
+    """The transformers model inside an adapter, whose layers the adapter has replaced in place."""
+    return network.get_base_model() if isinstance(network, PeftModel) else network
+
+
+def hidden_states(network: Module, view: View) -> Tensor:
+    """Hidden states of the last layer, after the final norm: shape (B, L, D)."""
+    backbone = _causal_lm(network).model
+    output = backbone(
+        input_ids=view.input_ids_BL,
+        attention_mask=view.attention_mask_BL,
+        position_ids=view.position_ids_BL,
+        use_cache=False,
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def logits_at_labels(network: Module, hidden_BLD: Tensor, view: View) -> Tensor:
+    """Logits at the label positions only, shape (N, V): never B x L x V."""
+    hidden_ND = hidden_BLD[view.label_rows_N, view.label_positions_N]
+    logits: Tensor = _causal_lm(network).lm_head(hidden_ND)
+    return logits

@@ -1,0 +1,51 @@
+"""Stage base: the tokenizer with <mask> and <pad>, and the card that names the base weights by digest."""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from pipeline import config, weights
+from pipeline.errors import ArtifactError, run
+from pipeline.settings import BaseStage
+
+
+def main() -> None:
+    settings = config.load(BaseStage).model
+    folder = weights.find(settings)
+    digest = weights.digest(folder)
+    if settings.sha256 is not None and settings.sha256 != digest:
+        raise ArtifactError(
+            f"{folder}: weights have sha256 {digest}, the bundle pins {settings.sha256}; restore the weights, or set "
+            "model.sha256 to null if you mean to use these"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    # Beside eos: with pad = eos the end of an answer would never be learned.
+    tokenizer.add_special_tokens({"pad_token": "<pad>", "mask_token": "<mask>"})
+    weights.MODELS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=weights.MODELS, prefix=".base.") as temporary:
+        tokenizer.save_pretrained(temporary)
+        written = Path(temporary, "tokenizer.json")
+        if not written.is_file():
+            raise ArtifactError(f"{folder}: its tokenizer has no tokenizer.json form, which the pipeline needs")
+        card = weights.BaseCard(
+            source=settings.source,
+            revision=settings.revision,
+            sha256=digest,
+            vocab_size=len(tokenizer),
+            tokenizer_sha256=hashlib.sha256(written.read_bytes()).hexdigest(),
+            bos_id=tokenizer.bos_token_id,
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            mask_id=tokenizer.mask_token_id,
+        )
+        weights.write_card(card, Path(temporary))
+        shutil.rmtree(weights.BASE, ignore_errors=True)
+        shutil.copytree(temporary, weights.BASE)
+    print(f"base: {settings.source}, {card.vocab_size:,} tokens, <mask> is {card.mask_id}, weights {digest[:12]}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,121 @@
+"""Stage mask: the masked view of every example, from its full view and its scores. No torch, seconds."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline import config, tables, tokenization
+from pipeline.core import answers, masking
+from pipeline.errors import ArtifactError, ConfigError, run
+from pipeline.settings import MaskStage
+
+CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")
+FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
+SUMMARY = Path("reports/mask.json")
+
+
+def main() -> None:
+    settings = config.load(MaskStage)
+    mode, top_k, window = settings.mask.mode, settings.mask.top_k, settings.model.sliding_window
+    base = tokenization.load()
+    text_of = {row["chunk_id"]: row["text"] for row in tables.scan(CHUNKS, tables.CHUNKS, ["chunk_id", "text"])}
+    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    rows = zip(
+        tables.scan(FULL, tables.FULL_VIEWS),
+        tables.scan(SCORES, tables.SCORES),
+        tables.scan(EXAMPLES, tables.EXAMPLES, ["example_id", "answers"]),
+        strict=True,
+    )
+    with tables.Writer(MASKED, tables.MASKED_VIEWS, tables.metadata(FULL, tables.FULL_VIEWS)) as writer:
+        for full, scored, example in tqdm(rows, desc="mask", unit=" examples", disable=None):
+            if full["example_id"] != example["example_id"] or full["chunk_ids"] != scored["chunk_ids"]:
+                raise ArtifactError(
+                    f"{SCORES}: chunks of example {scored['example_id']} are not those of {full['example_id']} in "
+                    f"{FULL}; run `dvc repro -f score tokenize`"
+                )
+            if mode == "skip" and window is not None and window < len(full["input_ids"]):
+                raise ConfigError(
+                    f"mask.mode skip is not exact with a sliding window: model.sliding_window is {window}, example "
+                    f"{full['example_id']} has {len(full['input_ids'])} tokens; use mode token, or set it to null"
+                )
+            row = _masked_row(full, scored, example["answers"], text_of, top_k, mode, base.mask_id)
+            writer.write(row)
+            _count(sums[full["split"]], full, row, top_k)
+    splits = {split: _shares(total) for split, total in sums.items()}
+    tables.write_json(SUMMARY, {"mode": mode, "top_k": top_k, "splits": splits})
+    whole = int(sum(total["whole_contexts"] for total in sums.values()))
+    retained = ", ".join(f"{split} {shares['gold_retained']:.1%}" for split, shares in splits.items())
+    print(
+        f"mask: {writer.num_rows:,} masked views, mode {mode}, top {top_k}; gold chunk kept: {retained}; "
+        f"{whole:,} contexts have no more than {top_k} chunks and stay whole"
+    )
+
+
+def _masked_row(
+    full: tables.Row,
+    scored: tables.Row,
+    references: list[str],
+    text_of: dict[str, str],
+    top_k: int,
+    mode: Any,
+    mask_id: int,
+) -> tables.Row:
+    kept_C = masking.keep_top(np.asarray(scored["ranks"], dtype=np.int32), top_k)
+    view = masking.masked_view(
+        np.asarray(full["input_ids"], dtype=np.int32),
+        np.asarray(full["chunk_starts"], dtype=np.int32),
+        np.asarray(full["chunk_ends"], dtype=np.int32),
+        full["prompt_end"],
+        kept_C,
+        mode,
+        mask_id,
+    )
+    kept = np.flatnonzero(kept_C).tolist()
+    kept_ids = [full["chunk_ids"][index] for index in kept]
+    return {
+        "example_id": full["example_id"],
+        **view._asdict(),
+        "kept_chunk_ids": kept_ids,
+        "kept_scores": [scored["scores"][index] for index in kept],
+        "kept_ranks": [scored["ranks"][index] for index in kept],
+        "gold_retained": any(scored["gold"][index] for index in kept),
+        "answer_retained": any(
+            answers.contains(text_of[chunk_id], answer) for chunk_id in kept_ids for answer in references
+        ),
+    }
+
+
+def _count(total: dict[str, float], full: tables.Row, row: tables.Row, top_k: int) -> None:
+    total["num_examples"] += 1
+    total["gold_retained"] += row["gold_retained"]
+    total["answer_retained"] += row["answer_retained"]
+    total["kept_chunks"] += len(row["kept_chunk_ids"])
+    total["chunks"] += len(full["chunk_ids"])
+    total["tokens_full"] += len(full["input_ids"])
+    total["tokens_masked"] += len(row["input_ids"])
+    starts, ends = np.asarray(full["chunk_starts"]), np.asarray(full["chunk_ends"])
+    kept = np.isin(full["chunk_ids"], row["kept_chunk_ids"])
+    total["chunk_tokens"] += int((ends - starts).sum())
+    total["kept_chunk_tokens"] += int((ends - starts)[kept].sum())
+    total["whole_contexts"] += len(full["chunk_ids"]) <= top_k
+
+
+def _shares(total: dict[str, float]) -> dict[str, float]:
+    num_examples = total["num_examples"]
+    return {
+        "num_examples": int(num_examples),
+        "gold_retained": total["gold_retained"] / num_examples,
+        "answer_retained": total["answer_retained"] / num_examples,
+        "kept_chunk_share": total["kept_chunks"] / max(total["chunks"], 1),
+        "kept_token_share": total["kept_chunk_tokens"] / max(total["chunk_tokens"], 1),
+        "mean_tokens_full": total["tokens_full"] / num_examples,
+        "mean_tokens_masked": total["tokens_masked"] / num_examples,
+        "whole_contexts": int(total["whole_contexts"]),
+    }
+
+
+if __name__ == "__main__":
+    run(main)

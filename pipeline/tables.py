@@ -1,0 +1,302 @@
+"""The artifacts between stages: one explicit Arrow schema each, checked on read, atomic on write.
+
+A file written twice from the same rows is the same bytes: no timestamps, fixed compression, fixed row groups.
+File metadata carries the table's name, its schema version and whatever the writer adds (the tokenizer's digest, say).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ArtifactError
+
+ROWS_PER_GROUP = 256  # small groups: a row of 32k tokens is 128 KiB, and training reads rows at random
+
+Row = dict[str, Any]
+
+_text = pa.large_string()
+_texts = pa.large_list(pa.large_string())
+_ints = pa.large_list(pa.int32())
+_span = pa.struct([("document_id", pa.large_string()), ("start", pa.int32()), ("end", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Table:
+    """Name, schema version and columns of one artifact; `stage` is who writes it. No column may hold nulls."""
+
+    name: str
+    version: int
+    stage: str
+    columns: tuple[tuple[str, pa.DataType], ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([pa.field(name, kind, nullable=False) for name, kind in self.columns])
+
+
+DOCUMENTS = Table(
+    "documents",
+    1,
+    "prepare",
+    (
+        ("document_id", _text),
+        ("title", _text),  # empty: no title
+        ("text", _text),
+    ),
+)
+EXAMPLES = Table(
+    "examples",
+    1,
+    "prepare",
+    (
+        ("example_id", _text),  # unique
+        ("question_id", _text),  # the same question in several contexts has one question_id: the unit of resampling
+        ("benchmark", _text),
+        ("split", _text),  # train | dev | test
+        ("question", _text),
+        ("answer_lead", _text),  # words that open the answer and belong to the prompt; may be empty
+        ("answers", _texts),  # references; the first one is trained on
+        ("document_ids", _texts),  # the context, in order
+        ("gold_document_ids", _texts),  # may be empty: unknown
+        ("evidence", pa.large_list(_span)),  # character spans of documents that hold the answer; may be empty
+        ("gold_position", pa.int32()),  # place of the first gold document in the context, from 0; -1: unknown
+    ),
+)
+CHUNKS = Table(
+    "chunks",
+    1,
+    "chunk",
+    (
+        ("chunk_id", _text),  # <document_id>#<index>
+        ("document_id", _text),
+        ("index", pa.int32()),  # within the document, from 0
+        ("start", pa.int32()),  # characters of the document's text
+        ("end", pa.int32()),
+        ("title", _text),  # of the document
+        ("text", _text),
+    ),
+)
+SCORES = Table(
+    "scores",
+    1,
+    "score",
+    (
+        ("example_id", _text),  # same rows, same order as examples
+        ("chunk_ids", _texts),  # every chunk of the context, in context order
+        ("scores", pa.large_list(pa.float32())),
+        ("ranks", _ints),  # 0 is best; equal scores rank in context order
+        ("gold", pa.large_list(pa.bool_())),  # chunk overlaps the evidence
+    ),
+)
+FULL_VIEWS = Table(
+    "full views",
+    1,
+    "tokenize",
+    (
+        ("example_id", _text),
+        ("question_id", _text),
+        ("split", _text),
+        ("num_documents", pa.int32()),
+        ("gold_position", pa.int32()),
+        ("document_ids", _texts),
+        ("input_ids", _ints),  # BOS, instruction, chunks, question, answer, EOS
+        ("chunk_ids", _texts),  # in context order
+        ("chunk_starts", _ints),  # token spans; a document's header belongs to its first chunk
+        ("chunk_ends", _ints),
+        ("prompt_end", pa.int32()),  # tokens of the prompt = first label
+    ),
+)
+MASKED_VIEWS = Table(
+    "masked views",
+    1,
+    "mask",
+    (
+        ("example_id", _text),  # same rows, same order as the full views
+        ("input_ids", _ints),
+        ("position_ids", _ints),
+        ("prompt_end", pa.int32()),
+        ("kept_chunk_ids", _texts),  # in context order
+        ("kept_scores", pa.large_list(pa.float32())),
+        ("kept_ranks", _ints),
+        ("gold_retained", pa.bool_()),  # a gold chunk is kept (false when the gold chunk is unknown)
+        ("answer_retained", pa.bool_()),  # a reference answer stands in a kept chunk
+    ),
+)
+PREDICTIONS = Table(
+    "predictions",
+    1,
+    "evaluate",
+    (
+        ("example_id", _text),
+        ("question_id", _text),
+        ("benchmark", _text),
+        ("method", _text),  # base | vanilla | focused
+        ("input", _text),  # full: the whole context | retrieval: the top chunks only
+        ("num_documents", pa.int32()),
+        ("gold_position", pa.int32()),
+        ("prompt_tokens", pa.int32()),
+        ("prediction", _text),
+        ("answers", _texts),
+        ("exact_match", pa.float64()),
+        ("token_f1", pa.float64()),
+        ("best_subspan_em", pa.float64()),
+        ("error", _text),  # correct | distraction | other
+        ("distractor_id", _text),  # of a distraction error: the first document that holds the wrong answer; else empty
+    ),
+)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it replaces `path`, on failure it is removed and `path` stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, with Unix line ends."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: sorted keys, floats rounded to 6 decimals, so that equal results are equal bytes."""
+    write_text(path, json.dumps(_rounded(value), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, stage: str) -> Any:
+    """Read a JSON artifact that `stage` wrote. Raises ArtifactError when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; run `dvc repro {stage}` first") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not valid JSON ({error}); delete it and run `dvc repro {stage}`") from None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
+
+
+class Writer:
+    """Writes rows of one table in bounded memory; the file appears whole when the `with` block ends, or not at all."""
+
+    def __init__(self, path: Path, table: Table, metadata: Mapping[str, str] | None = None) -> None:
+        self.num_rows = 0
+        self._rows: list[Row] = []
+        marks = {"table": table.name, "schema_version": str(table.version), **(metadata or {})}
+        self._schema = table.schema.with_metadata(marks)
+        self._atomic = atomic(path)
+
+    def __enter__(self) -> Self:
+        self._parquet = pq.ParquetWriter(
+            self._atomic.__enter__(),
+            self._schema,
+            compression="zstd",
+            compression_level=1,
+            write_page_checksum=True,
+        )
+        return self
+
+    def write(self, row: Row) -> None:
+        self._rows.append(row)
+        self.num_rows += 1
+        if len(self._rows) == ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            self._flush()
+        self._parquet.close()
+        self._atomic.__exit__(kind, error, trace)
+
+
+def write(path: Path, table: Table, rows: Iterable[Row], metadata: Mapping[str, str] | None = None) -> int:
+    """Write all rows and return their number."""
+    with Writer(path, table, metadata) as writer:
+        for row in rows:
+            writer.write(row)
+    return writer.num_rows
+
+
+def scan(path: Path, table: Table, columns: list[str] | None = None) -> Iterator[Row]:
+    """Yield the rows one by one, in bounded memory, after the file was checked against the table's schema.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, of another table or of another schema version.
+    """
+    file = _open(path, table)
+    try:
+        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=columns):
+            yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, table, error) from None
+
+
+def read(path: Path, table: Table, columns: list[str] | None = None) -> pa.Table:
+    """Read the whole table, checked like `scan`."""
+    file = _open(path, table)
+    try:
+        return file.read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, table, error) from None
+
+
+def metadata(path: Path, table: Table) -> dict[str, str]:
+    """The marks in the file's metadata."""
+    marks = _open(path, table).schema_arrow.metadata or {}
+    return {key.decode(): value.decode() for key, value in marks.items() if not key.startswith(b"ARROW")}
+
+
+def _open(path: Path, table: Table) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; run `dvc repro {table.stage}` first") from None
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, table, error) from None
+    marks = file.schema_arrow.metadata or {}
+    found = f"{marks.get(b'table', b'?').decode()} version {marks.get(b'schema_version', b'?').decode()}"
+    expected = f"{table.name} version {table.version}"
+    if found != expected:
+        raise ArtifactError(f"{path}: holds {found}, expected {expected}; run `dvc repro -f {table.stage}`")
+    for field in table.schema:
+        index = file.schema_arrow.get_field_index(field.name)
+        if index < 0 or not file.schema_arrow.field(index).type.equals(field.type):
+            kind = "missing" if index < 0 else str(file.schema_arrow.field(index).type)
+            raise ArtifactError(
+                f"{path}: column {field.name} is {kind}, expected {field.type}; run `dvc repro -f {table.stage}`"
+            )
+    return file
+
+
+def _damaged(path: Path, table: Table, error: Exception) -> ArtifactError:
+    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ArtifactError(
+        f"{path}: damaged ({first_line}); delete it and run `dvc checkout {path}` or `dvc repro -f {table.stage}`"
+    )

@@ -1,0 +1,144 @@
+"""Base weights and adapters on disk: found, checked against what the card says, loaded.
+
+`models/base/base.json`, the card, is what everybody downstream agrees on: which weights, which tokenizer, which ids.
+"""
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from pipeline import tables
+from pipeline.core import model
+from pipeline.errors import ArtifactError
+from pipeline.settings import Model
+
+MODELS = Path("models")
+BASE = MODELS / "base"
+CARD = "base.json"
+
+
+@dataclass(frozen=True)
+class BaseCard:
+    """The base's identity."""
+
+    source: str
+    revision: str | None
+    sha256: str
+    """Over the safetensors files, in the order of their names."""
+    vocab_size: int
+    """Tokens of the tokenizer, <mask> and <pad> included."""
+    tokenizer_sha256: str
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    mask_id: int
+
+
+def device() -> torch.device:
+    """FOCUS_DEVICE, else the GPU when there is one, else the CPU: environment, so that moving retrains nothing."""
+    return torch.device(os.environ.get("FOCUS_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def find(settings: Model) -> Path:
+    """The local folder of the base: `source` itself, or the hub's snapshot of it.
+
+    Raises:
+        ArtifactError: neither a folder nor reachable, or a folder without safetensors.
+    """
+    folder = Path(settings.source)
+    if not folder.is_dir():
+        patterns = ["*.safetensors", "*.json", "tokenizer*"]
+        try:
+            folder = Path(snapshot_download(settings.source, revision=settings.revision, allow_patterns=patterns))
+        except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ArtifactError(
+                f"model.source {settings.source!r} is no local folder, and the hub gave nothing ({reason}); put the "
+                "model's files in a folder and set model.source to its path"
+            ) from None
+    if not list(folder.glob("*.safetensors")):
+        raise ArtifactError(f"{folder}: no .safetensors file; weights of other formats are not loaded, convert them")
+    return folder
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the bytes of all safetensors files, in the order of their names."""
+    total = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def write_card(card: BaseCard, folder: Path) -> None:
+    tables.write_json(folder / CARD, asdict(card))
+
+
+def read_card(folder: Path = BASE) -> BaseCard:
+    """The card of the base, or of the base that an adapter was trained on."""
+    values = tables.read_json(folder / CARD, "base")
+    try:
+        return BaseCard(**values)
+    except TypeError as error:
+        raise ArtifactError(f"{folder / CARD}: {error}; run `dvc repro -f base`") from None
+
+
+def load_base(settings: Model, card: BaseCard) -> PreTrainedModel:
+    """The base in evaluation mode on the device, its vocabulary resized to the tokenizer's.
+
+    Raises:
+        ArtifactError: the weights are not those of the card.
+    """
+    folder = find(settings)
+    if (found := digest(folder)) != card.sha256:
+        raise ArtifactError(
+            f"{folder}: weights have sha256 {found}, {BASE / CARD} says {card.sha256}; run `dvc repro base`"
+        )
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config.sliding_window = settings.sliding_window
+    network: Any = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=getattr(torch, settings.dtype), use_safetensors=True, trust_remote_code=False
+    )
+    model.resize(network, card.vocab_size)
+    loaded: PreTrainedModel = network.to(device()).eval()
+    return loaded
+
+
+def save_adapter(adapted: PeftModel, card: BaseCard, folder: Path) -> None:
+    """Adapter weights and config as PEFT writes them, beside the card of the base they belong to."""
+    # True, not "auto": auto asks the hub for the base's config, and LoRA on the embedding needs its rows anyway.
+    adapter_config: Any = adapted.peft_config["default"]
+    with_embedding = "embed_tokens" in adapter_config.target_modules
+    adapted.save_pretrained(str(folder), save_embedding_layers=with_embedding)
+    write_card(card, folder)
+
+
+def load_method(method: str, settings: Model) -> PreTrainedModel | PeftModel:
+    """The base itself for `base`, else the base under the adapter in models/<method>; in evaluation mode.
+
+    Raises:
+        ArtifactError: the adapter is missing, or was trained on another base or tokenizer.
+    """
+    card = read_card()
+    network = load_base(settings, card)
+    if method == "base":
+        return network
+    folder = MODELS / method
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ArtifactError(f"{folder}: no adapter; run `dvc repro train@{method}` first")
+    trained_on = read_card(folder)
+    for name, expected in asdict(card).items():
+        if (found := getattr(trained_on, name)) != expected:
+            raise ArtifactError(
+                f"{folder}: its base has {name} {found}, {BASE} has {expected}; run `dvc repro train@{method}`"
+            )
+    adapted = PeftModel.from_pretrained(network, str(folder))
+    return adapted.to(device()).eval()
