@@ -21,10 +21,12 @@ $(READY): requirements.lock
 setup: $(READY) ## Create the environment from the lock file
 
 repro: $(READY) ## Run the whole pipeline, print the results table and the path of the report
+	@python -m pipeline.config
 	dvc repro
 	@python -m pipeline.stages.report --show
 
 eval: $(READY) ## Evaluate, analyze and report; print the table
+	@python -m pipeline.config
 	dvc repro report
 	@python -m pipeline.stages.report --show
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, run
 from pipeline.settings import Section, Settings
 
 GROUPS = ("data", "retriever", "model", "profile")
@@ -27,28 +27,20 @@ Stage = TypeVar("Stage", bound=Section)
 def load(stage: type[Stage], root: Path = Path()) -> Stage:
     """Compose the settings below `root` and return the sections that `stage` declares.
 
+    All settings are checked, not only this stage's: a wrong key stops the run before its first stage, not hours later.
+
     Raises:
-        ConfigError: with every problem of these sections, one clause each: file, key, what was given, what is allowed.
+        ConfigError: with every problem, one clause each: file, key, what was given, what is allowed.
     """
     params = _read_yaml(root / PARAMS)
     use = _chosen(params, root)
     composed = _compose(use, root)
     _lay_over(composed, {key: value for key, value in params.items() if key != "use"})
-    known = list(Settings.model_fields)
-    problems = [
-        f"{_origin(key, params, use)}: {key} is not a section{_nearest(key, known)}"
-        for key in composed
-        if key not in known
-    ]
-    sections = {key: composed[key] for key in stage.model_fields if key in composed}
     try:
-        settings = stage.model_validate(sections)
+        settings = Settings.model_validate(composed)
     except ValidationError as error:
-        problems += [_describe(item, stage, params, use) for item in error.errors()]
-        raise ConfigError("; ".join(problems)) from None
-    if problems:
-        raise ConfigError("; ".join(problems))
-    return settings
+        raise ConfigError("; ".join(_describe(item, params, use) for item in error.errors())) from None
+    return stage(**{name: getattr(settings, name) for name in stage.model_fields})
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -105,7 +97,7 @@ def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
             below[key] = value
 
 
-def _describe(item: Any, stage: type[Section], params: dict[str, Any], use: dict[str, str]) -> str:
+def _describe(item: Any, params: dict[str, Any], use: dict[str, str]) -> str:
     """One pydantic error as one clause of the message."""
     path = [str(part) for part in item["loc"]]
     # The tag of a discriminated union ("data", "bios", "seed") is no key of the file.
@@ -114,7 +106,9 @@ def _describe(item: Any, stage: type[Section], params: dict[str, Any], use: dict
     key = ".".join(path)
     where = _origin(key, params, use)
     if item["type"] == "extra_forbidden":
-        known = _leaf_names(stage.model_fields[path[0]].annotation)
+        if len(path) == 1:
+            return f"{where}: {key} is not a section{_nearest(key, Settings.model_fields)}"
+        known = _leaf_names(Settings.model_fields[path[0]].annotation)
         return f"{where}: {key} is not a setting{_nearest(path[-1], known)}"
     if item["type"] == "missing":
         return f"{where}: {key} is missing"
@@ -155,3 +149,12 @@ def _quoted(text: str) -> list[str]:
 def _nearest(name: str, known: Any) -> str:
     found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f" (did you mean {found[0]}?)" if found else ""
+
+
+def check() -> None:
+    """Say whether all settings are valid, before DVC touches anything."""
+    load(Settings)
+
+
+if __name__ == "__main__":
+    run(check)

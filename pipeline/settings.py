@@ -100,7 +100,7 @@ class Chunk(Section):
     """How documents are cut."""
 
     words: Positive
-    """Words of a chunk at most, unless one sentence is longer."""
+    """Words of a chunk at most; a document marked `whole` is never cut."""
 
 
 class Model(Section):
@@ -166,7 +166,7 @@ class Train(Section):
     max_grad_norm: PositiveFloat
     log_every: Positive
     """Steps."""
-    gradient_checkpointing: bool
+    activation_checkpointing: bool
 
 
 class Eval(Section):
@@ -247,11 +247,6 @@ class AnalyzeStage(Section):
     eval: Eval
 
 
-class ReportStage(Section):
-    report: Report
-    eval: Eval
-
-
 class Settings(Section):
     """Everything; only the loader and the tests see it whole."""
 
@@ -267,3 +262,7 @@ class Settings(Section):
     eval: Eval
     analyze: Analyze
     report: Report
+
+
+class ReportStage(Settings):
+    """Everything, for the page shows the settings of its run; whatever they change comes before the report anyway."""

@@ -49,6 +49,7 @@ DOCUMENTS = Table(
         ("document_id", _text),
         ("title", _text),  # empty: no title
         ("text", _text),
+        ("whole", pa.bool_()),  # never cut: one chunk, whatever its length
     ),
 )
 EXAMPLES = Table(
@@ -204,7 +205,7 @@ class Writer:
     def __init__(self, path: Path, table: Table, metadata: Mapping[str, str] | None = None) -> None:
         self.num_rows = 0
         self._rows: list[Row] = []
-        marks = {"table": table.name, "schema_version": str(table.version), **(metadata or {})}
+        marks = {**(metadata or {}), "table": table.name, "schema_version": str(table.version)}
         self._schema = table.schema.with_metadata(marks)
         self._atomic = atomic(path)
 
@@ -230,9 +231,13 @@ class Writer:
             self._rows = []
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None:
-            self._flush()
-        self._parquet.close()
+        try:
+            if kind is None:
+                self._flush()
+            self._parquet.close()
+        except BaseException as failure:
+            self._atomic.__exit__(type(failure), failure, failure.__traceback__)
+            raise
         self._atomic.__exit__(kind, error, trace)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,8 +95,9 @@ def _training_rows(
     return kept
 
 
-class Batch(NamedTuple):
-    """What a step reads."""
+@dataclass(frozen=True)
+class Batch:
+    """What a step reads. A dataclass: the Trainer would take a tuple apart."""
 
     example_ids: list[str]
     full: batching.View
@@ -204,8 +206,8 @@ def fit(
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_steps,
         max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=settings.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
         save_strategy="no",

@@ -5,6 +5,8 @@
 
 import hashlib
 import os
+import sys
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,17 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from pipeline import tables
 from pipeline.core import model
 from pipeline.errors import ArtifactError
 from pipeline.settings import Model
+
+# peft 0.21 asks transformers 5.23 by the old name of a property; nothing for the user to act on.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+if not sys.stderr.isatty():
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers ships no type for it
 
 MODELS = Path("models")
 BASE = MODELS / "base"

@@ -23,7 +23,7 @@ from tests.core.test_focus import FOCUSED, examples
 LORA = Lora(rank=4, alpha=8, dropout=0.0, embedding="lora", norms=True)
 TRAIN = Train(
     seed=1, steps=6, batch_examples=3, learning_rate=1e-2, embedding_learning_rate=1e-2, warmup_steps=1,
-    max_grad_norm=1.0, log_every=2, gradient_checkpointing=False,
+    max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
 )  # fmt: skip
 CARD = weights.BaseCard("toy", None, "0" * 64, 48, "1" * 64, tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
 

@@ -12,6 +12,8 @@ class Document:
     document_id: str
     title: str
     text: str
+    whole: bool = False
+    """Never cut: a passage of a context of many documents stays one chunk, whatever its length."""
 
 
 @dataclass(frozen=True, slots=True)

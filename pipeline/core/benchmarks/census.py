@@ -1,0 +1,120 @@
+"""What every benchmark must hold, whoever made it, and the counts that `prepare` reports."""
+
+import hashlib
+from collections import Counter, defaultdict
+from typing import Any
+
+from pipeline.core.documents import Document, Example
+from pipeline.errors import DataError
+
+SPLITS = ("train", "dev", "test")
+_BIT = {split: 1 << place for place, split in enumerate(SPLITS)}
+
+
+class Census:
+    """Sees all documents, then all examples; refuses what would break a later stage, counts the rest.
+
+    Memory holds ids and digests, never a text.
+    """
+
+    def __init__(self) -> None:
+        self.num_documents = 0
+        self.num_examples = 0
+        self._num_words = 0
+        self._max_words = 0
+        self._digest_of: dict[str, int] = {}
+        self._example_ids: set[str] = set()
+        self._question_ids: dict[str, set[str]] = defaultdict(set)
+        self._sizes: dict[str, Counter[int]] = defaultdict(Counter)
+        # Bits of the splits in which a document's text, or a question's wording, occurs.
+        self._document_splits: dict[int, int] = defaultdict(int)
+        self._question_splits: dict[int, int] = defaultdict(int)
+
+    def add_document(self, document: Document) -> None:
+        """Raises DataError: the id is taken, or the text is blank."""
+        if document.document_id in self._digest_of:
+            raise DataError(f"document {document.document_id!r} stands twice; ids are unique")
+        num_words = len(document.text.split())
+        if num_words == 0:
+            raise DataError(f"document {document.document_id!r} has no text; leave it out")
+        self.num_documents += 1
+        self._num_words += num_words
+        self._max_words = max(self._max_words, num_words)
+        self._digest_of[document.document_id] = _digest(document.text)
+
+    def add_example(self, example: Example) -> None:
+        """Raises DataError: the example is not whole, or does not fit the documents seen."""
+        problem = self._problem(example)
+        if problem:
+            raise DataError(f"example {example.example_id!r}: {problem}")
+        self.num_examples += 1
+        self._example_ids.add(example.example_id)
+        self._question_ids[example.split].add(example.question_id)
+        self._sizes[example.split][len(example.document_ids)] += 1
+        bit = _BIT[example.split]
+        self._question_splits[_digest(example.question)] |= bit
+        for document_id in example.document_ids:
+            self._document_splits[self._digest_of[document_id]] |= bit
+
+    def _problem(self, example: Example) -> str:
+        if example.example_id in self._example_ids:
+            return "the id stands twice; ids are unique"
+        if example.split not in SPLITS:
+            return f"split is {example.split!r}, expected one of {', '.join(SPLITS)}"
+        if not example.question.strip():
+            return "the question is empty"
+        if not example.answers or not all(answer.strip() for answer in example.answers):
+            return "there is no answer, or an empty one"
+        if not example.document_ids or len(set(example.document_ids)) < len(example.document_ids):
+            return "the context is empty, or holds a document twice"
+        unknown = [name for name in example.document_ids if name not in self._digest_of]
+        if unknown:
+            return f"the context names {unknown[0]!r}, which is no document"
+        gold = set(example.gold_document_ids)
+        places = [place for place, name in enumerate(example.document_ids) if name in gold]
+        if len(places) < len(gold) or example.gold_position != (places[0] if places else -1):
+            return f"gold documents {example.gold_document_ids} do not stand at gold position {example.gold_position}"
+        outside = {found.document_id for found in example.evidence} - set(example.document_ids)
+        return f"evidence lies in {min(outside)!r}, which is not in the context" if outside else ""
+
+    @property
+    def num_leaked_documents(self) -> int:
+        """Texts that stand in a context of train and in one of dev or test."""
+        return sum(map(_leaks, self._document_splits.values()))
+
+    @property
+    def num_leaked_questions(self) -> int:
+        """Wordings that are asked in train and in dev or test."""
+        return sum(map(_leaks, self._question_splits.values()))
+
+    def summary(self) -> dict[str, Any]:
+        """All counts, as reports/prepare.json holds them. Raises DataError: there is not one example."""
+        if self.num_examples == 0:
+            raise DataError("there is not one question to ask; look at the data settings and the counts of rejects")
+        return {
+            "documents": {
+                "num_documents": self.num_documents,
+                "num_unused": sum(digest not in self._document_splits for digest in self._digest_of.values()),
+                "words": {"mean": self._num_words / self.num_documents, "max": self._max_words},
+            },
+            "splits": {
+                split: {
+                    "num_questions": len(self._question_ids[split]),
+                    "num_examples": self._sizes[split].total(),
+                    "num_examples_by_num_documents": {
+                        str(size): num for size, num in sorted(self._sizes[split].items())
+                    },
+                }
+                for split in SPLITS
+            },
+            "leaks": {"num_documents": self.num_leaked_documents, "num_questions": self.num_leaked_questions},
+        }
+
+
+def _digest(text: str) -> int:
+    """Of the words, whatever their case and spacing."""
+    return int.from_bytes(hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest())
+
+
+def _leaks(bits: int) -> bool:
+    return bool(bits & _BIT["train"]) and bits != _BIT["train"]

@@ -1,0 +1,133 @@
+"""How sure a mean is, and a difference of two means: the question is the unit.
+
+The same question asked in several contexts gives rows that are alike; they are drawn together or not at all (cluster
+bootstrap), so that more contexts per question do not make an interval narrower than it is.
+"""
+
+# Q questions
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+_NUMBERS_PER_BATCH = 2**20  # of resampled values held at once: 8 MiB, whatever the number of questions
+
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class PairedDifference(NamedTuple):
+    """Mean of a - b, its 95 % interval, two-sided p-value of "no difference", and the number of questions."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    num_questions: int
+
+
+def interval(
+    values: Sequence[float] | Floats,
+    question_ids: Sequence[str] | None = None,
+    *,
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """Mean over rows, with the percentile bootstrap over questions (Efron; scipy.stats.bootstrap).
+
+    `question_ids` names the question of each value; None: every value is a question of its own. With one question, or
+    where every question has the same mean, resampling can show no spread: low = high = mean.
+    """
+    sums_Q, counts_Q = _by_question(values, question_ids)
+    mean = float(sums_Q.sum() / counts_Q.sum())
+    means_Q = sums_Q / counts_Q
+    if np.all(means_Q == means_Q[0]):
+        return Interval(mean, mean, mean)
+    result = stats.bootstrap(
+        (sums_Q, counts_Q),
+        _ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _NUMBERS_PER_BATCH // len(sums_Q)),
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return Interval(mean, float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def paired_difference(
+    a: Sequence[float] | Floats,
+    b: Sequence[float] | Floats,
+    question_ids: Sequence[str] | None = None,
+    *,
+    resamples: int,
+    seed: int,
+) -> PairedDifference:
+    """Mean of a - b over the same rows; the interval as in `interval`, the p-value by flipping signs of questions.
+
+    Under the null hypothesis a question's difference is as likely as its opposite. Where all differences that are not
+    zero have one size, as with one right-or-wrong row per question, the flips are counted exactly: the binomial test
+    on discordant questions, which is McNemar's exact test. Else scipy.stats.permutation_test draws `resamples` flips
+    (all of them when there are no more), so that no p-value is below 1 / (resamples + 1).
+    """
+    if len(a) != len(b):
+        raise ValueError(f"a has {len(a)} values, b has {len(b)}: not the same rows")
+    differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    sums_Q, _ = _by_question(differences, question_ids)
+    found = interval(differences, question_ids, resamples=resamples, seed=seed)
+    return PairedDifference(*found, _sign_flip_p(sums_Q, resamples, seed), len(sums_Q))
+
+
+def _sign_flip_p(differences_Q: Floats, resamples: int, seed: int) -> float:
+    changed = differences_Q[differences_Q != 0.0]
+    if len(changed) == 0:
+        return 1.0
+    if np.all(np.abs(changed) == np.abs(changed[0])):
+        return float(stats.binomtest(int((changed > 0).sum()), len(changed)).pvalue)
+    result = stats.permutation_test(
+        (changed,),
+        _sum,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _NUMBERS_PER_BATCH // len(changed)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def _by_question(values: Sequence[float] | Floats, question_ids: Sequence[str] | None) -> tuple[Floats, Floats]:
+    """Sum and number of the rows of each question."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 0:
+        raise ValueError("no values: a mean of nothing is not defined")
+    if question_ids is None:
+        return values, np.ones_like(values)
+    if len(question_ids) != len(values):
+        raise ValueError(f"{len(values)} values but {len(question_ids)} question_ids")
+    _, question_of_row = np.unique(np.asarray(question_ids), return_inverse=True)
+    sums_Q = np.bincount(question_of_row, weights=values).astype(np.float64)
+    return sums_Q, np.bincount(question_of_row).astype(np.float64)
+
+
+def _ratio(sums: Floats, counts: Floats, axis: int = -1) -> Floats:
+    ratio: Floats = sums.sum(axis=axis) / counts.sum(axis=axis)
+    return ratio
+
+
+def _sum(values: Floats, axis: int = -1) -> Floats:
+    total: Floats = values.sum(axis=axis)
+    return total

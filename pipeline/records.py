@@ -1,0 +1,152 @@
+"""The door the user's data comes in by: JSONL files, gzipped or not, line by line, and the count of their bad lines."""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.errors import DataError
+
+_BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+SHOWN_REJECTS = 20
+
+
+class Rejects:
+    """Bad lines: the first one ends the stage, or each is counted and left out, up to a share of all lines."""
+
+    def __init__(self, skip: bool = False, max_bad_fraction: float = 0.0, hint: str = "") -> None:
+        """`hint` follows the message of a bad line that ends the stage: what else the user can do."""
+        self._skip, self._max_bad_fraction, self._hint = skip, max_bad_fraction, hint
+        self._reasons: dict[str, str] = {}
+        self._num_lines: dict[Path, int] = {}
+
+    def reject(self, place: str, reason: str) -> None:
+        """Count the line at `place`, once however often it is read. Raises DataError unless bad lines are skipped."""
+        if not self._skip:
+            raise DataError(f"{place}: {reason}{self._hint}")
+        self._reasons.setdefault(place, reason)
+
+    def count(self, path: Path, num_lines: int) -> None:
+        """Remember how many lines that are not blank a file has."""
+        self._num_lines[path] = num_lines
+
+    @property
+    def num_lines(self) -> int:
+        return sum(self._num_lines.values())
+
+    @property
+    def num_bad(self) -> int:
+        return len(self._reasons)
+
+    def check(self) -> None:
+        """Raises DataError when the share of bad lines is above the allowed one."""
+        if self.num_bad > self._max_bad_fraction * self.num_lines:
+            place, reason = next(iter(self._reasons.items()))
+            raise DataError(
+                f"{self.num_bad:,} of {self.num_lines:,} lines are bad, data.max_bad_fraction allows "
+                f"{self._max_bad_fraction:g}; the first is {place}: {reason}"
+            )
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, and the first rejects with place and reason."""
+        first = [{"place": place, "reason": reason} for place, reason in self._reasons.items()][:SHOWN_REJECTS]
+        return {"num_lines": self.num_lines, "num_rejects": self.num_bad, "first_rejects": first}
+
+
+class Lines:
+    """The lines of some JSONL files as (place, JSON value); each iteration reads the files anew, in bounded memory."""
+
+    def __init__(self, paths: list[Path], rejects: Rejects) -> None:
+        self._paths, self._rejects = paths, rejects
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Blank lines, a byte order mark and Windows line ends are passed over.
+
+        Raises:
+            DataError: a file cannot be opened or is not whole; or a line is bad and bad lines are not skipped.
+        """
+        for path in self._paths:
+            num_lines = 0
+            for place, raw in _raw_lines(path):
+                num_lines += 1
+                try:
+                    value = _json(raw)
+                except (ValueError, RecursionError) as error:
+                    self._rejects.reject(place, _reason(error, raw))
+                else:
+                    yield place, value
+            self._rejects.count(path, num_lines)
+
+
+def find(folder: Path, name: str) -> Path:
+    """The file `name`.jsonl or `name`.jsonl.gz in `folder`. Raises DataError when there is none, or both."""
+    paths = [path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.is_file()]
+    if len(paths) == 2:
+        raise DataError(f"{paths[0]} and {paths[1].name} both stand there; keep one of them")
+    if not paths:
+        raise DataError(f"{folder / name}.jsonl: no such file, gzipped or not{_elsewhere(folder)}")
+    return paths[0]
+
+
+def find_all(source: Path) -> list[Path]:
+    """`source` itself if it is a file, else the JSONL files in it, gzipped or not. Raises DataError if it has none."""
+    if source.is_file():
+        return [source]
+    paths = sorted(path for path in source.glob("*.jsonl*") if path.name.endswith((".jsonl", ".jsonl.gz")))
+    if not paths:
+        raise DataError(f"{source}: no JSONL file here, gzipped or not{_elsewhere(source)}")
+    return paths
+
+
+def _elsewhere(folder: Path) -> str:
+    state = "" if folder.exists() else f" ({folder} does not exist)"
+    return f"{state}; put it there, or name the right place with `data: {{source: ...}}` in params.yaml"
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(place, bytes) of each line that is not blank, with its line end."""
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, raw in enumerate(file, start=1):
+                content = raw.removeprefix(_BOM) if number == 1 else raw
+                if content.strip():
+                    yield f"{path}, line {number}", content
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip file is damaged behind line {number} ({error}); fetch it again") from None
+
+
+def _open(path: Path) -> gzip.GzipFile | BinaryIO:
+    """Gzipped or not is told by the first bytes: browsers unpack files and keep the name."""
+    with path.open("rb") as file:
+        gzipped = file.read(2) == _GZIP
+    return gzip.open(path, "rb") if gzipped else path.open("rb")
+
+
+def _json(raw: bytes) -> Any:
+    value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+    if _SURROGATE.search(raw):
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON; write null, or leave the key out")
+
+
+def _reason(error: Exception, raw: bytes) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x}); save the file as UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "a \\u escape is half of a surrogate pair, which is no character"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, json.JSONDecodeError):
+        cut = "" if raw.endswith(b"\n") else "; the file ends in this line, perhaps it was cut off"
+        return f"not valid JSON ({error.msg} at character {error.pos + 1}){cut}"
+    return str(error)

@@ -1,0 +1,148 @@
+"""dvc.yaml is held to the code: a dep or param that is missing there means stale results that nobody notices."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import settings
+from tests.conftest import ROOT
+from tests.graph.closure import closure
+
+STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+SECTIONS_OF_BUNDLES = {"data", "retriever", "model"}
+
+
+def instances() -> dict[str, dict[str, Any]]:
+    """Every stage as DVC sees it, foreach written out."""
+    found = {}
+    for name, stage in STAGES.items():
+        if "foreach" not in stage:
+            found[name] = stage
+            continue
+        items = stage["foreach"]
+        for key in items:
+            value = items[key] if isinstance(items, dict) else key
+            found[f"{name}@{key}"] = _filled(stage["do"], key, value)
+    return found
+
+
+def _filled(node: Any, key: str, item: Any) -> Any:
+    if isinstance(node, dict):
+        return {_filled(name, key, item): _filled(value, key, item) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_filled(value, key, item) for value in node]
+    if isinstance(node, str):
+        node = node.replace("${key}", key)
+        return re.sub(r"\$\{item(?:\.(\w+))?\}", lambda found: item[found[1]] if found[1] else item, node)
+    return node
+
+
+INSTANCES = instances()
+
+
+def settings_class(name: str) -> type[settings.Section]:
+    stage, _, method = name.partition("@")
+    words = [stage, method] if stage == "train" else [stage]
+    return getattr(settings, "".join(word.capitalize() for word in words) + "Stage")
+
+
+def test_the_stages_are_these_in_this_order():
+    assert list(INSTANCES) == [
+        "prepare", "chunk", "score", "base", "tokenize", "mask", "train@vanilla", "train@focused",
+        "evaluate@base", "evaluate@vanilla", "evaluate@focused", "analyze", "report",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+def test_params_are_the_sections_the_stage_may_read(name: str):
+    declared = set(settings_class(name).model_fields)
+    plain = {param for param in INSTANCES[name]["params"] if isinstance(param, str)}
+    files = {
+        file: keys for param in INSTANCES[name]["params"] if isinstance(param, dict) for file, keys in param.items()
+    }
+    assert plain == declared
+    expected: dict[str, Any] = {f"conf/{s}/${{use.{s}}}.yaml": None for s in declared & SECTIONS_OF_BUNDLES}
+    if in_profile := sorted(declared & {"train", "eval"}):
+        expected["conf/profile/${use.profile}.yaml"] = in_profile
+    assert files == expected
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+def test_deps_hold_every_module_the_stage_imports(name: str):
+    module = ROOT / "pipeline/stages" / f"{name.partition('@')[0]}.py"
+    listed = {dep for dep in INSTANCES[name]["deps"] if dep.endswith(".py")}
+    assert listed == closure(module)
+    assert f"pipeline.stages.{module.stem}" in INSTANCES[name]["cmd"]
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+def test_deps_hold_every_artifact_the_stage_names(name: str):
+    """Every data, models or reports path written in the stage's file is a dep or an out, or lies in one."""
+    known = [dep for dep in INSTANCES[name]["deps"] if not dep.endswith(".py")]
+    known += [next(iter(out)) if isinstance(out, dict) else out for out in INSTANCES[name]["outs"]]
+    module = ROOT / "pipeline/stages" / f"{name.partition('@')[0]}.py"
+    for node in ast.walk(ast.parse(module.read_text())):
+        if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Path" and node.args):
+            continue
+        path = getattr(node.args[0], "value", None)
+        if isinstance(path, str) and path.split("/")[0] in ("data", "models", "reports"):
+            if path == "data/views/masked.parquet" and name == "train@vanilla":
+                continue  # read by the focused method only
+            assert any(path == k or path.startswith(f"{k}/") or k.startswith(f"{path}/") for k in known), path
+
+
+def test_light_stages_do_not_import_torch():
+    for stage in ("prepare", "chunk", "tokenize", "mask", "report"):
+        for file in closure(ROOT / f"pipeline/stages/{stage}.py"):
+            tops = {
+                name.split(".")[0]
+                for node in ast.walk(ast.parse((ROOT / file).read_text()))
+                for name in (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else []
+                )
+            }
+            assert not tops & {"torch", "transformers", "peft", "accelerate", "sentence_transformers"}, (stage, file)
+
+
+def test_imports_point_one_way():
+    """Stages use everything; the core uses the core and the errors; settings and tables use the errors alone."""
+    from tests.graph.closure import imported
+
+    for path in sorted((ROOT / "pipeline").rglob("*.py")):
+        where = path.relative_to(ROOT).as_posix()
+        for target in (found.relative_to(ROOT).as_posix() for found in imported(path)):
+            assert not target.startswith("pipeline/stages/"), f"{where} imports the stage {target}"
+            if where.startswith("pipeline/core/"):
+                assert target.startswith("pipeline/core/") or target == "pipeline/errors.py", (
+                    f"{where} imports {target}"
+                )
+            if where in ("pipeline/settings.py", "pipeline/tables.py", "pipeline/errors.py"):
+                assert target == "pipeline/errors.py", f"{where} imports {target}"
+
+
+def test_every_command_is_quoted_for_no_shell():
+    for name, stage in INSTANCES.items():
+        assert re.fullmatch(r"python -m pipeline\.stages\.[a-z]+( [a-z]+)?", stage["cmd"]), name
+
+
+def test_metrics_and_tables_for_reading_are_kept_in_git():
+    outs = [out for stage in INSTANCES.values() for out in stage["outs"]]
+    in_git = {next(iter(out)) for out in outs if isinstance(out, dict)}
+    assert {"reports/summary.json", "reports/table.md", "reports/index.html", "reports/retrieval.json"} <= in_git
+
+
+def test_no_module_has_two_nouns():
+    long = {
+        str(path.relative_to(ROOT)): num_lines
+        for path in Path(ROOT / "pipeline").rglob("*.py")
+        if (num_lines := len(path.read_text().splitlines())) > 300
+    }
+    assert long == {}

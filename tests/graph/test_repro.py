@@ -1,0 +1,142 @@
+"""The real thing at toy size: `dvc repro` from nothing, again, after an edit, after the edit is undone."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.graph.project import Project
+from tests.graph.test_dvc_yaml import INSTANCES
+
+EVALUATE = ["evaluate@base", "evaluate@vanilla", "evaluate@focused"]
+FOCUSED = ["train@focused", "evaluate@focused", "analyze", "report"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The whole pipeline, run once."""
+    project = Project(tmp_path_factory.mktemp("toy run"))  # a path with a blank in it
+    assert sorted(project.repro()) == sorted(INSTANCES)
+    project.commit("results")
+    return project
+
+
+def test_every_stage_leaves_what_it_declares(project: Project):
+    for stage in INSTANCES.values():
+        for out in stage["outs"]:
+            path = project.root / (next(iter(out)) if isinstance(out, dict) else out)
+            assert path.exists(), path
+    summary = json.loads((project.root / "reports/summary.json").read_text())
+    assert summary
+    assert "focused" in (project.root / "reports/table.md").read_text()
+
+
+def test_a_second_run_executes_nothing(project: Project):
+    start = time.monotonic()
+    done = project.run("dvc", "repro")
+    seconds = time.monotonic() - start
+    assert "Running stage" not in done.stdout
+    assert "Data and pipelines are up to date." in done.stdout
+    assert seconds < 10  # about 1.5 on an idle machine
+
+
+def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothing(project: Project):
+    before = {path: path.read_bytes() for path in (project.root / "reports").rglob("*") if path.is_file()}
+    ran = project.repro("dvc", "exp", "run", "-S", "mask.top_k=3")
+    assert ran == ["mask", *FOCUSED]
+    assert json.loads((project.root / "reports/mask.json").read_text())["top_k"] == 3
+    project.edit({"mask": {"top_k": 2}})
+    assert project.repro() == []
+    for path, content in before.items():
+        assert path.read_bytes() == content, path
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "reruns"),
+    [
+        ("params.yaml", {"mask": {"mode": "drop"}}, ["mask", *FOCUSED]),
+        ("params.yaml", {"contrastive": {"weight": 0.0}}, FOCUSED),
+        ("params.yaml", {"views": {"masked": 0.5}}, FOCUSED),
+        ("params.yaml", {"eval": {"retrieval_top_k": 3}}, [*EVALUATE, "analyze", "report"]),
+        ("params.yaml", {"analyze": {"examples": 5}}, ["analyze", "report"]),
+        ("params.yaml", {"report": {"title": "Other"}}, ["report"]),
+        ("params.yaml", {"lora": {"rank": 4}}, ["train@vanilla", *FOCUSED, "evaluate@vanilla"]),
+        ("params.yaml", {"train": {"seed": 2}}, ["train@vanilla", *FOCUSED, "evaluate@vanilla"]),
+        (
+            "params.yaml",
+            {"use": {"retriever": "bm25"}},
+            ["score", "mask", *FOCUSED, "evaluate@base", "evaluate@vanilla"],
+        ),
+        ("params.yaml", {"chunk": {"words": 100}}, sorted(set(INSTANCES) - {"prepare", "base"})),
+        ("params.yaml", {"data": {"seed": 2}}, sorted(set(INSTANCES) - {"base"})),
+        ("conf/profile/cpu.yaml", {"eval": {"batch_tokens": 4096}}, [*EVALUATE, "analyze", "report"]),
+        ("conf/profile/gpu.yaml", {"eval": {"batch_tokens": 4096}}, []),
+        ("conf/retriever/bm25.yaml", {}, []),
+    ],
+)
+def test_what_an_edit_can_rerun(project: Project, file: str, changes: dict[str, Any], reruns: list[str]):
+    """Stages whose params changed and all behind them: the most that can run; equal outputs may stop it earlier."""
+    original = (project.root / file).read_text()
+    try:
+        if changes:
+            project.edit(changes, file)
+        else:
+            (project.root / file).write_text(original + "# a comment\n")
+        changed = json.loads(project.run("dvc", "status", "--json").stdout)
+        assert sorted(behind(changed)) == sorted(reruns)
+    finally:
+        (project.root / file).write_text(original)
+
+
+def behind(stages: Any) -> set[str]:
+    """The stages and everything that reads their outs, directly or not."""
+    found = set(stages)
+    while True:
+        outs = {next(iter(out)) if isinstance(out, dict) else out for name in found for out in INSTANCES[name]["outs"]}
+        more = {
+            name
+            for name, stage in INSTANCES.items()
+            if any(
+                Path(dep) in (Path(out), *Path(out).parents) or Path(out) in Path(dep).parents
+                for dep in stage["deps"]
+                for out in outs
+            )
+        }
+        if more <= found:
+            return found
+        found |= more
+
+
+def test_a_wrong_setting_stops_before_anything_is_touched(project: Project):
+    original = (project.root / "params.yaml").read_text()
+    try:
+        (project.root / "params.yaml").write_text(original.replace("top_k: 2", "top_k: 0", 1))
+        done = project.run("python", "-m", "pipeline.config", check=False)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: params.yaml: mask.top_k is 0: input should be greater than")
+        assert len(done.stderr.splitlines()) == 1
+        stage = project.run("python", "-m", "pipeline.stages.mask", check=False)
+        assert (stage.returncode, stage.stderr) == (2, done.stderr)
+        assert (project.root / "data/views/masked.parquet").is_file()
+    finally:
+        (project.root / "params.yaml").write_text(original)
+
+
+def test_a_damaged_artifact_is_named_with_the_way_out(project: Project):
+    path = project.root / "data/scores.parquet"
+    whole = path.read_bytes()
+    masked = (project.root / "data/views/masked.parquet").read_bytes()
+    try:
+        path.unlink()
+        path.write_bytes(whole[: len(whole) // 2])
+        done = project.run("python", "-m", "pipeline.stages.mask", check=False)
+        assert done.returncode == 4
+        assert done.stderr.startswith("error: data/scores.parquet: damaged")
+        assert "dvc checkout data/scores.parquet" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert (project.root / "data/views/masked.parquet").read_bytes() == masked
+        assert not list((project.root / "data").rglob("*.tmp"))
+    finally:
+        path.write_bytes(whole)

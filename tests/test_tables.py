@@ -1,0 +1,126 @@
+"""Artifacts on disk: equal bytes, whole or not there, and refused when they are not what they should be."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import tables
+from pipeline.errors import ArtifactError
+
+ROWS = [
+    {"chunk_id": f"d#{i}", "document_id": "d", "index": i, "start": i, "end": i + 1, "title": "", "text": "ä"}
+    for i in range(600)
+]
+
+
+@pytest.fixture
+def chunks(tmp_path: Path) -> Path:
+    path = tmp_path / "chunks.parquet"
+    assert tables.write(path, tables.CHUNKS, ROWS, {"tokenizer_sha256": "abc"}) == 600
+    return path
+
+
+def test_rows_come_back_in_order_with_their_marks(chunks: Path):
+    assert list(tables.scan(chunks, tables.CHUNKS)) == ROWS
+    assert tables.read(chunks, tables.CHUNKS, ["index"]).column("index").to_pylist() == list(range(600))
+    assert tables.metadata(chunks, tables.CHUNKS) == {
+        "table": "chunks", "schema_version": str(tables.CHUNKS.version), "tokenizer_sha256": "abc",
+    }  # fmt: skip
+
+
+def test_equal_rows_are_equal_bytes(chunks: Path, tmp_path: Path):
+    other = tmp_path / "other.parquet"
+    tables.write(other, tables.CHUNKS, iter(ROWS), {"tokenizer_sha256": "abc"})
+    assert other.read_bytes() == chunks.read_bytes()
+
+
+def test_row_groups_are_small(chunks: Path):
+    assert pq.ParquetFile(chunks).metadata.num_row_groups == 3
+
+
+def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(chunks: Path):
+    before = chunks.read_bytes()
+
+    def rows():
+        yield from ROWS[:300]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tables.write(chunks, tables.CHUNKS, rows())
+    assert chunks.read_bytes() == before
+    assert os.listdir(chunks.parent) == ["chunks.parquet"]
+
+
+def test_a_full_disk_while_closing_leaves_nothing_behind(chunks: Path, monkeypatch: pytest.MonkeyPatch):
+    before = chunks.read_bytes()
+    with pytest.raises(OSError, match="No space"), tables.Writer(chunks, tables.CHUNKS) as writer:
+        writer.write(ROWS[0])
+
+        def no_space() -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(writer._parquet, "close", no_space)
+    assert chunks.read_bytes() == before
+    assert os.listdir(chunks.parent) == ["chunks.parquet"]
+
+
+@pytest.mark.parametrize("row", [{**ROWS[0], "text": None}, {k: v for k, v in ROWS[0].items() if k != "text"}])
+def test_a_row_without_a_value_is_never_written(tmp_path: Path, row: dict):
+    with pytest.raises((pa.ArrowException, ValueError)):
+        tables.write(tmp_path / "chunks.parquet", tables.CHUNKS, [row])
+    assert os.listdir(tmp_path) == []
+
+
+def damage(path: Path, how: str) -> None:
+    whole = bytearray(path.read_bytes())
+    if how == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "magic":
+        path.write_bytes(b"XXXX" + whole[4:-4] + b"XXXX")
+    elif how == "bit flip":
+        whole[200] ^= 0xFF
+        path.write_bytes(whole)
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("truncated", r"chunks.parquet: damaged \(.*\); delete it and run `dvc checkout .*`"),
+        ("empty", r"chunks.parquet: damaged"),
+        ("magic", r"chunks.parquet: damaged"),
+        ("bit flip", r"chunks.parquet: damaged"),
+        ("gone", r"chunks.parquet: no such file; run `dvc repro chunk` first"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_way_out(chunks: Path, how: str, message: str):
+    damage(chunks, how)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        list(tables.scan(chunks, tables.CHUNKS))
+    assert caught.value.exit_code == 4
+    assert "\n" not in str(caught.value)
+
+
+def test_another_table_another_version_and_another_type_are_refused(chunks: Path):
+    with pytest.raises(
+        ArtifactError, match="holds chunks version 1, expected scores version 1; run `dvc repro -f score`"
+    ):
+        list(tables.scan(chunks, tables.SCORES))
+    table = tables.read(chunks, tables.CHUNKS)
+    old = table.schema.metadata | {b"schema_version": b"0"}
+    pq.write_table(table.replace_schema_metadata(old), chunks)
+    with pytest.raises(ArtifactError, match="holds chunks version 0, expected chunks version 1"):
+        list(tables.scan(chunks, tables.CHUNKS))
+    index = table.schema.get_field_index("start")
+    pq.write_table(table.set_column(index, "start", table["start"].cast(pa.int64())), chunks)
+    with pytest.raises(ArtifactError, match="column start is int64, expected int32"):
+        list(tables.scan(chunks, tables.CHUNKS))
+    pq.write_table(table.drop_columns(["start"]), chunks)
+    with pytest.raises(ArtifactError, match="column start is missing, expected int32"):
+        list(tables.scan(chunks, tables.CHUNKS))
