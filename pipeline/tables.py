@@ -4,17 +4,16 @@ A file written twice from the same rows is the same bytes: no timestamps, fixed 
 File metadata carries the table's name, its schema version and whatever the writer adds (the tokenizer's digest, say).
 """
 
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import files
 from pipeline.errors import ArtifactError
 
 ROWS_PER_GROUP = 256  # small groups: a row of 32k tokens is 128 KiB, and training reads rows at random
@@ -154,51 +153,6 @@ PREDICTIONS = Table(
 )
 
 
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success it replaces `path`, on failure it is removed and `path` stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically, with Unix line ends."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically: sorted keys, floats rounded to 6 decimals, so that equal results are equal bytes."""
-    write_text(path, json.dumps(_rounded(value), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path, stage: str) -> Any:
-    """Read a JSON artifact that `stage` wrote. Raises ArtifactError when it is missing or broken."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file; run `dvc repro {stage}` first") from None
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not valid JSON ({error}); delete it and run `dvc repro {stage}`") from None
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return value
-
-
 class Writer:
     """Writes rows of one table in bounded memory; the file appears whole when the `with` block ends, or not at all."""
 
@@ -207,7 +161,7 @@ class Writer:
         self._rows: list[Row] = []
         marks = {**(metadata or {}), "table": table.name, "schema_version": str(table.version)}
         self._schema = table.schema.with_metadata(marks)
-        self._atomic = atomic(path)
+        self._atomic = files.atomic(path)
 
     def __enter__(self) -> Self:
         self._parquet = pq.ParquetWriter(
@@ -261,6 +215,23 @@ def scan(path: Path, table: Table, columns: list[str] | None = None) -> Iterator
             yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, table, error) from None
+
+
+def side_by_side(*sources: tuple[Path, Table, list[str] | None]) -> Iterator[tuple[Row, ...]]:
+    """Scan several tables whose rows belong together, one row of each at a time.
+
+    Raises:
+        ArtifactError: as `scan`, or the tables are not of one length or not in one order of example_id.
+    """
+    streams = [scan(path, table, columns) for path, table, columns in sources]
+    nothing: Row = {"example_id": "no row"}
+    for rows in zip_longest(*streams, fillvalue=nothing):
+        ids = [row["example_id"] for row in rows]
+        if len(set(ids)) != 1:
+            places = ", ".join(f"{path} ({found})" for (path, *_), found in zip(sources, ids, strict=True))
+            stages = " ".join(table.stage for _, table, _ in sources)
+            raise ArtifactError(f"rows do not belong together: {places}; run `dvc repro -f {stages}`")
+        yield rows
 
 
 def read(path: Path, table: Table, columns: list[str] | None = None) -> pa.Table:

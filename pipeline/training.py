@@ -15,8 +15,9 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from pipeline import tables, weights
+from pipeline import tables
 from pipeline.core import batching, focus, model
+from pipeline.device import device
 from pipeline.errors import NumericError
 from pipeline.settings import Train
 
@@ -216,7 +217,7 @@ def fit(
         dataloader_pin_memory=False,
         disable_tqdm=not sys.stderr.isatty(),
         seed=settings.seed,
-        use_cpu=weights.device().type == "cpu",
+        use_cpu=device().type == "cpu",
     )
     trainer = FocusTrainer(
         objective,

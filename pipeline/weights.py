@@ -4,9 +4,12 @@
 """
 
 import hashlib
-import os
+import shutil
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,9 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from pipeline import tables
+from pipeline import files
 from pipeline.core import model
+from pipeline.device import device
 from pipeline.errors import ArtifactError
 from pipeline.settings import Model
 
@@ -50,9 +54,22 @@ class BaseCard:
     mask_id: int
 
 
-def device() -> torch.device:
-    """FOCUS_DEVICE, else the GPU when there is one, else the CPU: environment, so that moving retrains nothing."""
-    return torch.device(os.environ.get("FOCUS_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+@contextmanager
+def workspace(name: str) -> Iterator[Path]:
+    """A folder beside models/<name> for what is not finished yet; what a killed run left there is removed first."""
+    MODELS.mkdir(exist_ok=True)
+    for stale in MODELS.glob(f".{name}.*"):
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(dir=MODELS, prefix=f".{name}.") as folder:
+        yield Path(folder)
+
+
+def put(written: Path, place: Path) -> None:
+    """Move a finished folder out of its workspace to its place; what was there before leaves with the workspace."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        shutil.move(place, written.with_name(f"old-{written.name}"))
+    shutil.move(written, place)
 
 
 def find(settings: Model) -> Path:
@@ -82,17 +99,18 @@ def digest(folder: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+            while block := file.read(1 << 20):
+                total.update(block)
     return total.hexdigest()
 
 
 def write_card(card: BaseCard, folder: Path) -> None:
-    tables.write_json(folder / CARD, asdict(card))
+    files.write_json(folder / CARD, asdict(card))
 
 
 def read_card(folder: Path = BASE) -> BaseCard:
     """The card of the base, or of the base that an adapter was trained on."""
-    values = tables.read_json(folder / CARD, "base")
+    values = files.read_json(folder / CARD, "base")
     try:
         return BaseCard(**values)
     except TypeError as error:
@@ -108,7 +126,7 @@ def load_base(settings: Model, card: BaseCard) -> PreTrainedModel:
     folder = find(settings)
     if (found := digest(folder)) != card.sha256:
         raise ArtifactError(
-            f"{folder}: weights have sha256 {found}, {BASE / CARD} says {card.sha256}; run `dvc repro base`"
+            f"{folder}: weights have sha256 {found}, {BASE / CARD} says {card.sha256}; run `dvc repro -f base`"
         )
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     config.sliding_window = settings.sliding_window

@@ -1,4 +1,4 @@
-"""Training on real tables with a toy base: equal runs, vanilla as a special case, and the adapter in a fresh process."""
+"""Training on real tables with a toy base: equal runs, vanilla as a special case, the adapter in a fresh process."""
 
 import json
 import subprocess

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline import config, tables, tokenization, weights
+from pipeline import config, files, tables, tokenization, weights
 from pipeline.core import alignment, batching, focus, generation, metrics, model
+from pipeline.device import device
 from pipeline.errors import DataError, run
 from pipeline.settings import AnalyzeStage
 
@@ -50,7 +51,7 @@ def main() -> None:
         }
     num_documents = pairs[0].full["num_documents"]
     retained = sum(pair.masked["gold_retained"] for pair in pairs) / len(pairs)
-    tables.write_json(
+    files.write_json(
         ANALYSIS,
         {
             "num_examples": len(pairs),
@@ -76,7 +77,7 @@ def _longest_test_pairs(num_examples: int) -> list[Pair]:
         ),
         default=0,
     )
-    rows = zip(tables.scan(FULL, tables.FULL_VIEWS), tables.scan(MASKED, tables.MASKED_VIEWS), strict=True)
+    rows = tables.side_by_side((FULL, tables.FULL_VIEWS, None), (MASKED, tables.MASKED_VIEWS, None))
     wanted = (Pair(*row) for row in rows if row[0]["split"] == "test" and row[0]["num_documents"] == longest)
     pairs = list(islice(wanted, num_examples))
     if len(pairs) < 2:
@@ -96,7 +97,7 @@ def _representations(network: Any, pairs: list[Pair], batch_tokens: int, pad_id:
         ]
         for batch in generation.batches([len(ids) for ids in prompts], batch_tokens):
             ids, positions = [prompts[i] for i in batch], [places[i] for i in batch]
-            view = batching.pad(ids, positions, [len(prompt) for prompt in ids], pad_id).to(weights.device())
+            view = batching.pad(ids, positions, [len(prompt) for prompt in ids], pad_id).to(device())
             with torch.inference_mode():
                 vectors = focus.represent(model.hidden_states(network, view), view, "last_prompt")
             for index, vector in zip(batch, vectors.cpu(), strict=True):

@@ -1,9 +1,6 @@
 """Stage base: the tokenizer with <mask> and <pad>, and the card that names the base weights by digest."""
 
 import hashlib
-import shutil
-import tempfile
-from pathlib import Path
 
 from transformers import AutoTokenizer
 
@@ -24,26 +21,26 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # Beside eos: with pad = eos the end of an answer would never be learned.
     tokenizer.add_special_tokens({"pad_token": "<pad>", "mask_token": "<mask>"})
-    weights.MODELS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=weights.MODELS, prefix=".base.") as temporary:
-        tokenizer.save_pretrained(temporary)
-        written = Path(temporary, "tokenizer.json")
-        if not written.is_file():
+    with weights.workspace("base") as workspace:
+        base = workspace / "base"
+        tokenizer.save_pretrained(base)
+        if not (base / "tokenizer.json").is_file():
             raise ArtifactError(f"{folder}: its tokenizer has no tokenizer.json form, which the pipeline needs")
+        if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+            raise ArtifactError(f"{folder}: its tokenizer names no bos or no eos token; the prompts need both")
         card = weights.BaseCard(
             source=settings.source,
             revision=settings.revision,
             sha256=digest,
             vocab_size=len(tokenizer),
-            tokenizer_sha256=hashlib.sha256(written.read_bytes()).hexdigest(),
+            tokenizer_sha256=hashlib.sha256((base / "tokenizer.json").read_bytes()).hexdigest(),
             bos_id=tokenizer.bos_token_id,
             eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id,
             mask_id=tokenizer.mask_token_id,
         )
-        weights.write_card(card, Path(temporary))
-        shutil.rmtree(weights.BASE, ignore_errors=True)
-        shutil.copytree(temporary, weights.BASE)
+        weights.write_card(card, base)
+        weights.put(base, weights.BASE)
     print(f"base: {settings.source}, {card.vocab_size:,} tokens, <mask> is {card.mask_id}, weights {digest[:12]}")
 
 

@@ -8,14 +8,13 @@ alone (in context order). reports/eval/<method>.json has, for each input, the sa
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import config, tables, tokenization, weights
+from pipeline import config, files, tables, tokenization, weights
 from pipeline.core import evaluation, generation, masking, metrics
 from pipeline.errors import ArtifactError, ConfigError, DataError, run
 from pipeline.settings import EvaluateStage
@@ -69,7 +68,7 @@ def main() -> None:
         for name in INPUTS
     }
     tables.write(PREDICTIONS / f"{method}.parquet", tables.PREDICTIONS, rows)
-    tables.write_json(FIGURES / f"{method}.json", {"method": method, "inputs": figures})
+    files.write_json(FIGURES / f"{method}.json", {"method": method, "inputs": figures})
     longest = [(name, figures[name]["by_num_documents"][-1]) for name in INPUTS]
     print(
         f"evaluate@{method}: {len(asks) // 2:,} test examples, {len(prompts):,} distinct prompts; exact match at "
@@ -90,18 +89,16 @@ def _method(arguments: Sequence[str]) -> str:
 
 def _test_rows() -> Iterator[tuple[tables.Row, tables.Row]]:
     """Full view, with the example's own columns, and scores of each test example."""
-    streams: Any = zip_longest(
-        tables.scan(FULL, tables.FULL_VIEWS),
-        tables.scan(SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]),
-        tables.scan(EXAMPLES, tables.EXAMPLES, ["example_id", "benchmark", "answers", "gold_document_ids"]),
-        fillvalue={},
+    rows = tables.side_by_side(
+        (FULL, tables.FULL_VIEWS, None),
+        (SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]),
+        (EXAMPLES, tables.EXAMPLES, ["example_id", "benchmark", "answers", "gold_document_ids"]),
     )
-    for full, scored, example in streams:
-        ids = [row.get("example_id", "nothing") for row in (full, scored, example)]
-        if len(set(ids)) != 1 or full["chunk_ids"] != scored["chunk_ids"]:
+    for full, scored, example in rows:
+        if full["chunk_ids"] != scored["chunk_ids"]:
             raise ArtifactError(
-                f"{FULL}, {SCORES} and {EXAMPLES} do not match: {ids[0]}, {ids[1]} and {ids[2]} in one place, or other "
-                "chunks; run `dvc repro -f score tokenize`"
+                f"{SCORES}: chunks of example {full['example_id']} are not those in {FULL}; run "
+                "`dvc repro -f score tokenize`"
             )
         if full["split"] == "test":
             yield {**full, **example}, scored

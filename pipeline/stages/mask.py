@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import config, tables, tokenization
+from pipeline import config, files, tables, tokenization
 from pipeline.core import answers, masking
 from pipeline.errors import ArtifactError, ConfigError, run
 from pipeline.settings import MaskStage
@@ -23,15 +23,14 @@ def main() -> None:
     base = tokenization.load()
     text_of = {row["chunk_id"]: row["text"] for row in tables.scan(CHUNKS, tables.CHUNKS, ["chunk_id", "text"])}
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    rows = zip(
-        tables.scan(FULL, tables.FULL_VIEWS),
-        tables.scan(SCORES, tables.SCORES),
-        tables.scan(EXAMPLES, tables.EXAMPLES, ["example_id", "answers"]),
-        strict=True,
+    rows = tables.side_by_side(
+        (FULL, tables.FULL_VIEWS, None),
+        (SCORES, tables.SCORES, None),
+        (EXAMPLES, tables.EXAMPLES, ["example_id", "answers"]),
     )
     with tables.Writer(MASKED, tables.MASKED_VIEWS, tables.metadata(FULL, tables.FULL_VIEWS)) as writer:
         for full, scored, example in tqdm(rows, desc="mask", unit=" examples", disable=None):
-            if full["example_id"] != example["example_id"] or full["chunk_ids"] != scored["chunk_ids"]:
+            if full["chunk_ids"] != scored["chunk_ids"]:
                 raise ArtifactError(
                     f"{SCORES}: chunks of example {scored['example_id']} are not those of {full['example_id']} in "
                     f"{FULL}; run `dvc repro -f score tokenize`"
@@ -45,7 +44,7 @@ def main() -> None:
             writer.write(row)
             _count(sums[full["split"]], full, row, top_k)
     splits = {split: _shares(total) for split, total in sums.items()}
-    tables.write_json(SUMMARY, {"mode": mode, "top_k": top_k, "splits": splits})
+    files.write_json(SUMMARY, {"mode": mode, "top_k": top_k, "splits": splits})
     whole = int(sum(total["whole_contexts"] for total in sums.values()))
     retained = ", ".join(f"{split} {shares['gold_retained']:.1%}" for split, shares in splits.items())
     print(

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import config, records, tables
+from pipeline import config, files, records, tables
 from pipeline.core.benchmarks import bios, jsonl, nq
 from pipeline.core.benchmarks.census import Census
 from pipeline.core.documents import Benchmark
@@ -32,7 +32,7 @@ def main() -> None:
             examples.write(asdict(example))
         rejects.check()
         summary = census.summary()
-    tables.write_json(SUMMARY, {"benchmark": data.kind, **summary, "rejects": rejects.summary()})
+    files.write_json(SUMMARY, {"benchmark": data.kind, **summary, "rejects": rejects.summary()})
     print(_summary_line(census, summary, rejects.num_bad))
 
 

@@ -1,8 +1,6 @@
 """Stage train@<method>: a LoRA adapter, by vanilla fine-tuning or by focused learning."""
 
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from dvclive import Live
@@ -44,14 +42,13 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
     set_seed(train.seed)
     adapted = model.add_adapter(weights.load_base(settings.model, card), **settings.lora.model_dump())
     num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    with tempfile.TemporaryDirectory(dir=weights.MODELS, prefix=f".{method}.") as temporary:
-        adapter, curves = Path(temporary, "adapter"), Path(temporary, "curves")
+    with weights.workspace(method) as folder:
+        adapter, curves = folder / "adapter", folder / "curves"
         with Live(str(curves), save_dvc_exp=False, report=None, dvcyaml=None) as live:
-            training.fit(adapted, dataset, objective, train, card.pad_id, live, Path(temporary, "state"))
+            training.fit(adapted, dataset, objective, train, card.pad_id, live, folder / "state")
         weights.save_adapter(adapted, card, adapter)
-        for written, place in ((adapter, weights.MODELS / method), (curves, CURVES / method)):
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.copytree(written, place)
+        weights.put(adapter, weights.MODELS / method)
+        weights.put(curves, CURVES / method)
     print(
         f"train@{method}: {train.steps:,} steps of {train.batch_examples} examples, {dataset.num_examples:,} distinct; "
         f"{num_trainable:,} trainable parameters, last loss {live.summary['train']['loss']:.4f}"

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import tables
+from pipeline import files, tables
 from pipeline.errors import DataError
 from pipeline.stages import prepare
 from tests.conftest import ROOT
@@ -43,7 +43,7 @@ def test_the_example_of_the_users_format(project, capsys):
     assert [examples[name]["split"] for name in examples] == ["train", "train", "dev", "test", "test", "test"]
     [span] = examples["q4"]["evidence"]
     assert documents["harbour"]["text"][span["start"] : span["end"]] == "31 metres high"
-    summary = tables.read_json(prepare.SUMMARY, "prepare")
+    summary = files.read_json(prepare.SUMMARY, "prepare")
     assert summary["rejects"] == {"num_lines": 12, "num_rejects": 0, "first_rejects": []}
     assert summary["splits"]["test"]["num_examples_by_num_documents"] == {"2": 1, "3": 2}
     assert capsys.readouterr().out == (
@@ -58,7 +58,7 @@ def test_bios_twice_gives_the_same_bytes(project, capsys):
     assert set(first) == {"documents.parquet", "examples.parquet", "prepare.json"}
     prepare.main()
     assert outputs(project) == first
-    summary = tables.read_json(prepare.SUMMARY, "prepare")
+    summary = files.read_json(prepare.SUMMARY, "prepare")
     assert summary["splits"]["test"] == {
         "num_questions": 4,
         "num_examples": 8,
@@ -107,7 +107,7 @@ def test_bad_lines_can_be_left_out_and_are_counted(project, capsys):
     choose("jsonl", source="examples/own", on_error="skip", max_bad_fraction=0.1)
     prepare.main()
     assert "1 bad lines left out (the first ones stand in reports/prepare.json)" in capsys.readouterr().out
-    [reject] = tables.read_json(prepare.SUMMARY, "prepare")["rejects"]["first_rejects"]
+    [reject] = files.read_json(prepare.SUMMARY, "prepare")["rejects"]["first_rejects"]
     assert reject["place"] == "examples/own/questions.jsonl, line 7"
 
 

@@ -95,17 +95,17 @@ class Relation(NamedTuple):
 
 RELATIONS = (
     Relation(
-        "was born in",
-        "In which city was {name} born?",
+        "hails from",
+        "Which city does {name} hail from?",
         CITIES,
-        ("", "", "The records show that ", "One stormy night ", "As the youngest of five, "),
+        ("", "", "The records show that ", "By birth ", "As the youngest of five, "),
         (
             "",
             "",
-            " on a cold morning",
+            ", like four generations before",
             ", close to the old harbour",
-            " during a long strike",
-            " to a family of millers",
+            " and never hides it",
+            " and a family of millers",
         ),
     ),
     Relation(
@@ -116,14 +116,14 @@ RELATIONS = (
         ("", "", " with two grey cats", ", near the botanical garden", " and cycles everywhere", " on the third floor"),
     ),
     Relation(
-        "works as a",
+        "became a",
         "What is the occupation of {name}?",
         OCCUPATIONS,
-        ("", "", "By day ", "To pay the rent ", "Since last spring "),
-        ("", "", ", like both parents", " and rarely takes a holiday", " four days a week", " in a small team"),
+        ("", "", "By chance ", "To pay the rent ", "At the age of thirty "),
+        ("", "", ", like both parents", " and rarely takes a holiday", " and never looked back", " in a small team"),
     ),
     Relation(
-        "is employed by",
+        "works for",
         "Which company employs {name}?",
         EMPLOYERS,
         ("", "", "At present ", "On weekdays ", "Thanks to a friend, "),
@@ -137,11 +137,11 @@ RELATIONS = (
         ("", "", " for six years", ", mostly at night", " and made good friends there", " against all advice"),
     ),
     Relation(
-        "holds a degree in",
-        "In which field does {name} hold a degree?",
+        "graduated in",
+        "In which field did {name} graduate?",
         FIELDS,
-        ("", "", "On paper, ", "Few people know that ", "It is true that "),
-        ("", "", " with honours", ", earned late in life", " and still reads about it", " but never used it"),
+        ("", "", "In the end ", "Few people know that ", "It is true that "),
+        ("", "", " with honours", ", late in life", " and still reads about it", " but never used it"),
     ),
     Relation(
         "plays the",

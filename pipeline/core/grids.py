@@ -1,0 +1,112 @@
+"""The page's small tables, from what the earlier stages measured; what a file lacks is a gap, not an error."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pipeline.core import summary, wording
+
+Values = Mapping[str, Any]
+Format = Callable[[float], str]
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _decimal(value: float) -> str:
+    return f"{value:,.1f}"
+
+
+def _hundredths(value: float) -> str:
+    return f"{value:.2f}".replace("-", wording.MINUS)
+
+
+class Grid(NamedTuple):
+    """Headings of the columns, and rows of (name, cells); all text."""
+
+    headings: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+SPLITS = ("train", "dev", "test")
+MASK: dict[str, tuple[str, Format]] = {
+    "num_examples": ("Examples", _count),
+    "gold_retained": ("Gold chunk kept", wording.percent),
+    "answer_retained": ("An answer kept", wording.percent),
+    "kept_chunk_share": ("Chunks kept", wording.percent),
+    "kept_token_share": ("Chunk tokens kept", wording.percent),
+    "mean_tokens_full": ("Tokens, full view", _count),
+    "mean_tokens_masked": ("Tokens, masked view", _count),
+}
+ANALYSIS: dict[str, tuple[str, Format]] = {
+    "alignment": ("Cosine, own views", _hundredths),
+    "alignment_others": ("Cosine, others", _hundredths),
+    "in_batch_accuracy": ("Own view nearest", wording.percent),
+    "uniformity": ("Uniformity", _hundredths),
+    "answers_equal": ("Same answer", wording.percent),
+    "full_exact_match": ("EM, full view", wording.percent),
+    "masked_exact_match": ("EM, masked view", wording.percent),
+}
+
+
+def mask(values: Values) -> Grid:
+    """What masking leaves, by split."""
+    return _grid(dict(sorted(values.get("splits", {}).items(), key=_by_split)), MASK)
+
+
+def analysis(values: Values) -> Grid:
+    """The two views compared, by method."""
+    methods: Values = values.get("methods", {})
+    return _grid({name: methods[name] for name in sorted(methods, key=summary.method_order)}, ANALYSIS)
+
+
+def retrieval(quality: Values) -> Grid:
+    """Of every split, over all its contexts; last the search through the whole collection, if there was one."""
+    splits = sorted(quality.get("splits", {}).items(), key=_by_split)
+    rows = {f"{name}, in the context": shares["all"] for name, shares in splits}
+    if collection := quality.get("collection"):
+        rows["whole collection"] = {
+            "num_examples": collection["num_questions"],
+            "mean_chunks": collection["num_chunks"],
+            "recall": collection["recall"],
+        }
+    ks = sorted({k for shares in rows.values() for k in shares["recall"]}, key=int)
+    columns = {"num_examples": ("Asked", _count), "mean_chunks": ("Chunks, mean", _decimal)}
+    columns |= {f"recall.{k}": (f"Recall@{k}", wording.percent) for k in ks} | {"mrr": ("MRR", _hundredths)}
+    return _grid({name: dict(_walk(shares)) for name, shares in rows.items()}, columns)
+
+
+def _grid(rows: Mapping[str, Values], columns: Mapping[str, tuple[str, Format]]) -> Grid:
+    """The columns that at least one row knows; a row's gap is a dash."""
+    known = [key for key in columns if any(row.get(key) is not None for row in rows.values())]
+    cells = [
+        (name, [wording.NONE if row.get(key) is None else columns[key][1](row[key]) for key in known])
+        for name, row in rows.items()
+    ]
+    return Grid([columns[key][0] for key in known], cells)
+
+
+def _walk(values: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values as (dotted name, value), in the order of the names."""
+    for name, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            yield from _walk(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def settings(values: Values) -> list[tuple[str, str]]:
+    """Settings or counts as (dotted name, text), as they would stand in YAML."""
+    return [(name, _yaml(value)) for name, value in _walk(values)]
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_yaml(item) for item in value)}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _by_split(item: tuple[str, Any]) -> tuple[int, str]:
+    return (SPLITS.index(item[0]) if item[0] in SPLITS else len(SPLITS), item[0])

@@ -1,0 +1,179 @@
+"""The report's page: one HTML file that loads nothing, with all data escaped by the template.
+
+`page.html.j2` says where things stand; here is only what goes in.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from pipeline.core import figures, grids, summary, wording
+from pipeline.core.figures import Label, Point, Share, Step
+from pipeline.core.readings import Reading
+from pipeline.core.summary import Measured, Summary
+
+
+class Figure(NamedTuple):
+    """A drawing and the title over it."""
+
+    title: str
+    svg: Markup
+
+
+# name of the curve in training -> title, unit of the y axis
+CURVES = {
+    "loss": ("Loss that is minimised", "nats"),
+    "clm_full": ("Language-model loss, full view", "nats per answer token"),
+    "clm_masked": ("Language-model loss, masked view", "nats per answer token"),
+    "info_nce": ("Contrastive loss (InfoNCE)", "nats"),
+    "in_batch_accuracy": ("Own masked view is the nearest", "share of the batch"),
+    "alignment": ("Similarity of the two views", "cosine"),
+    "grad_norm": ("Gradient norm", "L2 norm"),
+    "learning_rate": ("Learning rate of the adapter", "step size"),
+}
+OTHERS = {"alignment": "alignment_others"}
+"""Curves that are drawn dashed into another one's figure."""
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+"""Method -> name of the curve -> (optimizer step, value)."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything the page shows."""
+
+    title: str
+    summary: Summary
+    curves: Curves
+    readings: Sequence[Reading]
+    sources: Mapping[str, Any]
+    """The stages' own figures: prepare, retrieval, mask, analysis, base; what is missing is not shown."""
+    settings: Mapping[str, Any]
+
+
+def render(contents: Contents) -> str:
+    """The page as HTML text; equal contents give equal text."""
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_shown,
+    )
+    environment.filters |= {
+        "percent": wording.percent,
+        "interval": wording.interval,
+        "points": wording.points,
+        "points_interval": wording.points_interval,
+        "p_value": wording.p_value,
+    }
+    template = environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
+    found, sources = contents.summary, contents.sources
+    analysis = sources.get("analysis", {})
+    return template.render(
+        title=contents.title,
+        headline=wording.headline(found),
+        caption=wording.caption(found),
+        summary=found,
+        shorter=[length.label() for length in found.lengths[:-1]],
+        by_group={(row.name, row.group): row for row in found.by_length},
+        colour_of=_colours(found),
+        length_figures=_measured_curves(found.by_length, "length", "Documents in the context"),
+        position_figures=_measured_curves(found.by_position, "position", "Place of the gold document (1 = first)"),
+        error_figure=_error_figure(found.longest),
+        training_figures=_training_figures(contents.curves),
+        retrieval_figure=_retrieval_figure(sources.get("retrieval", {}), found),
+        retrieval_table=grids.retrieval(sources.get("retrieval", {})),
+        retriever=grids.settings(sources.get("retrieval", {}).get("retriever", {})),
+        mask=sources.get("mask", {}),
+        mask_table=grids.mask(sources.get("mask", {})),
+        analysis=analysis,
+        analysis_table=grids.analysis(analysis),
+        base=grids.settings(sources.get("base", {})),
+        prepared=grids.settings(sources.get("prepare", {})),
+        paper=summary.PAPER,
+        readings=contents.readings,
+        settings=grids.settings(contents.settings),
+    )
+
+
+def _shown(value: Any) -> Any:
+    """What an expression of the template shows: nothing known as a dash, no control characters."""
+    if value is None:
+        return wording.NONE
+    return wording.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _colours(found: Summary) -> dict[str, str]:
+    methods = list(dict.fromkeys(row.method for row in found.longest))
+    return dict(zip(methods, figures.colours(methods), strict=True))
+
+
+def _figure(label: Label, svg: str) -> Figure:
+    # The drawing escapes its own text; nothing else on the page is taken for markup.
+    return Figure(label.title, Markup(wording.visible(svg)))
+
+
+def _measured_curves(rows: Sequence[Measured], key: str, x: str) -> list[Figure]:
+    """Exact match by group: one figure for each input, with the same y axis; none where there is one group only."""
+    if len({row.group for row in rows}) < 2:
+        return []
+    top = min(100.0, 100 * max(row.exact_match.high for row in rows) * 1.05 or 100.0)
+    drawn = []
+    for given in dict.fromkeys(row.input for row in rows):
+        points = [
+            Point(row.method, row.group, *(100 * value for value in row.exact_match))
+            for row in rows
+            if row.input == given
+        ]
+        title = "Reading the full context" if given == "full" else f"With {given} at inference"
+        label = Label(f"{key}-{given}", title, x, "Exact match (%)")
+        drawn.append(_figure(label, figures.curve(label, points, top=top)))
+    return drawn
+
+
+def _error_figure(rows: Sequence[Measured]) -> Figure:
+    shares = [
+        Share(row.name, part, 100 * rate)
+        for row in rows
+        for part, rate in zip(figures.ERRORS, (row.correct_rate, row.distraction_rate, row.other_rate), strict=True)
+    ]
+    label = Label("errors", "Answers by kind of error", "Share of all answers (%)", "")
+    return _figure(label, figures.stacked_bars(label, shares))
+
+
+def _training_figures(curves: Curves) -> list[Figure]:
+    drawn = []
+    methods = sorted(curves, key=summary.method_order)
+    for name, (title, unit) in CURVES.items():
+        steps = [
+            Step(method, step, value, others=source != name)
+            for source in (name, OTHERS.get(name))
+            for method in methods
+            for step, value in curves[method].get(source or "", ())
+        ]
+        if steps:
+            label = Label(f"train-{name}", title, "Optimizer step", unit)
+            drawn.append(_figure(label, figures.training_curve(label, steps)))
+    return drawn
+
+
+def _retrieval_figure(quality: Mapping[str, Any], found: Summary) -> Figure | None:
+    """Recall and answer retention by k, at the longest contexts of the test split."""
+    test = quality.get("splits", {}).get("test")
+    if test is None:
+        return None
+    longest = test["by_num_documents"].get(str(found.lengths[-1].high), test["all"])
+    points = [
+        Point(name, k, *[100 * share] * 3)
+        for name, measure in (("gold chunk", "recall"), ("an answer", "answer_retention"))
+        for k, share in sorted(longest[measure].items(), key=lambda item: int(item[0]))
+        if share is not None
+    ]
+    label = Label("retrieval", "What the best-scored chunks hold", "Best-scored chunks kept (k)", "Test examples (%)")
+    return _figure(label, figures.curve(label, points, top=100.0)) if points else None

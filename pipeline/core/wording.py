@@ -1,0 +1,125 @@
+"""Numbers in words: how a measure is written, the one sentence on top, the main table in Markdown.
+
+Shares are written in percent with one decimal, differences in points with their sign.
+"""
+
+import re
+import unicodedata
+
+from pipeline.core.statistics import Interval, PairedDifference
+from pipeline.core.summary import Measured, Summary
+
+MINUS = "\N{MINUS SIGN}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
+NONE = "\N{EN DASH}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def interval(measure: Interval) -> str:
+    return f"[{percent(measure.low)}, {percent(measure.high)}]"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares, in points."""
+    return f"{100 * difference:+.1f}".replace("-", MINUS)
+
+
+def points_interval(difference: PairedDifference) -> str:
+    return f"[{points(difference.low)}, {points(difference.high)}]"
+
+
+def p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
+
+
+def visible(text: str) -> str:
+    """Control characters as the pictures Unicode has for them, so that data cannot steer a terminal or a browser."""
+    return "".join(_picture(character) if unicodedata.category(character) == "Cc" else character for character in text)
+
+
+def _picture(character: str) -> str:
+    if character in "\n\t":
+        return character
+    code = ord(character)
+    return (
+        chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+    )
+
+
+def headline(summary: Summary) -> str:
+    """What the numbers say about focused learning against vanilla fine-tuning, both reading the full context."""
+    focused = next((row for row in summary.longest if row.name == "focused"), None)
+    if focused is None or focused.to_vanilla is None:
+        return "Focused learning and vanilla fine-tuning are not both among the predictions: nothing to compare yet."
+    found = focused.to_vanilla
+    where = f"With {summary.documents} in the context"
+    chance = p_value(found.p_value).replace(" ", NO_BREAK)
+    spread = f"95{NO_BREAK}% interval {points(found.low)} to {points(found.high)}, {chance}"
+    counted = f"{found.num_questions:,} questions"
+    if focused.num_examples != found.num_questions:
+        counted = f"{focused.num_examples:,} examples of {counted}"
+    if found.low <= 0.0 <= found.high:
+        return (
+            f"{where}, these numbers do not tell focused learning from vanilla fine-tuning: exact match differs by "
+            f"{points(found.difference)} points ({spread}; {counted})."
+        )
+    direction = "above" if found.difference > 0.0 else "below"
+    return (
+        f"{where}, focused learning is {abs(100 * found.difference):.1f} points {direction} vanilla fine-tuning in "
+        f"exact match ({spread}; {counted})."
+    )
+
+
+def table(summary: Summary) -> str:
+    """The main table in Markdown, padded so that it also reads well in a terminal; its caption is the last line."""
+    header = ["Method", "EM", "95 % interval", "F1", "Sub-span", "Distracted", "To vanilla", "95 % interval", "p"]
+    header += [f"EM at {length.label()}" for length in summary.lengths[:-1]]
+    rows = [header, *(_cells(row, summary) for row in summary.longest)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    rule = f"|:{'-' * (widths[0] + 1)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:])
+    first, *others = [_line(row, widths) for row in rows]
+    return "\n".join([first, rule, *others, "", markdown(caption(summary)), ""])
+
+
+def caption(summary: Summary) -> str:
+    """What the main table's numbers are."""
+    return (
+        f"{', '.join(summary.benchmarks)}: exact match (EM) and the rest with {summary.documents} in the context, "
+        f"{summary.longest[0].num_examples:,} answers per row, in percent. Sub-span: the right answer stands anywhere "
+        "in the given one. Distracted: a wrong answer that stands in a distractor. To vanilla: points of exact match "
+        "more or less than vanilla on the full context, same examples. Retrieval: only the best chunks are read."
+    )
+
+
+def markdown(text: str) -> str:
+    """Text of unknown origin that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\|<>&*`\[\]])", r"\\\1", " ".join(visible(text).split()))
+
+
+def _cells(row: Measured, summary: Summary) -> list[str]:
+    by_group = {at.group: at for at in summary.by_length if at.name == row.name}
+    cells = [
+        markdown(row.name),
+        percent(row.exact_match.mean),
+        interval(row.exact_match),
+        percent(row.token_f1),
+        percent(row.best_subspan_em),
+        percent(row.distraction_rate),
+    ]
+    if (found := row.to_vanilla) is None:
+        cells += [NONE] * 3
+    else:
+        cells += [
+            points(found.difference),
+            points_interval(found),
+            p_value(found.p_value).removeprefix("p ").removeprefix("= "),
+        ]
+    return cells + [percent(by_group[length.label()].exact_match.mean) for length in summary.lengths[:-1]]
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+    return " ".join(["|", " | ".join([cells[0].ljust(widths[0]), *padded[1:]]), "|"])

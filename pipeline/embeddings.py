@@ -1,0 +1,119 @@
+"""Embeddings on disk, shared by all runs: one SQLite file, addressed by what an embedding is made from.
+
+It is only a cache: deleting it costs time, nothing else. SQLite's own locks and journal make it safe with several
+processes at once and with a process killed while it writes. No torch here.
+"""
+
+import hashlib
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from pipeline.errors import ArtifactError, ResourceError
+
+# D dimensions of an embedding
+
+KEYS_PER_QUERY = 500
+LOCK_SECONDS = 60.0
+FILE = "embeddings-1.sqlite"  # the number is the version of the table below
+
+
+class Entry(NamedTuple):
+    """What is known of one text."""
+
+    num_tokens: int
+    """Of the whole text, special tokens included, before it was cut."""
+    embedding_D: NDArray[np.float32]
+
+
+def folder() -> Path:
+    """FOCUS_CACHE, else the user's cache folder: environment, because it changes no result."""
+    chosen = os.environ.get("FOCUS_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("focused-learning")
+
+
+def key(encoder: str, text: str) -> bytes:
+    """Address of a text's embedding; `encoder` names all that it depends on: weights, pooling, cut, number format."""
+    return hashlib.sha256(f"{encoder}\n{text}".encode()).digest()
+
+
+class Cache:
+    """key -> Entry. An entry whose checksum does not fit counts as absent and is written anew."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            ArtifactError: the file is no SQLite database, or a damaged one.
+            ResourceError: it cannot be opened or written.
+        """
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ResourceError(
+                f"{path.parent}: {error.strerror}; set FOCUS_CACHE to a folder that can be written"
+            ) from None
+        with self._named_errors():
+            self._connection = sqlite3.connect(path, timeout=LOCK_SECONDS)
+            with self._connection:
+                self._connection.execute(
+                    "CREATE TABLE IF NOT EXISTS embeddings"
+                    " (key BLOB PRIMARY KEY, num_tokens INTEGER, embedding BLOB, checksum INTEGER)"
+                )
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
+        """The entries that are there and whole."""
+        found: dict[bytes, Entry] = {}
+        for start in range(0, len(keys), KEYS_PER_QUERY):
+            block = keys[start : start + KEYS_PER_QUERY]
+            places = ",".join("?" * len(block))
+            with self._named_errors():
+                rows = self._connection.execute(
+                    f"SELECT key, num_tokens, embedding, checksum FROM embeddings WHERE key IN ({places})", block
+                ).fetchall()
+            for name, num_tokens, embedding, checksum in rows:
+                # Damage may have changed the types too.
+                whole = isinstance(num_tokens, int) and isinstance(embedding, bytes)
+                if whole and checksum == _checksum(name, num_tokens, embedding):
+                    found[name] = Entry(num_tokens, np.frombuffer(embedding, dtype="<f4").astype(np.float32))
+        return found
+
+    def put(self, entries: Mapping[bytes, Entry]) -> None:
+        """Write all entries or none of them."""
+        with self._named_errors(), self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?)", _rows(entries))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise ResourceError(
+                f"{self._path}: {error}; free the disk or the lock, or set FOCUS_CACHE to a folder that can be written"
+            ) from None
+        except sqlite3.DatabaseError as error:
+            raise ArtifactError(
+                f"{self._path}: damaged ({error}); delete it, it is only a cache and the next run fills it again"
+            ) from None
+
+
+def _rows(entries: Mapping[bytes, Entry]) -> Iterable[tuple[bytes, int, bytes, int]]:
+    for name, (num_tokens, embedding_D) in entries.items():
+        embedding = embedding_D.astype("<f4").tobytes()
+        yield name, num_tokens, embedding, _checksum(name, num_tokens, embedding)
+
+
+def _checksum(name: bytes, num_tokens: int, embedding: bytes) -> int:
+    return zlib.crc32(embedding, zlib.crc32(f"{num_tokens} ".encode(), zlib.crc32(name)))

@@ -1,0 +1,57 @@
+"""From the retriever's settings to a scorer for one collection and its questions."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import embeddings
+from pipeline.core import retrieval
+from pipeline.settings import Bm25Retriever, EncoderRetriever, Retriever
+
+
+@dataclass(frozen=True)
+class Built:
+    """A scorer, and what is to be told about how it was made."""
+
+    scorer: retrieval.CollectionScorer | retrieval.ControlScorer
+    identity: dict[str, Any] = field(default_factory=dict)
+    """Of an encoder: sha256 of the weights, number format."""
+    encoder: dict[str, Any] | None = None
+    """encodes_per_unique_chunk: chunk texts that a run with an empty cache puts through the encoder, over unique
+    chunks; truncated_chunks: share of the unique chunks that are cut."""
+    words: str = ""
+    """For the summary line."""
+
+
+def build(retriever: Retriever, texts: Sequence[str], questions: Sequence[str]) -> Built:
+    """A scorer for distinct chunk texts and distinct questions; an encoder embeds what the cache lacks.
+
+    Raises:
+        ArtifactError, ConfigError, NumericError, ResourceError: as the encoder's files, its device and the cache do.
+    """
+    if isinstance(retriever, EncoderRetriever):
+        return _build_encoder(retriever, texts, questions)
+    if isinstance(retriever, Bm25Retriever):
+        return Built(retrieval.Bm25Scorer(texts, retriever.k1, retriever.b))
+    return Built(retrieval.ControlScorer(retriever.kind, retriever.seed))
+
+
+def _build_encoder(retriever: EncoderRetriever, texts: Sequence[str], questions: Sequence[str]) -> Built:
+    # Here, because torch takes seconds to import, and BM25 and the controls do without.
+    from pipeline import encoders
+
+    with closing(embeddings.Cache(embeddings.folder() / embeddings.FILE)) as cache:
+        embedder = encoders.Embedder(retriever, cache)
+        asked = embedder.embed(questions, "questions")
+        read = embedder.embed(texts, "chunks")
+    number_format = str(embedder.dtype).removeprefix("torch.")
+    return Built(
+        retrieval.DenseScorer(questions, asked.embedding_ND, read.embedding_ND, retriever.similarity),
+        {"sha256": embedder.checkpoint.sha256, "dtype": number_format},
+        {
+            "encodes_per_unique_chunk": (read.num_encoded + read.num_cached) / len(texts),
+            "truncated_chunks": float((read.num_tokens_N > retriever.max_tokens).mean()),
+        },
+        f" ({number_format}, {read.num_encoded:,} encoded now, {read.num_cached:,} from the cache)",
+    )

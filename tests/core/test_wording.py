@@ -1,0 +1,99 @@
+"""Numbers in words: the sentence follows the numbers, the table survives its data."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core import summary, wording
+from pipeline.core.statistics import PairedDifference
+from tests.core.test_summary import answer
+
+
+def measured(vanilla: list[int], focused: list[int]) -> summary.Summary:
+    hits = {"vanilla": vanilla, "focused": focused}
+    return summary.summarise(
+        [answer(f"q{index}", hit, method) for method in hits for index, hit in enumerate(hits[method])], resamples=200
+    )
+
+
+def test_the_headline_says_above_when_the_interval_is_above_zero():
+    text = wording.headline(measured([0] * 30 + [1] * 10, [1] * 30 + [1] * 10))
+    assert text.startswith("With 4 documents in the context, focused learning is 75.0 points above vanilla fine-tuning")
+    assert "p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}0.001; 40 questions" in text
+
+
+def test_the_headline_says_below_when_the_interval_is_below_zero():
+    text = wording.headline(measured([1] * 30 + [0] * 10, [0] * 40))
+    assert "focused learning is 75.0 points below vanilla" in text
+    assert f"interval {wording.MINUS}8" in text
+
+
+def test_the_headline_claims_nothing_when_the_interval_holds_zero():
+    text = wording.headline(measured([1, 0] * 10, [0, 1] * 9 + [1, 1]))
+    assert "do not tell focused learning from vanilla fine-tuning: exact match differs by +5.0 points" in text
+    same = wording.headline(measured([1, 0] * 10, [1, 0] * 10))
+    assert "do not tell" in same and "differs by +0.0 points" in same
+
+
+def test_the_headline_says_when_there_is_nothing_to_compare():
+    assert "nothing to compare" in wording.headline(summary.summarise([answer("q", 1)], resamples=100))
+    only_focused = summary.summarise([answer("q", 1, "focused")], resamples=100)
+    assert "nothing to compare" in wording.headline(only_focused)
+
+
+def test_the_headline_counts_examples_and_questions_apart_where_they_differ():
+    rows = [answer(f"q{n // 2}/{n}", 1, method) for method in ("vanilla", "focused") for n in range(8)]
+    assert "8 examples of 4 questions" in wording.headline(summary.summarise(rows, resamples=100))
+
+
+def test_the_table_has_a_row_per_method_and_input_and_a_column_per_shorter_length():
+    rows = [
+        answer(f"q{n}/{length}", hit, method, given, length=length)
+        for method, hit in (("vanilla", 0), ("focused", 1))
+        for given in ("full", "retrieval")
+        for length in (4, 8, 12)
+        for n in range(3)
+    ]
+    header, rule, *body = wording.table(summary.summarise(rows, resamples=100)).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in body[:4]]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == [
+        "Method", "EM", "95 % interval", "F1", "Sub-span", "Distracted", "To vanilla", "95 % interval", "p",
+        "EM at 4", "EM at 8",
+    ]  # fmt: skip
+    assert [row[0] for row in cells] == ["vanilla", "vanilla + retrieval", "focused", "focused + retrieval"]
+    assert cells[0] == ["vanilla", "0.0", "[0.0, 0.0]", "0.0", "0.0", "100.0", *[wording.NONE] * 3, "0.0", "0.0"]
+    assert cells[2][6:] == ["+100.0", "[+100.0, +100.0]", "0.250", "100.0", "100.0"]
+    assert {len(line) for line in (header, rule, *body[:4])} == {len(header)}
+    assert body[4] == "" and body[5].startswith("made: exact match (EM)") and "12 documents" in body[5]
+
+
+def test_hostile_names_stay_one_cell_of_text():
+    name = "a|b <script> `x` *y* \x1b[31m\nnew"
+    rows = [answer("q", 1, name, benchmark="<img src=x>|")]
+    text = wording.table(summary.summarise(rows, resamples=100))
+    assert r"a\|b \<script\> \`x\` \*y\* ␛\[31m new" in text
+    assert r"\<img src=x\>\|" in text
+    assert "\x1b" not in text and len(text.splitlines()) == 5
+
+
+@given(st.text())
+def test_visible_text_has_no_control_characters_and_keeps_the_rest(text: str):
+    shown = wording.visible(text)
+    assert len(shown) == len(text)
+    for before, after in zip(text, shown, strict=True):
+        is_control = ord(before) < 32 or 127 <= ord(before) < 160
+        assert (before == after) == (not is_control or before in "\n\t")
+
+
+def test_numbers_are_written_in_percent_with_a_real_minus():
+    assert [wording.percent(share) for share in (0.0, 0.4717, 1.0)] == ["0.0", "47.2", "100.0"]
+    assert wording.points(-0.0312) == f"{wording.MINUS}3.1"
+    assert wording.points_interval(PairedDifference(0.0, -0.01, 0.025, 0.5, 3)) == f"[{wording.MINUS}1.0, +2.5]"
+    assert [wording.p_value(p) for p in (1.0, 0.0312, 0.0005, 0.0004)] == [
+        "p = 1.000", "p = 0.031", "p = 0.001", "p < 0.001",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("p", [0.0005, 0.00051])
+def test_a_p_value_is_never_written_as_zero(p: float):
+    assert "0.000" not in wording.p_value(p)

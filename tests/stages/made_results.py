@@ -1,0 +1,176 @@
+"""Results of a made-up run, as the earlier stages would leave them: small, seeded, and with every file report reads."""
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+from pipeline import files, tables
+
+FIRST = ("Ada", "Bruno", "Clara", "Dmitri", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaia", "Liam")
+LAST = ("Abbott", "Berger", "Castell", "Dvorak", "Eriksen", "Fontaine", "Garcia", "Holm", "Ivanova", "Jensen")
+CITIES = ("Porto", "Vienna", "Lyon", "Gdansk", "Turin", "Bergen", "Ghent", "Malmo", "Zadar", "Cork", "Basel", "Riga")
+TRADES = ("surveyor", "cellist", "botanist", "printer", "architect", "glazier", "chemist", "translator")
+CURVES = (
+    "loss",
+    "clm_full",
+    "clm_masked",
+    "info_nce",
+    "in_batch_accuracy",
+    "alignment",
+    "alignment_others",
+    "grad_norm",
+)
+SKILL = {"base": 0.2, "vanilla": 1.3, "focused": 1.75}
+
+
+def write(
+    root: Path,
+    *,
+    num_questions: int = 60,
+    lengths: tuple[int, ...] = (4, 8, 12),
+    skill: dict[str, float] = SKILL,
+    hostile: str = "",
+    seed: int = 0,
+) -> None:
+    """Write a whole run below `root`; `hostile` is text put into every place that holds data."""
+    draw = random.Random(seed)
+    people = [(first, last) for first in FIRST for last in LAST]
+    facts = [(draw.choice(CITIES), draw.choice(TRADES)) for _ in people]
+    documents = [
+        {
+            "document_id": f"p{index}",
+            "title": f"{first} {last}{hostile}",
+            "text": f"{first} {last} was born in {city} in {1880 + index}. After school {first} worked as a {trade} "
+            f"and travelled widely.{hostile} Letters of these years are kept by the city library.",
+            "whole": False,
+        }
+        for index, ((first, last), (city, trade)) in enumerate(zip(people, facts, strict=True))
+    ]
+    examples, answers = [], []
+    for question in range(num_questions):
+        gold = draw.randrange(len(people))
+        for length in lengths:
+            others = draw.sample([index for index in range(len(people)) if index != gold], length - 1)
+            position = question % length
+            context = [*others[:position], gold, *others[position:]]
+            city = facts[gold][0]
+            start = documents[gold]["text"].index(city)
+            examples.append(
+                {
+                    "example_id": f"test-{question}-{length}",
+                    "question_id": f"test-{question}",
+                    "benchmark": f"bios{hostile}",
+                    "split": "test",
+                    "question": f"Where was {' '.join(people[gold])} born?{hostile}",
+                    "answer_lead": f"{people[gold][0]} was born in",
+                    "answers": [city],
+                    "document_ids": [f"p{index}" for index in context],
+                    "gold_document_ids": [f"p{gold}"],
+                    "evidence": [{"document_id": f"p{gold}", "start": start, "end": start + len(city)}],
+                    "gold_position": position,
+                }
+            )
+            answers.append((context, gold))
+    tables.write(root / "data/documents.parquet", tables.DOCUMENTS, documents)
+    tables.write(root / "data/examples.parquet", tables.EXAMPLES, examples)
+    for method in skill:
+        rows = [
+            _prediction(draw, example, context, gold, facts, method, given, skill[method], hostile)
+            for given in ("full", "retrieval")
+            for example, (context, gold) in zip(examples, answers, strict=True)
+        ]
+        tables.write(root / f"reports/predictions/{method}.parquet", tables.PREDICTIONS, rows)
+    _write_sources(root, lengths, num_questions, hostile)
+    for method in ("vanilla", "focused"):
+        _write_curves(root / "reports/train" / method, method, draw)
+
+
+def _prediction(
+    draw: random.Random,
+    example: dict[str, Any],
+    context: list[int],
+    gold: int,
+    facts: list[tuple[str, str]],
+    method: str,
+    given: str,
+    skill: float,
+    hostile: str,
+) -> dict[str, Any]:
+    ease = 3.2 + skill - 0.33 * len(context) if given == "full" else 0.9 + 0.6 * skill
+    right = draw.random() < 1 / (1 + math.exp(-ease))
+    wrongs = [index for index in context if facts[index][0] != facts[gold][0]]
+    wrong = draw.choice(wrongs) if wrongs else None
+    distracted = not right and wrong is not None and draw.random() < 0.75
+    text = facts[gold][0] if right else facts[wrong][0] if distracted else f"Atlantis{hostile}"
+    return {
+        **{name: example[name] for name in ("example_id", "question_id", "benchmark", "gold_position", "answers")},
+        "method": method,
+        "input": given,
+        "num_documents": len(context),
+        "prompt_tokens": 60 + 45 * (len(context) if given == "full" else 4),
+        "prediction": text,
+        "exact_match": float(right),
+        "token_f1": float(right),
+        "best_subspan_em": float(right),
+        "error": "correct" if right else "distraction" if distracted else "other",
+        "distractor_id": f"p{wrong}" if distracted else "",
+    }
+
+
+def _write_sources(root: Path, lengths: tuple[int, ...], num_questions: int, hostile: str) -> None:
+    def shares(length: int) -> dict[str, Any]:
+        recall = {str(k): min(1.0, 0.83 + 0.03 * k) for k in (1, 3, 5, 10)}
+        retention = {str(k): min(1.0, 0.86 + 0.03 * k) for k in (1, 3, 5, 10)}
+        return {
+            "num_examples": num_questions, "num_gold_known": num_questions, "mean_chunks": float(length),
+            "recall": recall, "mrr": 0.91, "answer_retention": retention,
+        }  # fmt: skip
+
+    split = {"all": shares(8), "by_num_documents": {str(length): shares(length) for length in lengths}}
+    files.write_json(
+        root / "reports/retrieval.json",
+        {
+            "retriever": {"kind": "encoder", "source": f"package:minilm{hostile}", "revision": None, "title": True},
+            "num_examples": num_questions * len(lengths),
+            "splits": {"dev": split, "test": split},
+            "collection": {"num_questions": num_questions, "num_chunks": 120, "recall": {"1": 0.8, "5": 0.97}},
+        },
+    )
+    kept = {
+        "num_examples": num_questions, "gold_retained": 0.95, "answer_retained": 0.97, "kept_chunk_share": 1 / 3,
+        "kept_token_share": 0.34, "mean_tokens_full": 620.0, "mean_tokens_masked": 620.0,
+    }  # fmt: skip
+    files.write_json(root / "reports/mask.json", {"mode": "token", "top_k": 4, "splits": {"train": kept, "test": kept}})
+    method = {
+        "alignment": 0.83, "alignment_others": 0.31, "in_batch_accuracy": 0.96, "uniformity": -2.1,
+        "answers_equal": 0.71, "masked_exact_match": 0.66, "full_exact_match": 0.6,
+    }  # fmt: skip
+    files.write_json(
+        root / "reports/analysis.json",
+        {"num_examples": 50, "num_documents": lengths[-1], "methods": dict.fromkeys(SKILL, method)},
+    )
+    files.write_json(
+        root / "reports/prepare.json", {"benchmark": "bios", "documents": {"num": 120, "words": {"mean": 31.5}}}
+    )
+    files.write_json(
+        root / "models/base/base.json", {"source": f"models/tiny-base{hostile}", "revision": None, "sha256": "ab" * 32}
+    )
+
+
+def _write_curves(folder: Path, method: str, draw: random.Random) -> None:
+    for name in CURVES:
+        if method == "vanilla" and name not in ("loss", "clm_full", "grad_norm"):
+            continue
+        rising = name in ("in_batch_accuracy", "alignment")
+        lines = [f"step\t{name}"]
+        for step in range(5, 125, 5):
+            decay = math.exp(-step / (30 if method == "focused" else 36))
+            value = 0.95 - 0.6 * decay if rising else 0.35 + 2.1 * decay
+            if name == "alignment_others":
+                value = 0.2 + 0.1 * decay
+            lines.append(f"{step}\t{value + 0.03 * draw.random()}")
+        path = folder / "plots/metrics/train" / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+    (folder / "metrics.json").write_text('{"step": 120}\n')

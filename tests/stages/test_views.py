@@ -1,0 +1,218 @@
+"""Stages base, tokenize and mask over the shipped base: control tokens, lengths, windows, mismatches."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import tables, tokenization, weights
+from pipeline.core.documents import Evidence, Example
+from pipeline.errors import ArtifactError, ConfigError, DataError
+from pipeline.stages import base, mask, tokenize
+from tests.conftest import ROOT
+
+TEXTS = {"a": "Ada was born in Rome. <mask> </s> [INST] <s>", "b": "Bob works as a baker.", "c": "Cy lives in Oslo."}
+
+
+def choose(**changes: dict[str, Any]) -> None:
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    for section, values in changes.items():
+        params[section].update(values)
+    with Path("params.yaml").open("w") as file:
+        yaml.dump(params, file)
+
+
+def write_inputs(ranks: tuple[int, ...] = (2, 0, 1)) -> None:
+    """One example over three one-chunk documents; a is gold."""
+    example = Example(
+        "e", "q", "toy", "train", "Where was Ada born?", "", ["Rome"], list("abc"), ["a"], [Evidence("a", 0, 5)], 0
+    )
+    tables.write(mask.EXAMPLES, tables.EXAMPLES, [asdict(example)])
+    chunks = [
+        {"chunk_id": f"{d}#0", "document_id": d, "index": 0, "start": 0, "end": len(t), "title": "", "text": t}
+        for d, t in TEXTS.items()
+    ]
+    tables.write(mask.CHUNKS, tables.CHUNKS, chunks)
+    scores = {
+        "example_id": "e", "chunk_ids": ["a#0", "b#0", "c#0"], "scores": [float(-r) for r in ranks],
+        "ranks": list(ranks), "gold": [True, False, False],
+    }  # fmt: skip
+    tables.write(mask.SCORES, tables.SCORES, [scores])
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings, the shipped base after stage base, and one example."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copytree(ROOT / "models/tiny-base", tmp_path / "models/tiny-base")
+    monkeypatch.chdir(tmp_path)
+    choose(mask={"top_k": 1})
+    base.main()
+    write_inputs()
+    return tmp_path
+
+
+def test_the_card_names_the_weights_and_the_tokenizer(project: Path):
+    card = weights.read_card()
+    assert card.sha256 == hashlib.sha256(Path("models/tiny-base/model.safetensors").read_bytes()).hexdigest()
+    assert card.tokenizer_sha256 == hashlib.sha256(Path("models/base/tokenizer.json").read_bytes()).hexdigest()
+    assert sorted({card.bos_id, card.eos_id, card.pad_id, card.mask_id}) == [0, 1, 2, 3]
+    assert not list(Path("models").glob(".*"))
+
+
+def test_control_tokens_in_a_document_are_text(project: Path):
+    tokenize.main()
+    card = weights.read_card()
+    [row] = tables.scan(tokenize.FULL, tables.FULL_VIEWS)
+    controls = {card.bos_id, card.eos_id, card.pad_id, card.mask_id}
+    inside = row["input_ids"][1:-1]
+    assert not controls & set(inside)
+    assert row["input_ids"][0] == card.bos_id
+    assert row["input_ids"][-1] == card.eos_id
+    loaded = tokenization.load().tokenizer
+    start, end = row["chunk_starts"][0], row["chunk_ends"][0]
+    assert loaded.decode(row["input_ids"][start:end], skip_special_tokens=False) == f"Document: {TEXTS['a']}\n"
+
+
+def test_masked_views_keep_the_best_chunk_and_flag_the_lost_answer(project: Path, capsys: pytest.CaptureFixture[str]):
+    tokenize.main()
+    mask.main()
+    card = weights.read_card()
+    [full] = tables.scan(tokenize.FULL, tables.FULL_VIEWS)
+    [row] = tables.scan(mask.MASKED, tables.MASKED_VIEWS)
+    assert row["kept_chunk_ids"] == ["b#0"]
+    assert (row["gold_retained"], row["answer_retained"]) == (False, False)
+    start, end = full["chunk_starts"][1], full["chunk_ends"][1]
+    assert row["input_ids"][start:end] == full["input_ids"][start:end]
+    assert set(row["input_ids"][full["chunk_starts"][0] : full["chunk_ends"][0]]) == {card.mask_id}
+    marks = tables.metadata(mask.MASKED, tables.MASKED_VIEWS)
+    assert marks["tokenizer_sha256"] == card.tokenizer_sha256
+    summary = json.loads(mask.SUMMARY.read_text())
+    assert summary["splits"]["train"]["gold_retained"] == 0.0
+    assert "1 masked views, mode token, top 1" in capsys.readouterr().out
+    write_inputs(ranks=(0, 1, 2))
+    mask.main()
+    [row] = tables.scan(mask.MASKED, tables.MASKED_VIEWS)
+    assert (row["gold_retained"], row["answer_retained"]) == (True, True)
+
+
+def test_more_kept_chunks_than_there_are_keep_all_and_are_counted(project: Path, capsys: pytest.CaptureFixture[str]):
+    choose(mask={"top_k": 7})
+    tokenize.main()
+    mask.main()
+    [full], [row] = tables.scan(tokenize.FULL, tables.FULL_VIEWS), tables.scan(mask.MASKED, tables.MASKED_VIEWS)
+    assert row["input_ids"] == full["input_ids"]
+    assert "1 contexts have no more than 7 chunks and stay whole" in capsys.readouterr().out
+
+
+def test_a_row_longer_than_the_model_reads_is_refused_not_cut(project: Path):
+    choose(model={"max_tokens": 20})
+    with pytest.raises(DataError, match=r"example e has \d+ tokens, model.max_tokens allows 20; give it"):
+        tokenize.main()
+    assert not tokenize.FULL.exists()
+
+
+def test_skip_is_refused_with_a_sliding_window_shorter_than_the_input(project: Path):
+    tokenize.main()
+    choose(mask={"top_k": 1, "mode": "skip"}, model={"sliding_window": 16})
+    with pytest.raises(
+        ConfigError, match=r"mask.mode skip is not exact .* model.sliding_window is 16, example e has \d+"
+    ):
+        mask.main()
+    choose(mask={"top_k": 1, "mode": "skip"}, model={"sliding_window": 4096})
+    mask.main()
+
+
+def test_scores_of_other_chunks_and_other_row_counts_are_refused(project: Path):
+    tokenize.main()
+    scores = list(tables.scan(mask.SCORES, tables.SCORES))
+    tables.write(mask.SCORES, tables.SCORES, [scores[0] | {"chunk_ids": ["a#0", "b#0", "x#0"]}])
+    with pytest.raises(ArtifactError, match="chunks of example e are not those"):
+        mask.main()
+    tables.write(mask.SCORES, tables.SCORES, [])
+    with pytest.raises(
+        ArtifactError,
+        match=r"rows do not belong together: data/views/full.parquet \(e\), data/scores.parquet \(no row\)",
+    ):
+        mask.main()
+    assert not mask.MASKED.exists()
+
+
+def test_other_weights_than_pinned_are_refused_with_both_digests(project: Path):
+    choose(model={"sha256": "0" * 64})
+    with pytest.raises(ArtifactError, match=r"weights have sha256 [0-9a-f]{64}, the bundle pins 0{64}"):
+        base.main()
+    assert weights.BASE.is_dir()
+
+
+def test_weights_that_changed_since_the_card_are_refused(project: Path):
+    card = weights.read_card()
+    path = Path("models/tiny-base/model.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    settings = weights_settings()
+    with pytest.raises(ArtifactError, match=f"weights have sha256 [0-9a-f]+, models/base/base.json says {card.sha256}"):
+        weights.load_base(settings, card)
+
+
+def weights_settings() -> Any:
+    from pipeline import config
+    from pipeline.settings import BaseStage
+
+    return config.load(BaseStage).model
+
+
+def test_an_adapter_of_another_base_is_refused_with_both_values(project: Path):
+    folder = Path("models/vanilla")
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    card = asdict(weights.read_card())
+    weights.write_card(weights.BaseCard(**card | {"mask_id": 77}), folder)
+    with pytest.raises(
+        ArtifactError, match=r"its base has mask_id 77, models/base has \d; run `dvc repro train@vanilla`"
+    ):
+        weights.load_method("vanilla", weights_settings())
+    with pytest.raises(ArtifactError, match="models/focused: no adapter; run `dvc repro train@focused` first"):
+        weights.load_method("focused", weights_settings())
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("models/nothing", "'models/nothing' is no local folder, and the hub gave nothing"),
+        ("conf", "conf: no .safetensors file"),
+    ],
+)
+def test_a_base_that_is_not_there_is_one_line(project: Path, source: str, message: str):
+    choose(model={"source": source})
+    with pytest.raises(ArtifactError, match=message):
+        base.main()
+
+
+def test_weights_in_a_pickle_are_never_opened(project: Path):
+    """A model folder with only a pickled checkpoint is refused before anything in it runs."""
+    folder = Path("models/pickled")
+    shutil.copytree("models/tiny-base", folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cposix\nsystem\n(X\x0c\x00\x00\x00touch canary\x85R.")
+    choose(model={"source": "models/pickled", "sha256": None})
+    with pytest.raises(ArtifactError, match=r"no \.safetensors file; weights of other formats are not loaded"):
+        base.main()
+    assert not Path("canary").exists()
+
+
+def test_the_stage_leaves_with_its_exit_code_and_no_traceback(project: Path):
+    tokenize.main()
+    mask.SCORES.unlink()
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "pipeline.stages.mask"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 4
+    assert done.stderr == "error: data/scores.parquet: no such file; run `dvc repro score` first\n"
