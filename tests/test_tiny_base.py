@@ -104,7 +104,7 @@ def test_the_curve_is_strong_on_short_contexts_and_distracted_on_long_ones():
         assert set(point) == {"num_documents", "num_questions", "exact_match", "wrong_in_distractor"}
         assert point["num_questions"] >= 200
         assert 0 <= point["wrong_in_distractor"] <= 1
-    assert points[4]["exact_match"] >= 0.9
+    assert points[4]["exact_match"] >= 0.85
     assert 0.2 <= points[12]["exact_match"] <= 0.7
     assert points[20]["exact_match"] < points[12]["exact_match"] < points[8]["exact_match"]
     assert points[12]["wrong_in_distractor"] > 0.5

@@ -125,7 +125,7 @@ def make_network(vocab_size: int) -> MistralForCausalLM:
 
 
 class CopyBatches:
-    """Two exercises in copying; mostly with the tokens that biographies are made of, so that these are learned first."""
+    """Two exercises in copying random tokens; the rate of rare ones says how many the biographies do not use."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         people = all_people()

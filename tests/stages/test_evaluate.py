@@ -167,13 +167,13 @@ def test_each_test_example_is_asked_over_its_context_and_over_its_best_chunks(to
 
 
 def test_the_figures_are_those_of_the_predictions_and_equal_runs_write_equal_bytes(toy, monkeypatch):
-    files = [evaluate.PREDICTIONS / "base.parquet", evaluate.FIGURES / "base.json"]
+    paths = [evaluate.PREDICTIONS / "base.parquet", evaluate.FIGURES / "base.json"]
     run_stage(monkeypatch, "base")
-    first = [path.read_bytes() for path in files]
+    first = [path.read_bytes() for path in paths]
     run_stage(monkeypatch, "base")
-    assert [path.read_bytes() for path in files] == first
-    rows = list(tables.scan(files[0], tables.PREDICTIONS))
-    written = files.read_json(files[1], "evaluate")
+    assert [path.read_bytes() for path in paths] == first
+    rows = list(tables.scan(paths[0], tables.PREDICTIONS))
+    written = files.read_json(paths[1], "evaluate")
     assert written["method"] == "base" and list(written["inputs"]) == ["full", "retrieval"]
     for name, figures in written["inputs"].items():
         chosen = [row for row in rows if row["input"] == name]
