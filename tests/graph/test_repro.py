@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.graph.project import Project
-from tests.graph.test_dvc_yaml import INSTANCES
+from tests.graph.test_dvc_yaml import INSTANCES, written
 
 EVALUATE = ["evaluate@base", "evaluate@vanilla", "evaluate@focused"]
 FOCUSED = ["train@focused", "evaluate@focused", "analyze", "report"]
@@ -25,9 +25,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def test_every_stage_leaves_what_it_declares(project: Project):
     for stage in INSTANCES.values():
-        for out in stage["outs"]:
-            path = project.root / (next(iter(out)) if isinstance(out, dict) else out)
-            assert path.exists(), path
+        for path in written(stage):
+            assert (project.root / path).exists(), path
     summary = json.loads((project.root / "reports/summary.json").read_text())
     assert summary
     assert "focused" in (project.root / "reports/table.md").read_text()
@@ -94,15 +93,12 @@ def behind(stages: Any) -> set[str]:
     """The stages and everything that reads their outs, directly or not."""
     found = set(stages)
     while True:
-        outs = {next(iter(out)) if isinstance(out, dict) else out for name in found for out in INSTANCES[name]["outs"]}
+        outs = {Path(out) for name in found for out in written(INSTANCES[name])}
         more = {
             name
             for name, stage in INSTANCES.items()
-            if any(
-                Path(dep) in (Path(out), *Path(out).parents) or Path(out) in Path(dep).parents
-                for dep in stage["deps"]
-                for out in outs
-            )
+            for dep in map(Path, stage["deps"])
+            if any(dep == out or dep in out.parents or out in dep.parents for out in outs)
         }
         if more <= found:
             return found
