@@ -36,6 +36,11 @@ def main() -> None:
 def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, objective: focus.Objective) -> None:
     """Train, then put adapter and curves in their place; until then the earlier ones stay."""
     train = settings.train
+    if objective.contrastive > 0 and train.batch_examples < 2:
+        raise ConfigError(
+            "train.batch_examples is 1: without a second example in the batch the contrastive loss is always 0; set it "
+            "to 2 or more, or set contrastive.weight to 0.0"
+        )
     card = weights.read_card()
     batches = batching.schedule(training.context_keys(FULL), train.steps, train.batch_examples, train.seed)
     dataset = training.Scheduled(batches, FULL, MASKED if objective.reads_masked else None)

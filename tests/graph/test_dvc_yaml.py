@@ -143,7 +143,7 @@ def test_every_command_is_quoted_for_no_shell():
 
 
 def test_the_run_cache_keeps_every_stage():
-    """DVC leaves a stage out of its run cache for one uncached out that is no metric; then an edit undone runs again."""
+    """DVC leaves a stage out of its run cache for one uncached out that is no metric: an edit undone would run."""
     for name, stage in INSTANCES.items():
         uncached = {path for path, cached in written({"outs": stage["outs"]}).items() if not cached}
         assert not uncached, name

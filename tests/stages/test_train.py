@@ -1,0 +1,44 @@
+"""Stage train: what it refuses before it loads anything. The training itself: tests/test_training.py, tests/graph."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ArtifactError, ConfigError
+from pipeline.stages import train
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings alone: no artifact of an earlier stage."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    train.main()
+
+
+@pytest.mark.parametrize("arguments", [(), ("base",), ("vanilla", "focused")])
+def test_anything_but_one_known_method_is_refused(project, monkeypatch, arguments):
+    with pytest.raises(ConfigError, match=r"train takes one method, got .*; choose vanilla or focused"):
+        run(monkeypatch, *arguments)
+
+
+def test_a_batch_of_one_is_refused_when_there_is_a_contrastive_loss(project, monkeypatch):
+    params = Path("params.yaml")
+    text = params.read_text().replace("train:\n  seed: 1", "train:\n  seed: 1\n  batch_examples: 1")
+    params.write_text(text)
+    with pytest.raises(ConfigError, match=r"train.batch_examples is 1: .* set contrastive.weight to 0.0"):
+        run(monkeypatch, "focused")
+    with pytest.raises(ArtifactError, match=r"base\.json: no such file; run `dvc repro base` first"):
+        run(monkeypatch, "vanilla")
+    params.write_text(text.replace("weight: 0.1", "weight: 0.0"))
+    with pytest.raises(ArtifactError, match=r"base\.json: no such file"):
+        run(monkeypatch, "focused")
