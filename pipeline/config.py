@@ -5,6 +5,7 @@ A stage asks for its own class of settings.py and sees nothing else, so that DVC
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -14,8 +15,9 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.bundles import Retriever, Section
 from pipeline.errors import ConfigError, run
-from pipeline.settings import Section, Settings
+from pipeline.settings import ScoreStage, Settings
 
 GROUPS = ("data", "retriever", "model", "profile")
 PARAMS = Path("params.yaml")
@@ -40,7 +42,36 @@ def load(stage: type[Stage], root: Path = Path()) -> Stage:
         settings = Settings.model_validate(composed)
     except ValidationError as error:
         raise ConfigError("; ".join(_describe(item, params, use) for item in error.errors())) from None
+    load_retrievers(settings.validation.retrievers, root)
     return stage(**{name: getattr(settings, name) for name in stage.model_fields})
+
+
+def load_retrievers(names: Sequence[str], root: Path = Path()) -> dict[str, Retriever]:
+    """Bundles of conf/retriever by name, as they stand there: params.yaml changes only the one it uses.
+
+    Raises:
+        ConfigError: with every problem of every bundle, as `load` does.
+    """
+    found, problems = {}, []
+    for name in names:
+        if problem := _unknown("retriever", name, root):
+            problems.append(f"{PARAMS}: validation.retrievers: {problem}")
+            continue
+        try:
+            bundle = {"retriever": _read_yaml(root / CONF / "retriever" / f"{name}.yaml")}
+            found[name] = ScoreStage.model_validate(bundle).retriever
+        except ValidationError as error:
+            problems += [_describe(item, {}, {"retriever": name}) for item in error.errors()]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return found
+
+
+def _unknown(group: str, name: Any, root: Path) -> str:
+    """What is wrong with the name of a bundle; empty: nothing."""
+    names = sorted(path.stem for path in (root / CONF / group).glob("*.yaml"))
+    hint = _nearest(str(name), names)
+    return "" if name in names else f"no bundle {name!r}{hint}; choose from {', '.join(names)}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -66,12 +97,11 @@ def _chosen(params: dict[str, Any], root: Path) -> dict[str, str]:
         raise ConfigError(f"{PARAMS}: the section `use` must name one bundle for each of {', '.join(GROUPS)}")
     problems = [f"{PARAMS}: use.{key} is not a group{_nearest(key, GROUPS)}" for key in use if key not in GROUPS]
     for group in GROUPS:
-        names = sorted(path.stem for path in (root / CONF / group).glob("*.yaml"))
         if group not in use:
+            names = sorted(path.stem for path in (root / CONF / group).glob("*.yaml"))
             problems.append(f"{PARAMS}: use.{group} is missing; choose from {', '.join(names)}")
-        elif use[group] not in names:
-            hint = _nearest(str(use[group]), names)
-            problems.append(f"{PARAMS}: use.{group}: no bundle {use[group]!r}{hint}; choose from {', '.join(names)}")
+        elif problem := _unknown(group, use[group], root):
+            problems.append(f"{PARAMS}: use.{group}: {problem}")
     if problems:
         raise ConfigError("; ".join(problems))
     return {group: str(use[group]) for group in GROUPS}
@@ -100,6 +130,8 @@ def _lay_over(below: dict[str, Any], above: dict[str, Any]) -> None:
 def _describe(item: Any, params: dict[str, Any], use: dict[str, str]) -> str:
     """One pydantic error as one clause of the message."""
     path = [str(part) for part in item["loc"]]
+    if not path:  # two settings that do not go together
+        return f"{PARAMS}: {item['ctx']['error']}"
     # The tag of a discriminated union ("data", "bios", "seed") is no key of the file.
     if len(path) > 2 and path[0] in ("data", "retriever"):
         path.pop(1)

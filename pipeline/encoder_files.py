@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.bundles import EncoderRetriever
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.settings import EncoderRetriever
 
 WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
@@ -85,16 +85,15 @@ def _folder(source: str, revision: str | None) -> Path:
 
 def _from_hub(source: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, RevisionResolutionError
 
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=[WEIGHTS, *TOKENIZER_FILES]))
-    except (OSError, ValueError, HfHubHTTPError, RevisionResolutionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # the hub's client raises a dozen kinds, those of its HTTP library among them
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ArtifactError(
-            f"retriever.source {source!r} is no local folder, and the hub gave nothing ({reason}); put config.json, "
-            f"{WEIGHTS} and the tokenizer's files in a folder and set retriever.source to its path, or choose minilm "
-            "or bm25 (use.retriever), which need no hub"
+            f"retriever.source {source!r} is no local folder, and the hub gave nothing at revision "
+            f"{revision or 'main'} ({reason}); put config.json, {WEIGHTS} and the tokenizer's files in a folder and "
+            "set retriever.source to its path, or choose minilm or bm25 (use.retriever), which need no hub"
         ) from None
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline import embeddings, encoder_files
+from pipeline.bundles import EncoderRetriever
 from pipeline.core import encoder
 from pipeline.device import device
 from pipeline.errors import ArtifactError, NumericError
-from pipeline.settings import EncoderRetriever
 
 # N texts, B texts of a batch, D dimensions of an embedding
 

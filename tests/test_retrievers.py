@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 
 from pipeline import config, retrievers
+from pipeline.bundles import Bm25Retriever, ControlRetriever, EncoderRetriever, FusionRetriever
 from pipeline.core import recall, retrieval
-from pipeline.settings import Bm25Retriever, ControlRetriever, ScoreStage
+from pipeline.settings import ScoreStage
 from tests import tiny_bert
 from tests.conftest import ROOT
 
 TEXTS, QUESTIONS = ["abc", "abc def", "x" * 50], ["abc", "x"]
+BM25 = Bm25Retriever(kind="bm25", k1=1.5, b=0.75, title=True)
+
+
+def fusion(folder):
+    """Of a small encoder and BM25."""
+    values = tiny_bert.retriever(tiny_bert.save(folder)).model_dump()
+    return FusionRetriever(**values | {"kind": "fusion", "k1": 1.5, "b": 0.75, "rank_constant": 60.0})
 
 
 @pytest.fixture
@@ -22,16 +30,17 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("kind", ["encoder", "bm25", "oracle", "random", "worst"])
+@pytest.mark.parametrize("kind", ["encoder", "bm25", "fusion", "oracle", "random", "worst"])
 def test_every_retriever_scores_a_context_by_one_signature(kind, tmp_path, cache):
     settings = {
         "encoder": lambda: tiny_bert.retriever(tiny_bert.save(tmp_path / "bert")),
-        "bm25": lambda: Bm25Retriever(kind="bm25", k1=1.5, b=0.75, title=True),
+        "bm25": lambda: BM25,
+        "fusion": lambda: fusion(tmp_path / "bert"),
     }.get(kind, lambda: ControlRetriever(kind=kind, seed=1))()
     built = retrievers.build(settings, TEXTS, QUESTIONS)
     scores = built.scorer.scores(retrieval.Context("e", "abc", np.array([2, 0]), np.array([True, False])))
     assert scores.shape == (2,) and scores.dtype == np.float32
-    assert (built.encoder is not None) == (kind == "encoder")
+    assert (built.encoder is not None) == (kind in ("encoder", "fusion"))
 
 
 def test_an_encoder_tells_its_weights_its_encodes_and_what_it_cut(tmp_path, cache):
@@ -45,9 +54,21 @@ def test_an_encoder_tells_its_weights_its_encodes_and_what_it_cut(tmp_path, cach
     assert "0 encoded now, 3 from the cache" in warm.words
 
 
+def test_fusion_joins_the_ranks_of_its_encoder_and_bm25_and_encodes_nothing_twice(tmp_path, cache):
+    both = fusion(tmp_path / "bert")
+    alone = both.model_dump(exclude={"k1", "b", "rank_constant"}) | {"kind": "encoder"}
+    encoder = retrievers.build(EncoderRetriever(**alone), TEXTS, QUESTIONS)
+    built = retrievers.build(both, TEXTS, QUESTIONS)
+    assert "0 encoded now, 3 from the cache" in built.words
+    assert (built.identity, built.encoder) == (encoder.identity, encoder.encoder)
+    parts = [encoder.scorer, retrievers.build(BM25, TEXTS, QUESTIONS).scorer]
+    expected = retrieval.FusionScorer(parts, 60.0).collection_scores(QUESTIONS)
+    assert built.scorer.collection_scores(QUESTIONS).tolist() == expected.tolist()
+
+
 def test_bm25_and_the_controls_do_without_torch():
     program = (
-        "import sys; from pipeline import retrievers; from pipeline.settings import Bm25Retriever\n"
+        "import sys; from pipeline import retrievers; from pipeline.bundles import Bm25Retriever\n"
         "import pipeline.stages.score\n"
         "retrievers.build(Bm25Retriever(kind='bm25', k1=1.5, b=0.75, title=True), ['a'], ['a'])\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"

@@ -31,11 +31,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pipeline import files, weights  # noqa: E402
-from pipeline.core import answers, prompts  # noqa: E402
+from pipeline.core import answers, prompts, tasks  # noqa: E402
 from pipeline.core.benchmarks import bios  # noqa: E402
 
 # B sequences, L tokens, D hidden, P positions that bear a loss, V vocabulary
 
+INSTRUCTION = prompts.instruction_segment(tasks.of("bios").instruction)
 SEED = 7
 SPECIALS = ["<s>", "</s>", "<pad>", "<mask>"]
 BOS, EOS, PAD, MASK = range(4)
@@ -94,7 +95,7 @@ def make_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     texts = (text for person in range(len(people)) for text in segments(people.biography(person)))
-    tokenizer.train_from_iterator((text for part in ([prompts.INSTRUCTION], texts) for text in part), trainer)
+    tokenizer.train_from_iterator((text for part in ([INSTRUCTION], texts) for text in part), trainer)
     return tokenizer
 
 
@@ -211,7 +212,7 @@ class BiographyBatches:
         lives = [
             bios.biography("", self._people.names[other], random) for other in random.sample(context, num_documents)
         ]
-        ids = [BOS, *self._encode(prompts.INSTRUCTION)]
+        ids = [BOS, *self._encode(INSTRUCTION)]
         for life in lives:
             ids += self._encode(next(segments(life)))
         is_answer = [False] * len(ids)
@@ -352,7 +353,7 @@ def curve(
 
     counts = {size: {"correct": 0, "wrong_in_distractor": 0} for size in sizes}
     for example in tqdm(examples, desc="curve", total=num_questions * len(sizes), mininterval=5, disable=None):
-        ids = [BOS, *encode(prompts.INSTRUCTION)]
+        ids = [BOS, *encode(INSTRUCTION)]
         for document_id in example.document_ids:
             document = by_id[document_id]
             ids += encode(

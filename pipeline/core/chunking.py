@@ -7,6 +7,8 @@ of base64, is one word and is never cut: the retriever counts what it truncates.
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import regex
 
@@ -38,6 +40,24 @@ def split(text: str, max_words: int) -> list[Span]:
         first = last + 1
         cuts.append(words[first][0])
     return list(zip(cuts, [*cuts[1:], len(text)], strict=True)) if text else []
+
+
+def rows(document: Mapping[str, Any], max_words: int) -> list[dict[str, Any]]:
+    """The chunks of a document (row of tables.DOCUMENTS) as rows of tables.CHUNKS; one that is `whole` is one chunk."""
+    text = document["text"]
+    spans = [(0, len(text))] if document["whole"] else split(text, max_words)
+    return [
+        {
+            "chunk_id": f"{document['document_id']}#{index}",
+            "document_id": document["document_id"],
+            "index": index,
+            "start": start,
+            "end": end,
+            "title": document["title"],
+            "text": text[start:end],
+        }
+        for index, (start, end) in enumerate(spans)
+    ]
 
 
 def _borders(text: str, words: list[Span]) -> tuple[list[int], list[int]]:

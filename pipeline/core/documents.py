@@ -1,7 +1,7 @@
 """The shapes every benchmark is brought into: documents, and questions about contexts made of documents."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -44,6 +44,14 @@ class Example:
     evidence: list[Evidence]
     gold_position: int
     """Place of the first gold document in the context, from 0; -1: unknown."""
+    answer_types: list[str] = field(default_factory=list)
+    """Of each reference, where the benchmark knows types (Qasper); else empty."""
+    options: list[str] = field(default_factory=list)
+    """Of a multiple-choice question, in the order they are shown; else empty."""
+    gold_option: int = -1
+    """Place of the right option, from 0; -1: no multiple choice."""
+    subset: str = ""
+    """A part of the benchmark that is also reported on its own (QuALITY: hard, easy); empty: none."""
 
 
 class Benchmark(NamedTuple):
@@ -54,6 +62,14 @@ class Benchmark(NamedTuple):
 
 
 def gold_flags(spans: Iterable[tuple[str, int, int]], evidence: list[Evidence]) -> Iterator[bool]:
-    """For each chunk (document_id, start, end): does it overlap the evidence by at least one character?"""
+    """For each chunk (document_id, start, end): does it share at least half of itself, or half of a piece of evidence?
+
+    A chunk that holds the last word of the evidence does not hold the evidence. Evidence that lies in the chunks of its
+    document always has a gold chunk: the one that holds most of it, or one that lies inside it.
+    """
     for document_id, start, end in spans:
-        yield any(document_id == found.document_id and start < found.end and found.start < end for found in evidence)
+        yield any(
+            document_id == found.document_id
+            and 2 * (min(end, found.end) - max(start, found.start)) >= min(end - start, found.end - found.start)
+            for found in evidence
+        )

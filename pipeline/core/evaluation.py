@@ -1,15 +1,22 @@
 """From a prediction to the columns of its row, and from rows to the figures of one method and input."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.core import metrics, statistics
+from pipeline.core import metrics, official, statistics, tasks
 
-METRICS = ("exact_match", "token_f1", "best_subspan_em")
+METRICS = ("score", "exact_match", "token_f1", "best_subspan_em")
 POSITION_BINS = 5  # parts of a context that the gold document may stand in
 
 Row = Mapping[str, Any]
+
+_MEASURES: dict[tasks.Measure, Callable[[str, Sequence[str]], float]] = {
+    "exact_match": metrics.exact_match,
+    "qasper_f1": metrics.qasper_token_f1,
+    "longbench_f1": metrics.longbench_qa_f1,
+    "rouge_l": official.rouge_l,
+}
 
 
 def distractors(chunks: Iterable[Row], gold_document_ids: Sequence[str]) -> dict[str, str]:
@@ -24,14 +31,60 @@ def distractors(chunks: Iterable[Row], gold_document_ids: Sequence[str]) -> dict
     return {document_id: "\n".join(texts) for document_id, texts in parts.items()}
 
 
-def score(prediction: str, references: Sequence[str], distractor_texts: Mapping[str, str]) -> dict[str, Any]:
-    """The prediction, its metrics, the class of its error, and which distractor holds it (empty: none)."""
+def answer_text(generated: str, task: tasks.Task) -> str:
+    """What counts as the answer in a generated text."""
+    return generated.strip() if task.many_lines else metrics.first_line(generated)
+
+
+def generated_score(prediction: str, example: Row) -> float:
+    """Of the generated text alone: the benchmark's measure, or whether it names the right option."""
+    if example["options"]:
+        return float(metrics.parse_option(prediction, example["options"]) == example["gold_option"])
+    return _MEASURES[tasks.of(example["benchmark"]).measure](prediction, example["answers"])
+
+
+def score(
+    prediction: str, example: Row, distractor_texts: Mapping[str, str], option_log_probs: Sequence[float]
+) -> dict[str, Any]:
+    """The prediction, its metrics, the class of its error, and which distractor holds it (empty: none).
+
+    A multiple-choice question is scored twice: its `score` is that of the likeliest option (the first of equals), its
+    `exact_match` that of the option the prediction names, and an answer that names none is wrong.
+    """
+    if example["options"]:
+        return _score_choice(prediction, example, option_log_probs)
+    references = example["answers"]
     error, index = metrics.error_class(prediction, references, list(distractor_texts.values()))
     return {
         "prediction": prediction,
-        **{name: getattr(metrics, name)(prediction, references) for name in METRICS},
+        "generated_option": -1,
+        "likeliest_option": -1,
+        "option_log_probs": [],
+        "score": generated_score(prediction, example),
+        "exact_match": metrics.exact_match(prediction, references),
+        "token_f1": metrics.token_f1(prediction, references),
+        "best_subspan_em": metrics.best_subspan_em(prediction, references),
         "error": error,
         "distractor_id": list(distractor_texts)[index] if index >= 0 else "",
+    }
+
+
+def _score_choice(prediction: str, example: Row, option_log_probs: Sequence[float]) -> dict[str, Any]:
+    options, gold = example["options"], example["gold_option"]
+    generated = metrics.parse_option(prediction, options)
+    likeliest = max(range(len(options)), key=lambda place: option_log_probs[place])
+    chosen = options[generated] if generated >= 0 else ""
+    return {
+        "prediction": prediction,
+        "generated_option": generated,
+        "likeliest_option": likeliest,
+        "option_log_probs": list(option_log_probs),
+        "score": float(likeliest == gold),
+        "exact_match": float(generated == gold),
+        "token_f1": metrics.token_f1(chosen, example["answers"]),
+        "best_subspan_em": metrics.best_subspan_em(chosen, example["answers"]),
+        "error": "correct" if likeliest == gold else "other",
+        "distractor_id": "",
     }
 
 
@@ -39,7 +92,8 @@ def figures(rows: Sequence[Row], resamples: int, seed: int = 0) -> dict[str, Any
     """The same figures over all rows, by number of documents, and by fifth of the context that holds the gold document.
 
     Rates are between 0 and 1, metrics and distraction rate with 95 % intervals over questions. A row whose gold
-    position is unknown is in no position group. distraction_share_of_errors is None where nothing is wrong.
+    position is unknown is in no position group. distraction_share_of_errors is None where nothing is wrong. `official`
+    has what the benchmark's own evaluator prints (official.figures).
     """
     by_num: dict[int, list[Row]] = defaultdict(list)
     by_bin: dict[tuple[int, int], list[Row]] = defaultdict(list)
@@ -50,6 +104,7 @@ def figures(rows: Sequence[Row], resamples: int, seed: int = 0) -> dict[str, Any
             by_bin[num_documents, position * POSITION_BINS // num_documents].append(row)
     return {
         "overall": _of_group(rows, resamples, seed),
+        "official": official.figures(rows),
         "by_num_documents": [
             {"num_documents": num_documents, **_of_group(group, resamples, seed)}
             for num_documents, group in sorted(by_num.items())

@@ -14,6 +14,8 @@ import numpy as np
 import vl_convert
 from scipy import optimize
 
+from pipeline.core import wording
+
 COLOURS = {"base": "#767b82", "vanilla": "#cb5a00", "focused": "#1a7fc4"}
 OTHER_COLOURS = ("#7566d6", "#9c7600", "#00838f", "#a1584b")
 SHAPES = {"base": "circle", "vanilla": "square", "focused": "triangle-up"}
@@ -214,9 +216,18 @@ def _data(rows: Iterable[dict[str, Any]]) -> Any:
 
 
 def _svg(label: Label, chart: Any, height: int = HEIGHT) -> str:
-    spec = chart.properties(width=WIDTH, height=height).to_dict()
+    spec = _visible(chart.properties(width=WIDTH, height=height).to_dict())
     drawn: str = vl_convert.vegalite_to_svg(spec, vl_version=_VEGA_LITE, config=_CONFIG, allowed_base_urls=[])
     return _embed(drawn, label)
+
+
+def _visible(spec: Any) -> Any:
+    """Without control characters, keys included: at one of them vl-convert ends the whole process."""
+    if isinstance(spec, str):
+        return wording.visible(spec)
+    if isinstance(spec, dict):
+        return {_visible(key): _visible(value) for key, value in spec.items()}
+    return [_visible(item) for item in spec] if isinstance(spec, list) else spec
 
 
 def _embed(svg: str, label: Label) -> str:

@@ -113,7 +113,7 @@ def _complete(
     outputs: list[list[int]] = [[] for _ in prompts]
     unfinished = list(range(len(prompts)))
     for num_new in range(max_new_tokens):
-        next_B = _most_likely(head(hidden_BD), banned_ids, lengths_B)
+        next_B = most_likely(head(hidden_BD), banned_ids, lengths_B)
         going_B = next_B != eos_id
         unfinished = [row for row, going in zip(unfinished, going_B.tolist(), strict=True) if going]
         next_B = next_B[going_B]
@@ -142,7 +142,19 @@ def _padded(rows: Sequence[Prompt], value: int, device: torch.device) -> Tensor:
     return padded_BL
 
 
-def _most_likely(logits_BV: Tensor, banned_ids: list[int], lengths_B: Tensor) -> Tensor:
+def most_likely(logits_BV: Tensor, banned_ids: list[int], lengths_B: Tensor) -> Tensor:
+    """The token with the highest logit of each row, none of them banned; writes into the logits.
+
+    Raises:
+        NumericError: a logit is NaN or infinite.
+    """
+    require_finite(logits_BV, lengths_B)
+    logits_BV[:, banned_ids] = -torch.inf
+    return logits_BV.argmax(dim=1)
+
+
+def require_finite(logits_BV: Tensor, lengths_B: Tensor) -> None:
+    """Raise NumericError, with the number of tokens before it, when a row of logits is NaN or infinite."""
     finite_B = logits_BV.isfinite().all(dim=1)
     if not finite_B.all():
         num_tokens = int(lengths_B[~finite_B][0])
@@ -150,5 +162,3 @@ def _most_likely(logits_BV: Tensor, banned_ids: list[int], lengths_B: Tensor) ->
             f"logits after a prompt of {num_tokens:,} tokens are NaN or infinite; the weights or the adapter are "
             "broken (train again), or model.dtype is too coarse for this length (use float32)"
         )
-    logits_BV[:, banned_ids] = -torch.inf
-    return logits_BV.argmax(dim=1)

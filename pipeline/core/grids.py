@@ -38,20 +38,72 @@ MASK: dict[str, tuple[str, Format]] = {
     "mean_tokens_full": ("Tokens, full view", _count),
     "mean_tokens_masked": ("Tokens, masked view", _count),
 }
+LENGTHS: dict[str, tuple[str, Format]] = {
+    "num_examples": ("Examples", _count),
+    "mean_tokens": ("Tokens, mean", _count),
+    "max_tokens": ("Tokens, longest", _count),
+    "cut": ("Context cut", wording.percent),
+    "gold_cut": ("Gold chunk cut", wording.percent),
+}
 ANALYSIS: dict[str, tuple[str, Format]] = {
     "alignment": ("Cosine, own views", _hundredths),
     "alignment_others": ("Cosine, others", _hundredths),
     "in_batch_accuracy": ("Own view nearest", wording.percent),
     "uniformity": ("Uniformity", _hundredths),
     "answers_equal": ("Same answer", wording.percent),
-    "full_exact_match": ("EM, full view", wording.percent),
-    "masked_exact_match": ("EM, masked view", wording.percent),
+    "full_score": ("Score, full view", wording.percent),
+    "masked_score": ("Score, masked view", wording.percent),
 }
 
 
 def mask(values: Values) -> Grid:
     """What masking leaves, by split."""
     return _grid(dict(sorted(values.get("splits", {}).items(), key=_by_split)), MASK)
+
+
+def validation(values: Values, split: str) -> Grid:
+    """Each retriever at each size of chunk that was measured, on one split."""
+    rows = [row for row in values.get("rows", []) if row["split"] == split]
+    sizes = {row["chunk_words"] for row in rows}
+    named = {
+        row["retriever"] if len(sizes) == 1 else f"{row['retriever']}, {row['chunk_words']} words": dict(_walk(row))
+        for row in sorted(rows, key=lambda row: row["chunk_words"])
+    }
+    columns: dict[str, tuple[str, Format]] = {
+        "num_gold_known": ("Gold known", _count),
+        "mean_chunks": ("Chunks, mean", _decimal),
+        **{f"recall.{k}": (f"Recall@{k}", wording.percent) for k in (1, 3, 5, 7, 10)},
+        "all_gold.5": ("All gold@5", wording.percent),
+        "mrr": ("MRR", _hundredths),
+        "answer_retention.5": ("Answer@5", wording.percent),
+        "collection.recall.1": ("Collection: @1", wording.percent),
+        "collection.recall.5": ("@5", wording.percent),
+        "truncated_chunks": ("Chunks truncated", wording.percent),
+    }
+    return _grid(named, columns)
+
+
+def lengths(values: Values) -> Grid:
+    """Of the full views, by split."""
+    return _grid(dict(sorted(values.get("splits", {}).items(), key=_by_split)), LENGTHS)
+
+
+def official(figures: Mapping[str, Values]) -> Grid:
+    """What the benchmark's own evaluator prints, by method; names of counts open with num_. Empty without any."""
+    names = dict.fromkeys(name for values in figures.values() for name in values)
+    if not names:
+        return Grid([], [])
+    return _grid(figures, {name: (_heading(name), _count if name.startswith("num_") else _share) for name in names})
+
+
+def _heading(name: str) -> str:
+    words = name.removeprefix("num_").replace("_", " ").replace("answer f1", "F1").replace("em", "EM")
+    words = words.replace("sat style", "SAT-style")
+    return f"Questions, {words}" if name.startswith("num_") else f"{words[0].upper()}{words[1:]}"
+
+
+def _share(value: float) -> str:
+    return wording.percent(value).replace("-", wording.MINUS)
 
 
 def analysis(values: Values) -> Grid:

@@ -1,42 +1,35 @@
 """Scores of one predicted answer, each as its official evaluator computes it, and the kind of error behind a wrong one.
 
-All evaluators normalise in the same order: lower case, ASCII punctuation deleted ("a-b" becomes "ab"), articles out,
-blanks collapsed; no Unicode normalisation. Every score is the best over the references, between 0 and 1.
+All evaluators normalise alike (normalization.py). Every score is the best over the references, between 0 and 1.
 
     exact_match, token_f1   SQuAD 2.0, evaluate-v2.0.py (rajpurkar/SQuAD-explorer)
     best_subspan_em         Lost in the Middle, src/lost_in_the_middle/metrics.py (nelson-liu/lost-in-the-middle)
     qasper_token_f1         Qasper, scripts/evaluator.py (allenai/qasper-led-baseline)
+    qasper_scores           the same, with types and evidence (qasper_score.py)
     longbench_qa_f1         LongBench, metrics.py (THUDM/LongBench)
+    hotpot_f1               HotpotQA, hotpot_evaluate_v1.py (hotpotqa/hotpot)
+    quality_accuracy        QuALITY, of many answers at once (multiple_choice.py)
 """
 
-import re
-import string
-from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-import regex
-
 from pipeline.core import answers
+from pipeline.core.multiple_choice import parse_option as parse_option
+from pipeline.core.multiple_choice import quality_accuracy as quality_accuracy
+from pipeline.core.normalization import bag_f1, normalize_marks
+from pipeline.core.normalization import normalize as normalize
+from pipeline.core.qasper_score import qasper_scores as qasper_scores
 
 ErrorClass = Literal["correct", "distraction", "other"]
 
-_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = r"\b(a|an|the)\b"
-_ARTICLES_RE = re.compile(_ARTICLES)
-# A combining mark is part of the word for `regex`, a word border for `re`: "an" + U+0303 loses its "an" with `re` only.
-_ARTICLES_REGEX = regex.compile(_ARTICLES)
+_HOTPOT_WHOLE = ("yes", "no", "noanswer")
 _SENTENCE_ENDS = ".,;:!? "
 
 
 def first_line(text: str) -> str:
     """What Lost in the Middle scores of a generated text: all before the first newline, stripped; may be empty."""
     return text.split("\n")[0].strip()
-
-
-def normalize(text: str) -> str:
-    """The text as SQuAD, Qasper and LongBench compare it."""
-    return " ".join(_ARTICLES_RE.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -56,19 +49,30 @@ def best_subspan_em(prediction: str, references: Sequence[str]) -> float:
 
     The official script gives `first_line` of the output here. A reference that normalises to nothing is in everything.
     """
-    found = _normalize_regex(prediction)
-    return float(any(_normalize_regex(reference) in found for reference in references))
+    found = normalize_marks(prediction)
+    return float(any(normalize_marks(reference) in found for reference in references))
 
 
 def qasper_token_f1(prediction: str, references: Sequence[str]) -> float:
     """F1 of the bags of words; 0 when either is empty, also when both are, unlike SQuAD 2.0."""
     found = normalize(prediction).split()
-    return max((_bag_f1(found, normalize(reference).split()) for reference in references), default=0.0)
+    return max((bag_f1(found, normalize(reference).split()) for reference in references), default=0.0)
 
 
 def longbench_qa_f1(prediction: str, references: Sequence[str]) -> float:
     """LongBench took over Qasper's formula."""
     return qasper_token_f1(prediction, references)
+
+
+def hotpot_f1(prediction: str, references: Sequence[str]) -> float:
+    """F1 of the bags of words; 0 when either is empty, or yes, no or noanswer and the other is not the same."""
+
+    def of(expected: str) -> float:
+        whole = found in _HOTPOT_WHOLE or expected in _HOTPOT_WHOLE
+        return 0.0 if whole and found != expected else bag_f1(found.split(), expected.split())
+
+    found = normalize(prediction)
+    return max((of(normalize(reference)) for reference in references), default=0.0)
 
 
 def error_class(prediction: str, references: Sequence[str], distractors: Sequence[str]) -> tuple[ErrorClass, int]:
@@ -88,10 +92,6 @@ def error_class(prediction: str, references: Sequence[str], distractors: Sequenc
     return "other", -1
 
 
-def _normalize_regex(text: str) -> str:
-    return " ".join(_ARTICLES_REGEX.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
-
-
 def _squad_references(references: Sequence[str]) -> Sequence[str]:
     return [reference for reference in references if normalize(reference)] or [""]
 
@@ -99,12 +99,4 @@ def _squad_references(references: Sequence[str]) -> Sequence[str]:
 def _squad_f1(found: Sequence[str], expected: Sequence[str]) -> float:
     if not found or not expected:
         return float(found == expected)
-    return _bag_f1(found, expected)
-
-
-def _bag_f1(found: Sequence[str], expected: Sequence[str]) -> float:
-    num_shared = (Counter(found) & Counter(expected)).total()
-    if num_shared == 0:
-        return 0.0
-    precision, recall = num_shared / len(found), num_shared / len(expected)
-    return 2 * precision * recall / (precision + recall)
+    return bag_f1(found, expected)

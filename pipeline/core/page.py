@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from pipeline.core import figures, grids, summary, wording
+from pipeline.core import figures, grids, paper, summary, wording
 from pipeline.core.figures import Label, Point, Share, Step
 from pipeline.core.readings import Reading
 from pipeline.core.summary import Measured, Summary
@@ -67,6 +67,7 @@ def render(contents: Contents) -> str:
     )
     environment.filters |= {
         "percent": wording.percent,
+        "beside": wording.beside,
         "interval": wording.interval,
         "points": wording.points,
         "points_interval": wording.points_interval,
@@ -75,28 +76,42 @@ def render(contents: Contents) -> str:
     template = environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
     found, sources = contents.summary, contents.sources
     analysis = sources.get("analysis", {})
+    split = contents.settings.get("eval", {}).get("split", "test")
+    heading, measure = wording.MEASURES[found.measure]
     return template.render(
         title=contents.title,
         headline=wording.headline(found),
         caption=wording.caption(found),
         summary=found,
+        split=split,
+        heading=heading,
+        measure=measure,
+        beside_headings=wording.headings(found.measure),
+        caution=wording.caution(found, sources.get("base", {}).get("source", "")),
+        official_table=grids.official(found.official),
+        lengths_table=grids.lengths(sources.get("tokenize", {})),
         shorter=[length.label() for length in found.lengths[:-1]],
         by_group={(row.name, row.group): row for row in found.by_length},
         colour_of=_colours(found),
-        length_figures=_measured_curves(found.by_length, "length", "Documents in the context"),
-        position_figures=_measured_curves(found.by_position, "position", "Place of the gold document (1 = first)"),
+        length_figures=_measured_curves(found.by_length, "length", "Documents in the context", measure),
+        position_figures=_measured_curves(
+            found.by_position, "position", "Place of the gold document (1 = first)", measure
+        ),
         error_figure=_error_figure(found.longest),
         training_figures=_training_figures(contents.curves),
-        retrieval_figure=_retrieval_figure(sources.get("retrieval", {}), found),
+        retrieval_figure=_retrieval_figure(sources.get("retrieval", {}), found, split),
+        validation_figures=_validation_figures(sources.get("validation", {}), contents.settings, split),
+        validation_table=grids.validation(sources.get("validation", {}), split),
         retrieval_table=grids.retrieval(sources.get("retrieval", {})),
         retriever=grids.settings(sources.get("retrieval", {}).get("retriever", {})),
+        tokenize=sources.get("tokenize", {}),
         mask=sources.get("mask", {}),
         mask_table=grids.mask(sources.get("mask", {})),
         analysis=analysis,
         analysis_table=grids.analysis(analysis),
         base=grids.settings(sources.get("base", {})),
         prepared=grids.settings(sources.get("prepare", {})),
-        paper=summary.PAPER,
+        paper=paper.FIGURES,
         readings=contents.readings,
         settings=grids.settings(contents.settings),
     )
@@ -119,20 +134,18 @@ def _figure(label: Label, svg: str) -> Figure:
     return Figure(label.title, Markup(wording.visible(svg)))
 
 
-def _measured_curves(rows: Sequence[Measured], key: str, x: str) -> list[Figure]:
-    """Exact match by group: one figure for each input, with the same y axis; none where there is one group only."""
+def _measured_curves(rows: Sequence[Measured], key: str, x: str, measure: str) -> list[Figure]:
+    """Scores by group: one figure for each input, with the same y axis; none where there is one group only."""
     if len({row.group for row in rows}) < 2:
         return []
-    top = min(100.0, 100 * max(row.exact_match.high for row in rows) * 1.05 or 100.0)
+    top = min(100.0, 100 * max(row.score.high for row in rows) * 1.05 or 100.0)
     drawn = []
     for given in dict.fromkeys(row.input for row in rows):
         points = [
-            Point(row.method, row.group, *(100 * value for value in row.exact_match))
-            for row in rows
-            if row.input == given
+            Point(row.method, row.group, *(100 * value for value in row.score)) for row in rows if row.input == given
         ]
         title = "Reading the full context" if given == "full" else f"With {given} at inference"
-        label = Label(f"{key}-{given}", title, x, "Exact match (%)")
+        label = Label(f"{key}-{given}", title, x, f"{measure[0].upper()}{measure[1:]} (%)")
         drawn.append(_figure(label, figures.curve(label, points, top=top)))
     return drawn
 
@@ -163,17 +176,47 @@ def _training_figures(curves: Curves) -> list[Figure]:
     return drawn
 
 
-def _retrieval_figure(quality: Mapping[str, Any], found: Summary) -> Figure | None:
-    """Recall and answer retention by k, at the longest contexts of the test split."""
-    test = quality.get("splits", {}).get("test")
-    if test is None:
+def _retrieval_figure(quality: Mapping[str, Any], found: Summary, split: str) -> Figure | None:
+    """Recall and answer retention by k, at the longest contexts of the split that was asked."""
+    asked = quality.get("splits", {}).get(split)
+    if asked is None:
         return None
-    longest = test["by_num_documents"].get(str(found.lengths[-1].high), test["all"])
+    longest = asked["by_num_documents"].get(str(found.lengths[-1].high), asked["all"])
     points = [
         Point(name, k, *[100 * share] * 3)
         for name, measure in (("gold chunk", "recall"), ("an answer", "answer_retention"))
         for k, share in sorted(longest[measure].items(), key=lambda item: int(item[0]))
         if share is not None
     ]
-    label = Label("retrieval", "What the best-scored chunks hold", "Best-scored chunks kept (k)", "Test examples (%)")
+    label = Label(
+        "retrieval",
+        "What the best-scored chunks hold",
+        "Best-scored chunks kept (k)",
+        f"{split.capitalize()} examples (%)",
+    )
     return _figure(label, figures.curve(label, points, top=100.0)) if points else None
+
+
+def _validation_figures(found: Mapping[str, Any], settings: Mapping[str, Any], split: str) -> list[Figure]:
+    """Recall of the gold chunk by retriever: over k at the size that is used, and over the sizes."""
+    rows = [row for row in found.get("rows", []) if row["split"] == split and row["num_gold_known"]]
+    if not rows:
+        return []
+    measured_as = found["measured_as"]
+    used = measured_as.get(str(settings.get("chunk", {}).get("words")), rows[0]["chunk_words"])
+    sizes = sorted({row["chunk_words"] for row in rows})
+
+    def point(row: Mapping[str, Any], k: str, group: str) -> Point:
+        return Point(
+            row["retriever"], group, *(100 * share for share in (row["recall"][k], *row["recall_interval"][k]))
+        )
+
+    y = f"Gold chunk found, {split} (%)"
+    by_k = [point(row, k, k) for row in rows if row["chunk_words"] == used for k in sorted(row["recall"], key=int)]
+    label = Label("validation-k", f"Retrievers compared, chunks of {used} words", "Best-scored chunks (k)", y)
+    drawn = [_figure(label, figures.curve(label, by_k, top=100.0))]
+    if len(sizes) > 1:
+        by_size = [point(row, "5", str(size)) for size in sizes for row in rows if row["chunk_words"] == size]
+        label = Label("validation-words", "Best 5 chunks, by their size", "Words of a chunk", y)
+        drawn.append(_figure(label, figures.curve(label, by_size, top=100.0)))
+    return drawn

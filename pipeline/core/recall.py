@@ -4,21 +4,58 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.core import answers
-from pipeline.core.retrieval import Bools, CollectionScorer, Context, Floats, Ints
+from pipeline.core import answers, collection, retrieval
+from pipeline.core.collection import Chunk, Collection
+from pipeline.core.retrieval import Bools, CollectionScorer, Context, ControlScorer, Floats, Ints, Scorer
 
-CONTEXT_KS = (1, 3, 5, 10)
+CONTEXT_KS = (1, 3, 5, 7, 10)
 COLLECTION_KS = (1, 5, 10, 20)
+MAX_COLLECTION = 50_000  # unique chunks; to rank more of them for every question takes longer than all the rest
 QUESTIONS_PER_BLOCK = 256  # 256 x 50,000 float32 scores are 51 MB
+
+
+class Ranked(NamedTuple):
+    """The chunks of an example's context, scored and ranked."""
+
+    chunks: list[Chunk]
+    context: Context
+    scores_C: Floats
+    ranks_C: Ints
+    answer_C: Bools
+    """Chunks in which a reference answer stands."""
+
+
+def rank(example: Mapping[str, Any], known: Collection, scorer: Scorer, retriever: str) -> Ranked:
+    """Score one row of tables.EXAMPLES; `retriever` is the name for messages.
+
+    Raises:
+        ArtifactError: a document of the context has no chunks.
+        DataError, NumericError: as the scorer and retrieval.ranks do.
+    """
+    chunks = known.chunks(example)
+    context = collection.context(example, chunks)
+    scores_C = scorer.scores(context)
+    ranks_C = retrieval.ranks(scores_C, retriever, context.example_id)
+    answer_C = answer_flags([chunk.text for chunk in chunks], example["answers"])
+    return Ranked(chunks, context, scores_C, ranks_C, answer_C)
 
 
 def best_rank(ranks_C: Ints, flags_C: Bools) -> int | None:
     """The best rank among the flagged chunks; None when none is flagged."""
     return int(ranks_C[flags_C].min()) if flags_C.any() else None
+
+
+def all_gold_rank(ranked: Ranked) -> int | None:
+    """The rank by which every gold document has shown a gold chunk; None when no gold chunk is known."""
+    best_of: dict[str, int] = {}
+    for place in np.flatnonzero(ranked.context.gold_C):
+        document_id, found = ranked.chunks[place].document_id, int(ranked.ranks_C[place])
+        best_of[document_id] = min(found, best_of.get(document_id, found))
+    return max(best_of.values(), default=None)
 
 
 def answer_flags(texts: Iterable[str], references: Sequence[str]) -> Bools:
@@ -27,33 +64,44 @@ def answer_flags(texts: Iterable[str], references: Sequence[str]) -> Bools:
 
 
 class Tally:
-    """Sums over examples, and the shares they make."""
+    """Ranks of some examples, and the shares they make."""
 
     def __init__(self) -> None:
-        self._num_examples = self._num_gold_known = self._num_chunks = 0
+        self._num_examples = self._num_chunks = 0
         self._reciprocal_ranks = 0.0
-        self._gold_within: Counter[int] = Counter()
+        self._all_gold_within: Counter[int] = Counter()
         self._answer_within: Counter[int] = Counter()
+        self._gold_ranks: list[int] = []
+        self._question_ids: list[str] = []
 
-    def add(self, num_chunks: int, gold_rank: int | None, answer_rank: int | None) -> None:
-        """Count one example: ranks of its best gold chunk and of its best chunk that holds an answer."""
+    def add(self, question_id: str, ranked: Ranked) -> None:
+        """Count one example."""
+        gold_rank = best_rank(ranked.ranks_C, ranked.context.gold_C)
+        last_rank, answer_rank = all_gold_rank(ranked), best_rank(ranked.ranks_C, ranked.answer_C)
         self._num_examples += 1
-        self._num_chunks += num_chunks
+        self._num_chunks += len(ranked.chunks)
         for k in CONTEXT_KS:
-            self._gold_within[k] += gold_rank is not None and gold_rank < k
+            self._all_gold_within[k] += last_rank is not None and last_rank < k
             self._answer_within[k] += answer_rank is not None and answer_rank < k
         if gold_rank is not None:
-            self._num_gold_known += 1
+            self._gold_ranks.append(gold_rank)
+            self._question_ids.append(question_id)
             self._reciprocal_ranks += 1 / (1 + gold_rank)
 
+    def gold_hits(self, k: int) -> tuple[list[bool], list[str]]:
+        """Of the examples whose gold chunk is known: is one among the best k, and the question it was asked by."""
+        return [found < k for found in self._gold_ranks], self._question_ids
+
     def shares(self) -> dict[str, Any]:
-        """recall and mrr over the examples whose gold chunk is known (None without one), the rest over all."""
-        known, total = self._num_gold_known, self._num_examples
+        """recall (a gold chunk of the best k), all_gold (one of every gold document) and mrr over the examples whose
+        gold chunk is known, None without one; the rest over all."""
+        known, total = len(self._gold_ranks), self._num_examples
         return {
             "num_examples": total,
             "num_gold_known": known,
             "mean_chunks": self._num_chunks / total,
-            "recall": {str(k): self._gold_within[k] / known if known else None for k in CONTEXT_KS},
+            "recall": {str(k): sum(self.gold_hits(k)[0]) / known if known else None for k in CONTEXT_KS},
+            "all_gold": {str(k): self._all_gold_within[k] / known if known else None for k in CONTEXT_KS},
             "mrr": self._reciprocal_ranks / known if known else None,
             "answer_retention": {str(k): self._answer_within[k] / total for k in CONTEXT_KS},
         }
@@ -63,17 +111,24 @@ class Quality:
     """Tallies of the contexts of a run, by split and by number of documents."""
 
     def __init__(self) -> None:
-        self.gold_rows: defaultdict[str, set[int]] = defaultdict(set)
-        """question -> its gold chunks among the unique chunks."""
-        self._whole: defaultdict[str, Tally] = defaultdict(Tally)
+        self.of_split: defaultdict[str, Tally] = defaultdict(Tally)
         self._parts: defaultdict[str, defaultdict[int, Tally]] = defaultdict(lambda: defaultdict(Tally))
+        self._gold_rows: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
 
-    def add(self, split: str, num_documents: int, context: Context, ranks_C: Ints, answer_C: Bools) -> None:
-        """Count one example; `answer_C`: chunks that hold an answer."""
-        self.gold_rows[context.question].update(context.rows_C[context.gold_C].tolist())
-        gold_rank, answer_rank = best_rank(ranks_C, context.gold_C), best_rank(ranks_C, answer_C)
-        for tally in (self._whole[split], self._parts[split][num_documents]):
-            tally.add(len(ranks_C), gold_rank, answer_rank)
+    def add(self, example: Mapping[str, Any], ranked: Ranked) -> None:
+        """Count one row of tables.EXAMPLES."""
+        split, context = example["split"], ranked.context
+        self._gold_rows[split, context.question].update(context.rows_C[context.gold_C].tolist())
+        for tally in (self.of_split[split], self._parts[split][len(example["document_ids"])]):
+            tally.add(example["question_id"], ranked)
+
+    def gold_rows(self, split: str | None = None) -> dict[str, set[int]]:
+        """question -> its gold chunks among the unique chunks, in one split or in all."""
+        found: defaultdict[str, set[int]] = defaultdict(set)
+        for (where, question), rows in self._gold_rows.items():
+            if split in (None, where):
+                found[question] |= rows
+        return dict(found)
 
     def splits(self) -> dict[str, Any]:
         """split -> {all: shares, by_num_documents: {number: shares}}."""
@@ -82,7 +137,7 @@ class Quality:
                 "all": whole.shares(),
                 "by_num_documents": {str(n): tally.shares() for n, tally in sorted(self._parts[split].items())},
             }
-            for split, whole in self._whole.items()
+            for split, whole in self.of_split.items()
         }
 
 
@@ -95,8 +150,15 @@ def collection_rank(scores_N: Floats, gold_rows: Iterable[int]) -> int:
     return int(ahead.sum())
 
 
-def in_collection(scorer: CollectionScorer, num_unique_chunks: int, gold: Mapping[str, set[int]]) -> dict[str, Any]:
-    """Recall of the gold chunk when every question ranks all unique chunks. `gold`: question -> its gold rows."""
+def in_collection(
+    scorer: CollectionScorer | ControlScorer, num_unique_chunks: int, gold: Mapping[str, set[int]]
+) -> dict[str, Any] | None:
+    """Recall of the gold chunk when every question ranks all unique chunks. `gold`: question -> its gold rows.
+
+    None for the controls, which rank contexts only, and above MAX_COLLECTION unique chunks.
+    """
+    if isinstance(scorer, ControlScorer) or num_unique_chunks > MAX_COLLECTION:
+        return None
     asked = [question for question, rows in gold.items() if rows]
     within: Counter[int] = Counter()
     for start in range(0, len(asked), QUESTIONS_PER_BLOCK):

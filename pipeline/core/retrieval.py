@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 import bm25s
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, stats
 
 from pipeline.errors import DataError, NumericError
 
@@ -143,6 +143,33 @@ class Bm25Scorer:
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
+
+
+class FusionScorer:
+    """Reciprocal rank fusion (Cormack et al., 2009): the sum over retrievers of 1 / (rank_constant + rank).
+
+    A rank is one more than the number of chunks that score higher, so equal scores count the same: the many chunks in
+    which BM25 finds no word of the question gain nothing from their place in the context.
+    """
+
+    def __init__(self, scorers: Sequence[CollectionScorer], rank_constant: float) -> None:
+        self._scorers, self._rank_constant = scorers, rank_constant
+
+    def scores(self, context: Context) -> Floats:
+        """Ranks are those among the chunks of the context."""
+        return self._fused([scorer.scores(context) for scorer in self._scorers])
+
+    def collection_scores(self, questions: Sequence[str]) -> Floats:
+        """Ranks are those among all unique chunks."""
+        return self._fused([scorer.collection_scores(questions) for scorer in self._scorers])
+
+    def _fused(self, found: Sequence[Floats]) -> Floats:
+        """`found`: scores of each retriever, chunks last. What is no finite number makes its question's scores NaN."""
+        fused = np.zeros_like(found[0], dtype=np.float64)
+        for scores in found:
+            finite = np.where(np.isfinite(scores), scores, np.nan)
+            fused += 1 / (self._rank_constant + stats.rankdata(-finite, method="min", axis=-1))
+        return fused.astype(np.float32)
 
 
 class ControlScorer:

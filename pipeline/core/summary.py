@@ -6,41 +6,26 @@ questions.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core import statistics
+from pipeline.core import official, paper, statistics, tasks
+from pipeline.core.ranges import Range, ranges
 from pipeline.errors import ArtifactError
 
 METHODS = ("base", "vanilla", "focused")
 REFERENCE = ("vanilla", "full")
 COLUMNS = (
     "example_id", "question_id", "benchmark", "method", "input", "num_documents", "gold_position", "prompt_tokens",
-    "prediction", "exact_match", "token_f1", "best_subspan_em", "error", "distractor_id",
+    "prediction", "answers", "answer_types", "subset", "gold_option", "generated_option", "likeliest_option", "score",
+    "exact_match", "token_f1", "best_subspan_em", "error", "distractor_id",
 )  # fmt: skip
 
-# arXiv 2411.05928, Mistral-7B; None: the figure is not known to us.
-PAPER = (
-    {"benchmark": "QuALITY", "metric": "accuracy", "vanilla": 47.17, "retrieval": 50.14, "focused": 51.39},
-    {"benchmark": "Qasper", "metric": "F1", "vanilla": 48.65, "retrieval": None, "focused": 59.62},
-)
-
 Prediction = dict[str, Any]
-
-
-class Range(NamedTuple):
-    """Neighbouring whole numbers, both ends included."""
-
-    low: int
-    high: int
-
-    def label(self, shift: int = 0) -> str:
-        low, high = self.low + shift, self.high + shift
-        return f"{low}" if low == high else f"{low}\N{EN DASH}{high}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +36,9 @@ class Measured:
     input: str
     group: str
     num_examples: int
-    exact_match: statistics.Interval
+    score: statistics.Interval
+    """By the benchmark's own measure."""
+    exact_match: float
     token_f1: float
     best_subspan_em: float
     correct_rate: float
@@ -59,7 +46,7 @@ class Measured:
     other_rate: float
     mean_prompt_tokens: float
     to_vanilla: statistics.PairedDifference | None
-    """Exact match minus that of vanilla on the full context, same examples."""
+    """Score minus that of vanilla on the full context, same examples."""
 
     @property
     def name(self) -> str:
@@ -71,6 +58,8 @@ class Summary:
     """Everything measured on the predictions."""
 
     benchmarks: list[str]
+    measure: tasks.Measure
+    """What `score` is."""
     num_examples: int
     """Of one method and input, all lengths together."""
     num_questions: int
@@ -81,6 +70,8 @@ class Summary:
     by_length: list[Measured]
     by_position: list[Measured]
     """At the longest context; positions count from 1. Empty when the gold documents are unknown."""
+    official: dict[str, official.Figures]
+    """By name of the table's row, over all lengths: what the benchmark's own evaluator prints; may be empty."""
 
     @property
     def documents(self) -> str:
@@ -120,27 +111,21 @@ def summarise(predictions: Iterable[Prediction], *, resamples: int, seed: int = 
             if row["num_documents"] >= lengths[-1].low and place.low <= row["gold_position"] <= place.high
         ]
         by_position += _measure_all(rows_of, chosen, place.label(shift=1), resamples, seed)
+    benchmarks = sorted({row["benchmark"] for row in examples.values()})
     return Summary(
-        benchmarks=sorted({row["benchmark"] for row in examples.values()}),
+        benchmarks=benchmarks,
+        measure=tasks.of(benchmarks[0]).measure,
         num_examples=len(examples),
         num_questions=len({row["question_id"] for row in examples.values()}),
         lengths=lengths,
         longest=by_length[-len(rows_of) :],
         by_length=by_length,
         by_position=by_position,
+        official={
+            row_name(method, given): official.figures(list(answered.values()))
+            for (method, given), answered in rows_of.items()
+        },
     )
-
-
-def ranges(values: Sequence[int], *, most: int, parts: int) -> list[Range]:
-    """Each value on its own while there are at most `most`, else up to `parts` ranges of about equally many values."""
-    distinct = sorted(set(values))
-    if len(distinct) <= most:
-        return [Range(value, value) for value in distinct]
-    num_below = {value: sum(other < value for other in values) for value in distinct}
-    cuts = [len(values) * part / parts for part in range(parts)]
-    starts = sorted({min(distinct, key=lambda value: abs(num_below[value] - cut)) for cut in cuts})
-    ends = [max(value for value in distinct if value < start) for start in starts[1:]] + [distinct[-1]]
-    return [Range(low, high) for low, high in zip(starts, ends, strict=True)]
 
 
 def row_name(method: str, given: str) -> str:
@@ -165,7 +150,7 @@ def _by_row(predictions: Iterable[Prediction]) -> dict[tuple[str, str], dict[str
             )
         answered[row["example_id"]] = row
     if not found:
-        raise ArtifactError("no predictions to report; the test split may be empty, see reports/prepare.json")
+        raise ArtifactError("no predictions to report; the split of eval.split may be empty, see reports/prepare.json")
     ordered = dict(sorted(found.items(), key=lambda item: (method_order(item[0][0]), item[0][1] != "full", item[0][1])))
     first, *others = ordered
     for other in others:
@@ -185,11 +170,11 @@ def _measure_all(
     for (method, given), answered in rows_of.items():
         rows = [answered[key] for key in chosen]
         questions = [row["question_id"] for row in rows]
-        hits = _column(rows, "exact_match")
+        scores = _column(rows, "score")
         to_vanilla = None
         if (method, given) != REFERENCE and REFERENCE in rows_of:
-            reference = _column([rows_of[REFERENCE][key] for key in chosen], "exact_match")
-            to_vanilla = statistics.paired_difference(hits, reference, questions, resamples=resamples, seed=seed)
+            reference = _column([rows_of[REFERENCE][key] for key in chosen], "score")
+            to_vanilla = statistics.paired_difference(scores, reference, questions, resamples=resamples, seed=seed)
         errors = [row["error"] for row in rows]
         measured.append(
             Measured(
@@ -197,7 +182,8 @@ def _measure_all(
                 input=given,
                 group=group,
                 num_examples=len(rows),
-                exact_match=statistics.interval(hits, questions, resamples=resamples, seed=seed),
+                score=statistics.interval(scores, questions, resamples=resamples, seed=seed),
+                exact_match=float(_column(rows, "exact_match").mean()),
                 token_f1=float(_column(rows, "token_f1").mean()),
                 best_subspan_em=float(_column(rows, "best_subspan_em").mean()),
                 correct_rate=errors.count("correct") / len(rows),
@@ -215,7 +201,7 @@ def _column(rows: list[Prediction], name: str) -> NDArray[np.float64]:
 
 
 def record(summary: Summary, sources: dict[str, Any]) -> dict[str, Any]:
-    """The summary as JSON; rates and exact match from 0 to 1.
+    """The summary as JSON; rates and scores from 0 to 1.
 
     The top is flat numbers by method, which `dvc metrics` shows side by side; it leaves lists alone, so the rest is
     lists: the three groupings, the paper's figures (percent) and `sources`, the stages' own figures by file name.
@@ -223,7 +209,9 @@ def record(summary: Summary, sources: dict[str, Any]) -> dict[str, Any]:
     longest = {measured.name.replace(" + ", "_"): measured for measured in summary.longest}
     return {
         "num_examples": summary.longest[0].num_examples,
-        "exact_match": {name: measured.exact_match.mean for name, measured in longest.items()},
+        "measure": summary.measure,
+        "score": {name: measured.score.mean for name, measured in longest.items()},
+        "exact_match": {name: measured.exact_match for name, measured in longest.items()},
         "token_f1": {name: measured.token_f1 for name, measured in longest.items()},
         "best_subspan_em": {name: measured.best_subspan_em for name, measured in longest.items()},
         "distraction_rate": {name: measured.distraction_rate for name, measured in longest.items()},
@@ -234,7 +222,8 @@ def record(summary: Summary, sources: dict[str, Any]) -> dict[str, Any]:
         "longest": [_record(measured) for measured in summary.longest],
         "by_num_documents": [_record(measured) for measured in summary.by_length],
         "by_gold_position": [_record(measured) for measured in summary.by_position],
-        "paper": list(PAPER),
+        "official": [{"name": name, "values": values} for name, values in summary.official.items()],
+        "paper": list(paper.FIGURES),
         "sources": [{"file": name, "values": values} for name, values in sources.items()],
     }
 
@@ -243,6 +232,6 @@ def _record(measured: Measured) -> dict[str, Any]:
     to_vanilla = measured.to_vanilla
     return {
         **asdict(measured),
-        "exact_match": measured.exact_match._asdict(),
+        "score": measured.score._asdict(),
         "to_vanilla": None if to_vanilla is None else to_vanilla._asdict(),
     }

@@ -1,12 +1,15 @@
 """The full view x of an example: the token ids of its whole context, its question and its answer."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pipeline.core import prompts
 
-Encode = Callable[[str], Sequence[int]]
+Ids = Sequence[int]
+Encode = Callable[[str], Ids]
 """Token ids of a text, without special tokens; `<mask>` or `</s>` inside the text are plain text."""
+
+Cut = Literal["end", "middle"]
 
 
 class ContextChunk(NamedTuple):
@@ -18,27 +21,27 @@ class ContextChunk(NamedTuple):
     text: str
 
 
-class FullView(NamedTuple):
-    """Token ids of BOS, instruction, chunks, question, answer, EOS; token span of each chunk; length of the prompt."""
+class Context(NamedTuple):
+    """Token ids of BOS, instruction and chunks, and the token span of each chunk; questions may share it."""
 
     input_ids: list[int]
     chunk_starts: list[int]
     chunk_ends: list[int]
+
+
+class FullView(NamedTuple):
+    """Token ids of context, question, answer and EOS; token span of each chunk; where question and answer begin."""
+
+    input_ids: list[int]
+    chunk_starts: list[int]
+    chunk_ends: list[int]
+    question_start: int
     prompt_end: int
 
 
-def full_view(
-    chunks: Sequence[ContextChunk],
-    question: str,
-    answer_lead: str,
-    answer: str,
-    encode: Encode,
-    *,
-    bos_id: int,
-    eos_id: int,
-) -> FullView:
-    """Lay out one example. `chunks` are in context order; the chunks of one document follow each other."""
-    ids = [bos_id, *encode(prompts.INSTRUCTION)]
+def context(chunks: Sequence[ContextChunk], instruction: str, encode: Encode, bos_id: int) -> Context:
+    """Lay out the chunks, which are in context order; those of one document follow each other."""
+    ids = [bos_id, *encode(prompts.instruction_segment(instruction))]
     starts, ends = [], []
     for index, chunk in enumerate(chunks):
         starts.append(len(ids))
@@ -51,7 +54,33 @@ def full_view(
             )
         )
         ends.append(len(ids))
-    ids += encode(prompts.question_segment(question, answer_lead))
-    prompt_end = len(ids)
-    ids += [*encode(prompts.answer_segment(answer)), eos_id]
-    return FullView(ids, starts, ends, prompt_end)
+    return Context(ids, starts, ends)
+
+
+def cut(laid: Context, max_tokens: int, where: Cut) -> Context:
+    """The context with at most `max_tokens` tokens; BOS, instruction and the last token (a line end) always stay.
+
+    `end` leaves out the last chunks' tokens, `middle` those in the middle of all chunks, as LongBench does. Spans of
+    chunks that are gone are empty.
+    """
+    excess = len(laid.input_ids) - max_tokens
+    if excess <= 0 or not laid.chunk_starts:
+        return laid
+    first = laid.chunk_starts[0]
+    kept = len(laid.input_ids) - first - excess
+    assert kept > 0, "the caller knows that the question leaves room for a context"
+    start = first + (kept - 1 if where == "end" else kept // 2)
+
+    def moved(place: int) -> int:
+        return min(place, start) if place < start + excess else place - excess
+
+    ids = laid.input_ids[:start] + laid.input_ids[start + excess :]
+    return Context(ids, [moved(place) for place in laid.chunk_starts], [moved(place) for place in laid.chunk_ends])
+
+
+def full_view(laid: Context, question_ids: Ids, answer_ids: Ids, eos_id: int) -> FullView:
+    """Context, question and answer in one row."""
+    prompt = [*laid.input_ids, *question_ids]
+    return FullView(
+        [*prompt, *answer_ids, eos_id], laid.chunk_starts, laid.chunk_ends, len(laid.input_ids), len(prompt)
+    )

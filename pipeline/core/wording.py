@@ -6,8 +6,34 @@ Shares are written in percent with one decimal, differences in points with their
 import re
 import unicodedata
 
+from pipeline.core import tasks
 from pipeline.core.statistics import Interval, PairedDifference
 from pipeline.core.summary import Measured, Summary
+
+MEASURES: dict[tasks.Measure, tuple[str, str]] = {
+    "exact_match": ("EM", "exact match"),
+    "accuracy": ("Accuracy", "accuracy"),
+    "qasper_f1": ("F1", "answer F1"),
+    "longbench_f1": ("F1", "answer F1"),
+    "rouge_l": ("ROUGE-L", "ROUGE-L"),
+}
+"""Each measure as a heading and in a sentence."""
+
+BESIDE: dict[tasks.Measure, tuple[str, ...]] = {
+    "exact_match": ("token_f1", "best_subspan_em", "distraction_rate"),
+    "accuracy": ("exact_match",),
+    "qasper_f1": ("exact_match",),
+    "longbench_f1": ("exact_match", "best_subspan_em"),
+    "rouge_l": (),
+}
+"""What the main table shows beside the measure."""
+
+_HEADINGS = {"token_f1": "F1", "best_subspan_em": "Sub-span", "distraction_rate": "Distracted", "exact_match": "EM"}
+_MEANINGS = {
+    "best_subspan_em": "Sub-span: the right answer stands anywhere in the given one.",
+    "distraction_rate": "Distracted: a wrong answer that stands in a distractor.",
+}
+_CHOICE = "Accuracy: the option whose letter is likeliest. Generated: the option that the written answer names."
 
 MINUS = "\N{MINUS SIGN}"
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -56,6 +82,7 @@ def headline(summary: Summary) -> str:
         return "Focused learning and vanilla fine-tuning are not both among the predictions: nothing to compare yet."
     found = focused.to_vanilla
     where = f"With {summary.documents} in the context"
+    measure = MEASURES[summary.measure][1]
     chance = p_value(found.p_value).replace(" ", NO_BREAK)
     spread = f"95{NO_BREAK}% interval {points(found.low)} to {points(found.high)}, {chance}"
     counted = f"{found.num_questions:,} questions"
@@ -63,20 +90,32 @@ def headline(summary: Summary) -> str:
         counted = f"{focused.num_examples:,} examples of {counted}"
     if found.low <= 0.0 <= found.high:
         return (
-            f"{where}, these numbers do not tell focused learning from vanilla fine-tuning: exact match differs by "
+            f"{where}, these numbers do not tell focused learning from vanilla fine-tuning: {measure} differs by "
             f"{points(found.difference)} points ({spread}; {counted})."
         )
     direction = "above" if found.difference > 0.0 else "below"
     return (
         f"{where}, focused learning is {abs(100 * found.difference):.1f} points {direction} vanilla fine-tuning in "
-        f"exact match ({spread}; {counted})."
+        f"{measure} ({spread}; {counted})."
+    )
+
+
+def caution(summary: Summary, base: str) -> str:
+    """What must be read before the numbers: the shipped model was made for bios alone. Empty: nothing."""
+    if not base.endswith("models/tiny-base") or summary.benchmarks == ["bios"]:
+        return ""
+    return (
+        f"The base model here is the shipped one of 1.1 million parameters, trained on generated biographies: its "
+        f"answers to {', '.join(summary.benchmarks)} are poor and say nothing about the method. What this run shows is "
+        "the data, the retrieval and the scoring."
     )
 
 
 def table(summary: Summary) -> str:
     """The main table in Markdown, padded so that it also reads well in a terminal; its caption is the last line."""
-    header = ["Method", "EM", "95 % interval", "F1", "Sub-span", "Distracted", "To vanilla", "95 % interval", "p"]
-    header += [f"EM at {length.label()}" for length in summary.lengths[:-1]]
+    measure = MEASURES[summary.measure][0]
+    header = ["Method", measure, "95 % interval", *headings(summary.measure), "To vanilla", "95 % interval", "p"]
+    header += [f"{measure} at {length.label()}" for length in summary.lengths[:-1]]
     rows = [header, *(_cells(row, summary) for row in summary.longest)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     rule = f"|:{'-' * (widths[0] + 1)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:])
@@ -86,12 +125,29 @@ def table(summary: Summary) -> str:
 
 def caption(summary: Summary) -> str:
     """What the main table's numbers are."""
+    heading, measure = MEASURES[summary.measure]
+    named = measure if heading.lower() == measure.lower() else f"{measure} ({heading})"
+    meanings = [_MEANINGS[name] for name in BESIDE[summary.measure] if name in _MEANINGS]
+    if summary.measure == "accuracy":
+        meanings.append(_CHOICE)
+    if any(row.input == "longbench" for row in summary.longest):
+        meanings.append("Longbench: LongBench's retrieval, the best 7 chunks.")
     return (
-        f"{', '.join(summary.benchmarks)}: exact match (EM) and the rest with {summary.documents} in the context, "
-        f"{summary.longest[0].num_examples:,} answers per row, in percent. Sub-span: the right answer stands anywhere "
-        "in the given one. Distracted: a wrong answer that stands in a distractor. To vanilla: points of exact match "
-        "more or less than vanilla on the full context, same examples. Retrieval: only the best chunks are read."
+        f"{', '.join(summary.benchmarks)}: {named} and the rest with {summary.documents} in the context, "
+        f"{summary.longest[0].num_examples:,} answers per row, in percent. {' '.join([*meanings, ''])}To vanilla: "
+        f"points of {measure} more or less than vanilla on the full context, same examples. Retrieval: only the best "
+        "chunks are read."
     )
+
+
+def headings(measure: tasks.Measure) -> list[str]:
+    """Of the columns beside the measure."""
+    return ["Generated" if measure == "accuracy" else _HEADINGS[name] for name in BESIDE[measure]]
+
+
+def beside(row: Measured, measure: tasks.Measure) -> list[str]:
+    """The cells under `headings`."""
+    return [percent(getattr(row, name)) for name in BESIDE[measure]]
 
 
 def markdown(text: str) -> str:
@@ -103,11 +159,9 @@ def _cells(row: Measured, summary: Summary) -> list[str]:
     by_group = {at.group: at for at in summary.by_length if at.name == row.name}
     cells = [
         markdown(row.name),
-        percent(row.exact_match.mean),
-        interval(row.exact_match),
-        percent(row.token_f1),
-        percent(row.best_subspan_em),
-        percent(row.distraction_rate),
+        percent(row.score.mean),
+        interval(row.score),
+        *beside(row, summary.measure),
     ]
     if (found := row.to_vanilla) is None:
         cells += [NONE] * 3
@@ -117,7 +171,7 @@ def _cells(row: Measured, summary: Summary) -> list[str]:
             points_interval(found),
             p_value(found.p_value).removeprefix("p ").removeprefix("= "),
         ]
-    return cells + [percent(by_group[length.label()].exact_match.mean) for length in summary.lengths[:-1]]
+    return cells + [percent(by_group[length.label()].score.mean) for length in summary.lengths[:-1]]
 
 
 def _line(cells: list[str], widths: list[int]) -> str:

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline import config, files, tables, tokenization, weights
-from pipeline.core import alignment, batching, focus, generation, metrics, model
+from pipeline.core import alignment, batching, evaluation, focus, generation, metrics, model, tasks
 from pipeline.device import device
 from pipeline.errors import DataError, run
 from pipeline.settings import AnalyzeStage
@@ -21,7 +21,7 @@ ANALYSIS = Path("reports/analysis.json")
 
 
 class Pair(NamedTuple):
-    """Both views of one test example."""
+    """Both views of one example."""
 
     full: tables.Row
     masked: tables.Row
@@ -30,58 +30,62 @@ class Pair(NamedTuple):
 def main() -> None:
     settings = config.load(AnalyzeStage)
     card, tokenizer = weights.read_card(), tokenization.load().tokenizer
-    pairs = _longest_test_pairs(settings.analyze.examples)
+    pairs = _longest_pairs(settings.eval.split, settings.analyze.examples)
     methods: dict[str, Any] = {}
     for method in tqdm(METHODS, desc="analyze", unit=" methods", disable=None):
+        full = _full_answers(method, pairs)
+        task = tasks.of(full[0]["benchmark"])
         network = weights.load_method(method, settings.model)
         outputs = generation.generate(
             network,
             [pair.masked["input_ids"][: pair.masked["prompt_end"]] for pair in pairs],
             positions=[pair.masked["position_ids"][: pair.masked["prompt_end"]] for pair in pairs],
-            max_new_tokens=settings.eval.max_new_tokens,
+            max_new_tokens=settings.eval.max_new_tokens or task.max_new_tokens,
             eos_id=card.eos_id,
             pad_id=card.pad_id,
             banned_ids=[card.mask_id, card.pad_id],
             batch_tokens=settings.eval.batch_tokens,
         )
-        answers = [metrics.first_line(tokenizer.decode(output)) for output in outputs]
+        answers = [evaluation.answer_text(tokenizer.decode(output), task) for output in outputs]
         methods[method] = {
             **_representations(network, pairs, settings.eval.batch_tokens, card.pad_id)._asdict(),
-            **_equivalence(answers, _full_answers(method, pairs)),
+            **_equivalence(answers, full),
         }
     num_documents = pairs[0].full["num_documents"]
-    retained = sum(pair.masked["gold_retained"] for pair in pairs) / len(pairs)
+    retained = [pair.masked["gold_retained"] for pair in pairs if pair.full["gold_position"] >= 0]  # else unknown
     files.write_json(
         ANALYSIS,
         {
             "num_examples": len(pairs),
             "num_documents": num_documents,
-            "gold_retained": retained,
+            "gold_retained": sum(retained) / len(retained) if retained else None,
             "methods": methods,
         },
     )
     found = ", ".join(f"{name} {of['alignment']:.2f}/{of['answers_equal']:.0%}" for name, of in methods.items())
     print(
-        f"analyze: {len(pairs):,} test examples at {num_documents} documents; cosine of the views / same answer from "
-        f"both: {found}"
+        f"analyze: {len(pairs):,} {settings.eval.split} examples at {num_documents} documents; cosine of the views / "
+        f"same answer from both: {found}"
     )
 
 
-def _longest_test_pairs(num_examples: int) -> list[Pair]:
-    """The first test examples among those with the most documents."""
+def _longest_pairs(split: str, num_examples: int) -> list[Pair]:
+    """The first examples of the split among those with the most documents."""
     longest = max(
         (
             row["num_documents"]
             for row in tables.scan(FULL, tables.FULL_VIEWS, ["split", "num_documents"])
-            if row["split"] == "test"
+            if row["split"] == split
         ),
         default=0,
     )
     rows = tables.side_by_side((FULL, tables.FULL_VIEWS, None), (MASKED, tables.MASKED_VIEWS, None))
-    wanted = (Pair(*row) for row in rows if row[0]["split"] == "test" and row[0]["num_documents"] == longest)
+    wanted = (Pair(*row) for row in rows if row[0]["split"] == split and row[0]["num_documents"] == longest)
     pairs = list(islice(wanted, num_examples))
     if len(pairs) < 2:
-        raise DataError(f"{FULL}: analyze compares test examples with each other, {len(pairs)} found; give at least 2")
+        raise DataError(
+            f"{FULL}: analyze compares {split} examples with each other, {len(pairs)} found; give at least 2"
+        )
     return pairs
 
 
@@ -119,11 +123,12 @@ def _equivalence(answers: list[str], full: list[tables.Row]) -> dict[str, float]
         metrics.normalize(answer) == metrics.normalize(row["prediction"])
         for answer, row in zip(answers, full, strict=True)
     ]
-    right = [metrics.exact_match(answer, row["answers"]) for answer, row in zip(answers, full, strict=True)]
+    masked_scores = [evaluation.generated_score(answer, row) for answer, row in zip(answers, full, strict=True)]
+    full_scores = [evaluation.generated_score(row["prediction"], row) for row in full]
     return {
         "answers_equal": sum(same) / len(same),
-        "masked_exact_match": sum(right) / len(right),
-        "full_exact_match": sum(row["exact_match"] for row in full) / len(full),
+        "masked_score": sum(masked_scores) / len(masked_scores),
+        "full_score": sum(full_scores) / len(full_scores),
     }
 
 

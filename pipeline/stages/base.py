@@ -18,7 +18,11 @@ def main() -> None:
             f"{folder}: weights have sha256 {digest}, the bundle pins {settings.sha256}; restore the weights, or set "
             "model.sha256 to null if you mean to use these"
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise a dozen kinds, some of them bare
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ArtifactError(f"{folder}: its tokenizer cannot be loaded ({reason}); restore its files") from None
     # Beside eos: with pad = eos the end of an answer would never be learned.
     tokenizer.add_special_tokens({"pad_token": "<pad>", "mask_token": "<mask>"})
     with weights.workspace("base") as workspace:

@@ -42,11 +42,11 @@ def main() -> None:
                 )
             row = _masked_row(full, scored, example["answers"], text_of, top_k, mode, base.mask_id)
             writer.write(row)
-            _count(sums[full["split"]], full, row, top_k)
+            _count(sums[full["split"]], full, row, any(scored["gold"]), top_k)
     splits = {split: _shares(total) for split, total in sums.items()}
     files.write_json(SUMMARY, {"mode": mode, "top_k": top_k, "splits": splits})
     whole = int(sum(total["whole_contexts"] for total in sums.values()))
-    retained = ", ".join(f"{split} {shares['gold_retained']:.1%}" for split, shares in splits.items())
+    retained = ", ".join(f"{split} {_percent(shares['gold_retained'])}" for split, shares in splits.items())
     print(
         f"mask: {writer.num_rows:,} masked views, mode {mode}, top {top_k}; gold chunk kept: {retained}; "
         f"{whole:,} contexts have no more than {top_k} chunks and stay whole"
@@ -72,7 +72,9 @@ def _masked_row(
         mode,
         mask_id,
     )
-    kept = np.flatnonzero(kept_C).tolist()
+    # A chunk that was cut away is kept in vain.
+    shown_C = kept_C & (np.asarray(full["chunk_starts"]) < np.asarray(full["chunk_ends"]))
+    kept, shown = np.flatnonzero(kept_C).tolist(), np.flatnonzero(shown_C).tolist()
     kept_ids = [full["chunk_ids"][index] for index in kept]
     return {
         "example_id": full["example_id"],
@@ -80,15 +82,16 @@ def _masked_row(
         "kept_chunk_ids": kept_ids,
         "kept_scores": [scored["scores"][index] for index in kept],
         "kept_ranks": [scored["ranks"][index] for index in kept],
-        "gold_retained": any(scored["gold"][index] for index in kept),
+        "gold_retained": any(scored["gold"][index] for index in shown),
         "answer_retained": any(
-            answers.contains(text_of[chunk_id], answer) for chunk_id in kept_ids for answer in references
+            answers.contains(text_of[full["chunk_ids"][index]], answer) for index in shown for answer in references
         ),
     }
 
 
-def _count(total: dict[str, float], full: tables.Row, row: tables.Row, top_k: int) -> None:
+def _count(total: dict[str, float], full: tables.Row, row: tables.Row, gold_known: bool, top_k: int) -> None:
     total["num_examples"] += 1
+    total["num_gold_known"] += gold_known
     total["gold_retained"] += row["gold_retained"]
     total["answer_retained"] += row["answer_retained"]
     total["kept_chunks"] += len(row["kept_chunk_ids"])
@@ -102,11 +105,13 @@ def _count(total: dict[str, float], full: tables.Row, row: tables.Row, top_k: in
     total["whole_contexts"] += len(full["chunk_ids"]) <= top_k
 
 
-def _shares(total: dict[str, float]) -> dict[str, float]:
-    num_examples = total["num_examples"]
+def _shares(total: dict[str, float]) -> dict[str, float | None]:
+    """gold_retained over the examples whose gold chunk is known, None without one; the rest over all."""
+    num_examples, num_gold_known = total["num_examples"], total["num_gold_known"]
     return {
         "num_examples": int(num_examples),
-        "gold_retained": total["gold_retained"] / num_examples,
+        "num_gold_known": int(num_gold_known),
+        "gold_retained": total["gold_retained"] / num_gold_known if num_gold_known else None,
         "answer_retained": total["answer_retained"] / num_examples,
         "kept_chunk_share": total["kept_chunks"] / max(total["chunks"], 1),
         "kept_token_share": total["kept_chunk_tokens"] / max(total["chunk_tokens"], 1),
@@ -114,6 +119,10 @@ def _shares(total: dict[str, float]) -> dict[str, float]:
         "mean_tokens_masked": total["tokens_masked"] / num_examples,
         "whole_contexts": int(total["whole_contexts"]),
     }
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ EXAMPLES, DOCUMENTS = Path("data/examples.parquet"), Path("data/documents.parque
 SOURCES = {  # of the page and the summary; name -> file and who wrote it
     "prepare": (Path("reports/prepare.json"), "prepare"),
     "retrieval": (Path("reports/retrieval.json"), "score"),
+    "validation": (Path("reports/validation.json"), "validate"),
+    "tokenize": (Path("reports/tokenize.json"), "tokenize"),
     "mask": (Path("reports/mask.json"), "mask"),
     "analysis": (Path("reports/analysis.json"), "analyze"),
     "base": (Path("models/base/base.json"), "base"),

@@ -5,23 +5,21 @@ reports/retrieval.json
     num_*         examples, distinct questions, chunks, unique chunks (distinct texts), scores
     encoder       retrievers.Built.encoder; one encode per score would be num_scores / num_unique_chunks
     splits        <split>.all and <split>.by_num_documents.<n>: recall.Tally.shares
-    collection    recall.in_collection; null for the controls and above MAX_COLLECTION unique chunks
+    collection    recall.in_collection; null for the controls and above recall.MAX_COLLECTION unique chunks
 """
 
 import time
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from pipeline import config, files, retrievers, tables
-from pipeline.core import collection, recall, retrieval
+from pipeline.core import collection, recall
 from pipeline.errors import DataError, run
 from pipeline.settings import ScoreStage
 
 CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")
 REPORT = Path("reports/retrieval.json")
-MAX_COLLECTION = 50_000  # unique chunks; to rank more of them for every question takes longer than all the rest
 
 
 def main() -> None:
@@ -36,25 +34,18 @@ def main() -> None:
     num_scores = 0
     with tables.Writer(SCORES, tables.SCORES) as writer:
         for example in tqdm(tables.scan(EXAMPLES, tables.EXAMPLES), desc="score", unit=" examples", disable=None):
-            chunks = known.chunks(example)
-            context = collection.context(example, chunks)
-            scores_C = built.scorer.scores(context)
-            ranks_C = retrieval.ranks(scores_C, retriever.kind, context.example_id)
-            answer_C = recall.answer_flags([chunk.text for chunk in chunks], example["answers"])
-            quality.add(example["split"], len(example["document_ids"]), context, ranks_C, answer_C)
+            ranked = recall.rank(example, known, built.scorer, retriever.kind)
+            quality.add(example, ranked)
             writer.write(
                 {
-                    "example_id": context.example_id,
-                    "chunk_ids": [chunk.chunk_id for chunk in chunks],
-                    "scores": scores_C.tolist(),
-                    "ranks": ranks_C.tolist(),
-                    "gold": context.gold_C.tolist(),
+                    "example_id": example["example_id"],
+                    "chunk_ids": [chunk.chunk_id for chunk in ranked.chunks],
+                    "scores": ranked.scores_C.tolist(),
+                    "ranks": ranked.ranks_C.tolist(),
+                    "gold": ranked.context.gold_C.tolist(),
                 }
             )
-            num_scores += len(chunks)
-    ranked: dict[str, Any] | None = None
-    if not isinstance(built.scorer, retrieval.ControlScorer) and len(known.texts) <= MAX_COLLECTION:
-        ranked = recall.in_collection(built.scorer, len(known.texts), quality.gold_rows)
+            num_scores += len(ranked.chunks)
     splits = quality.splits()
     report = {
         "retriever": {**retriever.model_dump(), **built.identity},
@@ -65,7 +56,7 @@ def main() -> None:
         "num_scores": num_scores,
         "encoder": built.encoder,
         "splits": splits,
-        "collection": ranked,
+        "collection": recall.in_collection(built.scorer, len(known.texts), quality.gold_rows()),
     }
     files.write_json(REPORT, report)
     gold = ", ".join(f"{split} {_percent(found['all']['recall']['1'])}" for split, found in splits.items())

@@ -1,51 +1,108 @@
-"""Stage tokenize: the full view of every example. Knows nothing of retrieval, so vanilla never reruns for it."""
+"""Stage tokenize: the full view of every example. Knows nothing of retrieval, so vanilla never reruns for it.
+
+reports/tokenize.json has the settings and, for each split, lengths.Lengths.shares.
+"""
 
 from collections import defaultdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import config, tables, tokenization
-from pipeline.core import views
+from pipeline import config, files, tables, tokenization
+from pipeline.core import prompts, tasks, views
+from pipeline.core.documents import Evidence
+from pipeline.core.lengths import Lengths
 from pipeline.errors import DataError, run
 from pipeline.settings import TokenizeStage
 
 CHUNKS, EXAMPLES, FULL = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/views/full.parquet")
+SUMMARY = Path("reports/tokenize.json")
+MIN_CONTEXT_TOKENS = 16  # beside a question; fewer are no context
+CUTS: dict[str, views.Cut] = {"cut_end": "end", "cut_middle": "middle"}
 
 
 def main() -> None:
-    max_tokens = config.load(TokenizeStage).model.max_tokens
+    settings = config.load(TokenizeStage)
+    max_tokens, too_long = settings.model.max_tokens, settings.context.too_long
     base = tokenization.load()
     encode = tokenization.encoder(base.tokenizer)
+    spans_of: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     chunks_of: dict[str, list[views.ContextChunk]] = defaultdict(list)
-    for row in tables.scan(CHUNKS, tables.CHUNKS, ["chunk_id", "document_id", "title", "text"]):
+    columns = ["chunk_id", "document_id", "start", "end", "title", "text"]
+    for row in tables.scan(CHUNKS, tables.CHUNKS, columns):
+        spans_of[row["document_id"]].append((row["document_id"], row.pop("start"), row.pop("end")))
         chunks_of[row["document_id"]].append(views.ContextChunk(**row))
-    num_tokens = longest = 0
+    rooms = _rooms(encode, max_tokens) if too_long in CUTS else {}
+    counts: dict[str, Lengths] = defaultdict(Lengths)
     with tables.Writer(FULL, tables.FULL_VIEWS, {"tokenizer_sha256": base.tokenizer_sha256}) as writer:
         for row in tqdm(tables.scan(EXAMPLES, tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None):
-            context = [chunk for document_id in row["document_ids"] for chunk in chunks_of[document_id]]
-            view = views.full_view(
-                context, row["question"], row["answer_lead"], row["answers"][0], encode,
-                bos_id=base.bos_id, eos_id=base.eos_id,
-            )  # fmt: skip
+            names = row["document_ids"]
+            chunks = [chunk for document_id in names for chunk in chunks_of[document_id]]
+            whole = views.context(chunks, tasks.of(row["benchmark"]).instruction, encode, base.bos_id)
+            laid = views.cut(whole, rooms[tuple(names)], CUTS[too_long]) if too_long in CUTS else whole
+            view = views.full_view(laid, *_question_and_answer(row, encode), base.eos_id)
             if len(view.input_ids) > max_tokens:
                 raise DataError(
                     f"example {row['example_id']} has {len(view.input_ids):,} tokens, model.max_tokens allows "
-                    f"{max_tokens:,}; give it a shorter context, or raise model.max_tokens if the model can read it"
+                    f"{max_tokens:,}; give it a shorter context, raise model.max_tokens if the model can read it, or "
+                    "set context.too_long to cut_end or cut_middle"
                 )
             writer.write(
                 {
                     **{name: row[name] for name in ("example_id", "question_id", "split", "gold_position")},
-                    "num_documents": len(row["document_ids"]),
-                    "document_ids": row["document_ids"],
-                    "chunk_ids": [chunk.chunk_id for chunk in context],
+                    "num_documents": len(names),
+                    "document_ids": names,
+                    "chunk_ids": [chunk.chunk_id for chunk in chunks],
                     **view._asdict(),
                 }
             )
-            num_tokens += len(view.input_ids)
-            longest = max(longest, len(view.input_ids))
-    mean = num_tokens / max(writer.num_rows, 1)
-    print(f"tokenize: {writer.num_rows:,} full views, {mean:,.0f} tokens on average, {longest:,} at most")
+            spans = [span for document_id in names for span in spans_of[document_id]]
+            evidence = [Evidence(**span) for span in row["evidence"]]
+            counts[row["split"]].add(len(view.input_ids), whole, laid, spans, evidence)
+    splits = {split: of.shares() for split, of in counts.items()}
+    files.write_json(SUMMARY, {"max_tokens": max_tokens, "too_long": too_long, "splits": splits})
+    num_tokens, longest = sum(of.num_tokens for of in counts.values()), max(of.longest for of in counts.values())
+    num_cut = sum(of.num_cut for of in counts.values())
+    print(
+        f"tokenize: {writer.num_rows:,} full views, {num_tokens / writer.num_rows:,.0f} tokens on average, {longest:,} "
+        f"at most; {num_cut:,} contexts cut" + (f" ({too_long}, model.max_tokens {max_tokens:,})" if num_cut else "")
+    )
+
+
+def _question_and_answer(row: tables.Row, encode: views.Encode) -> tuple[views.Ids, views.Ids]:
+    question = prompts.question_segment(row["question"], row["answer_lead"], row["options"])
+    return encode(question), encode(prompts.answer_segment(prompts.target(row["answers"], row["gold_option"])))
+
+
+def _rooms(encode: views.Encode, max_tokens: int) -> dict[tuple[str, ...], int]:
+    """Tokens left for each context beside the longest of its questions and answers: its questions share one cut.
+
+    Raises:
+        DataError: a question and its answer alone leave no room.
+    """
+    rooms: dict[tuple[str, ...], int] = {}
+    columns = [
+        "example_id",
+        "benchmark",
+        "question",
+        "answer_lead",
+        "options",
+        "answers",
+        "gold_option",
+        "document_ids",
+    ]
+    for row in tables.scan(EXAMPLES, tables.EXAMPLES, columns):
+        instruction = encode(prompts.instruction_segment(tasks.of(row["benchmark"]).instruction))
+        question, answer = _question_and_answer(row, encode)
+        room = max_tokens - len(question) - len(answer) - 1  # for EOS
+        if room < len(instruction) + MIN_CONTEXT_TOKENS:
+            raise DataError(
+                f"example {row['example_id']}: question and answer have {len(question) + len(answer):,} tokens, which "
+                f"leaves no context within model.max_tokens {max_tokens:,}; shorten them, or raise model.max_tokens"
+            )
+        context = tuple(row["document_ids"])
+        rooms[context] = min(rooms.get(context, room), room)
+    return rooms
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import pytest
 
-from pipeline.core import evaluation
+from pipeline.core import evaluation, tasks
+
+EXAMPLE = {"benchmark": "bios", "answers": ["baker"], "options": [], "gold_option": -1}
 
 CHUNKS = [
     {"document_id": "d0", "title": "Ann Lee", "text": "Ann Lee was a baker. "},
@@ -23,27 +25,66 @@ def test_nothing_is_known_to_distract_where_the_gold_document_is_unknown():
 
 def test_a_row_names_the_document_that_holds_the_wrong_answer():
     distractors = evaluation.distractors(CHUNKS, ["d0"])
-    wrong = evaluation.score("judge", ["baker"], distractors)
+    wrong = evaluation.score("judge", EXAMPLE, distractors, [])
     assert wrong == {
         "prediction": "judge",
+        "generated_option": -1,
+        "likeliest_option": -1,
+        "option_log_probs": [],
+        "score": 0.0,
         "exact_match": 0.0,
         "token_f1": 0.0,
         "best_subspan_em": 0.0,
         "error": "distraction",
         "distractor_id": "d1",
     }
-    right = evaluation.score("a baker", ["baker"], distractors)
+    right = evaluation.score("a baker", EXAMPLE, distractors, [])
     assert (right["exact_match"], right["error"], right["distractor_id"]) == (1.0, "correct", "")
-    assert evaluation.score("doctor", ["baker"], distractors)["error"] == "other"
+    assert evaluation.score("doctor", EXAMPLE, distractors, [])["error"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("generated", "log_probs", "score", "exact_match", "options"),
+    [
+        ("B", [-3.0, -1.0, -2.0], 1.0, 1.0, (1, 1)),
+        ("B", [-1.0, -1.0, -2.0], 0.0, 1.0, (1, 0)),  # of equals, the first
+        ("(C) Snow", [-3.0, -1.0, -2.0], 1.0, 0.0, (2, 1)),
+        ("who knows", [-1.0, -2.0, -3.0], 0.0, 0.0, (-1, 0)),
+    ],
+)
+def test_a_multiple_choice_answer_is_scored_by_likelihood_and_by_what_was_written(
+    generated, log_probs, score, exact_match, options
+):
+    example = {**EXAMPLE, "benchmark": "quality", "options": ["Rain", "Hail", "Snow"], "gold_option": 1}
+    found = evaluation.score(generated, example, {}, log_probs)
+    assert (found["score"], found["exact_match"]) == (score, exact_match)
+    assert (found["generated_option"], found["likeliest_option"]) == options
+    assert found["error"] == ("correct" if score else "other")
+    assert evaluation.generated_score(generated, example) == exact_match
+
+
+def test_each_benchmark_is_scored_by_its_own_measure():
+    answers = {"answers": ["the red fox", "No"], "options": []}
+    assert evaluation.generated_score("a red fox ran", {**answers, "benchmark": "bios"}) == 0.0
+    for benchmark in ("qasper", "longbench"):
+        assert evaluation.generated_score("a red fox ran", {**answers, "benchmark": benchmark}) == pytest.approx(0.8)
+    assert evaluation.generated_score("the red fox", {**answers, "benchmark": "squality"}) == pytest.approx(1.0)
+
+
+def test_an_answer_is_the_first_line_unless_the_task_has_many():
+    assert evaluation.answer_text(" Paris\nRome ", tasks.of("nq")) == "Paris"
+    assert evaluation.answer_text(" Paris\nRome ", tasks.of("squality")) == "Paris\nRome"
 
 
 def row(question_id, num_documents, gold_position, error, prompt_tokens=100):
     hit = float(error == "correct")
     return {
         "question_id": question_id,
+        "benchmark": "bios",
         "num_documents": num_documents,
         "gold_position": gold_position,
         "prompt_tokens": prompt_tokens,
+        "score": hit,
         "exact_match": hit,
         "token_f1": hit,
         "best_subspan_em": hit,

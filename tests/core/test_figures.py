@@ -138,3 +138,9 @@ def test_labels_are_a_gap_apart_inside_the_plot_and_in_order(wanted: list[float]
     assert all(
         places[i] <= places[j] + 1e-6 for i in range(len(wanted)) for j in range(len(wanted)) if wanted[i] < wanted[j]
     )
+
+
+def test_control_characters_in_names_become_pictures_and_end_no_process():
+    points = [Point(f"a\x00\x1b{number}", group, 50.0, 40.0, 60.0) for number in (1, 2) for group in ("1", "5\x07")]
+    drawn = figures.curve(Label("k", "T", "x", "y"), points, top=100.0)
+    assert "a␀␛1" in drawn and "5␇" in drawn

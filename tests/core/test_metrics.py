@@ -44,6 +44,51 @@ def test_every_golden_vector_is_met_after_the_cut_to_the_first_line(shared):
         assert found == pytest.approx(row["expected_after_first_line"], abs=1e-9), row["id"]
 
 
+def test_every_golden_vector_of_a_question_of_qasper_is_met(shared):
+    rows = [row for row in vectors(shared, "qasper_structured") if row["metric"] == "qasper_official"]
+    assert len(rows) == 12
+    for row in rows:
+        for text_only, name in ((False, "all_evidence"), (True, "text_evidence_only")):
+            found = metrics.qasper_scores(row["prediction"], row["references"], text_evidence_only=text_only)
+            assert found == pytest.approx(row["expected"][name], abs=1e-9), (row["id"], name)
+
+
+def test_every_golden_vector_of_quality_is_met(shared):
+    rows = vectors(shared, "quality_accuracy")
+    assert len(rows) == 10
+    for row in rows:
+        found = metrics.quality_accuracy(row["prediction"], row["references"])
+        assert found == pytest.approx(row["expected"], abs=1e-9), row["id"]
+
+
+def test_the_two_golden_totals_of_longbench_are_met(shared):
+    rows = {row["metric"]: row for row in vectors(shared, "longbench_qa_f1") if row["id"].startswith("aggregate")}
+    cuts = {"qasper": str, "triviaqa": lambda text: text.lstrip("\n").split("\n")[0]}
+    assert rows.keys() == {f"longbench_scorer[{task}]" for task in cuts}
+    for task, cut in cuts.items():
+        row = rows[f"longbench_scorer[{task}]"]
+        pairs = zip(row["prediction"], row["references"], strict=True)
+        scores = [metrics.longbench_qa_f1(cut(prediction), references) for prediction, references in pairs]
+        assert round(100 * sum(scores) / len(scores), 2) == pytest.approx(row["expected"], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("red fox", "a red fox", 1.0),
+        ("red", "red fox", 2 / 3),
+        ("yes", "Yes.", 1.0),
+        ("yes it is", "yes", 0.0),
+        ("no", "no man", 0.0),
+        ("no answer", "noanswer", 0.0),
+        ("no man", "no way", 0.5),
+        ("", "", 0.0),
+    ],
+)
+def test_yes_and_no_are_right_or_wrong_as_a_whole_in_hotpot(prediction, reference, expected):
+    assert metrics.hotpot_f1(prediction, [reference]) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -121,6 +166,16 @@ def test_any_text_scores_between_0_and_1_and_an_exact_match_has_f1_of_1(predicti
     f1 = metrics.token_f1(prediction, references)
     assert exact in (0.0, 1.0) and metrics.best_subspan_em(prediction, references) in (0.0, 1.0)
     assert exact <= f1 <= 1.0 and 0.0 <= metrics.qasper_token_f1(prediction, references) <= f1
+
+
+@given(st.text() | TEXTS, st.lists(st.text() | TEXTS, min_size=1, max_size=3), TEXTS)
+def test_one_more_reference_never_lowers_a_score(prediction, references, more):
+    every = [metrics.best_subspan_em, metrics.qasper_token_f1, metrics.longbench_qa_f1, metrics.hotpot_f1]
+    if any(metrics.normalize(reference) for reference in references):
+        # SQuAD 2.0 drops empty references beside real ones, so that a first real one may lower a score.
+        every += [metrics.exact_match, metrics.token_f1]
+    for function in every:
+        assert 0.0 <= function(prediction, references) <= function(prediction, [*references, more]) <= 1.0
 
 
 DISTRACTORS = ["Ann Lee\nAnn Lee was a baker in Lyon.", "Ann Roe\nAnn Roe, born in New York, was a judge. Trumpets."]

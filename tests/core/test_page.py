@@ -191,6 +191,46 @@ def test_the_two_tables_of_retrieval_keep_k_and_splits_in_order():
     assert grid.rows[0][1] == ["1,200", "7.2", "50.0", "100.0"]
 
 
+def validated(retriever: str, words: int, recall: float | None) -> dict[str, Any]:
+    known = recall is not None
+    return {
+        "retriever": retriever, "chunk_words": words, "split": "test", "num_gold_known": 12 * known, "mean_chunks": 8.0,
+        "recall": {"1": recall, "5": recall}, "recall_interval": {"1": [0.1, 0.9], "5": [0.1, 0.9]} if known else {},
+        "answer_retention": {"5": 0.5}, "truncated_chunks": 0.25 if retriever == "minilm" else None, "collection": None,
+    }  # fmt: skip
+
+
+def test_retrievers_are_compared_over_k_and_over_sizes_on_the_split_that_is_asked():
+    rows = [validated(name, words, 0.5) for words in (200, 100) for name in ("minilm", "random")]
+    found = {"measured_as": {"100": 100, "200": 200}, "rows": [*rows, {**rows[0], "split": "train"}]}
+    settings = {"chunk": {"words": 200}, "eval": {"split": "test"}}
+    text = page.render(contents(sources={"validation": found}, settings=settings))
+    assert "Retrievers compared, chunks of 200 words" in text and "Best 5 chunks, by their size" in text
+    grid = grids.validation(found, "test")
+    assert [name for name, _ in grid.rows] == [
+        "minilm, 100 words", "random, 100 words", "minilm, 200 words", "random, 200 words",
+    ]  # fmt: skip
+    assert grid.headings == [
+        "Gold known", "Chunks, mean", "Recall@1", "Recall@5", "Answer@5", "Chunks truncated",
+    ]  # fmt: skip
+    assert grid.rows[0][1] == ["12", "8.0", "50.0", "50.0", "50.0", "25.0"]
+
+
+def test_retrievers_on_data_without_gold_have_a_table_and_no_figure():
+    found = {"measured_as": {"100": 100}, "rows": [validated("minilm", 100, None), validated("random", 100, None)]}
+    text = page.render(contents(sources={"validation": found}))
+    assert "Retrievers compared" in text and "chunks of 100 words" not in text
+    assert [name for name, _ in grids.validation(found, "test").rows] == ["minilm", "random"]
+
+
+def test_what_the_official_evaluator_prints_is_shown_where_there_is_one():
+    figures = {"base": {"accuracy_likeliest": 0.25, "sat_style_likeliest": -0.125, "num_hard": 1200, "hard": None}}
+    grid = grids.official(figures)
+    assert grid.headings == ["Accuracy likeliest", "SAT-style likeliest", "Questions, hard"]
+    assert grid.rows == [("base", ["25.0", f"{wording.MINUS}12.5", "1,200"])]
+    assert grids.official({"base": {}, "vanilla": {}}) == grids.Grid([], [])
+
+
 def test_a_row_that_lacks_a_figure_has_a_dash():
     grid = grids.analysis({"methods": {"later": {"uniformity": -1.5}, "focused": {"alignment": 0.875}, "base": {}}})
     assert grid.headings == ["Cosine, own views", "Uniformity"]

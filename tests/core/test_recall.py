@@ -6,12 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import recall, retrieval
+from pipeline.core.collection import Chunk, Collection
+
+
+def ranked(ranks, gold, answer, documents=None, question="q"):
+    """Chunks d0#0, d1#0, ... of these ranks, or of the documents named."""
+    names = documents or [f"d{place}" for place in range(len(ranks))]
+    chunks = [Chunk(f"{name}#{place}", name, 0, 1, "", place) for place, name in enumerate(names)]
+    context = retrieval.Context("e", question, np.arange(len(ranks), dtype=np.int32), np.array(gold, dtype=np.bool_))
+    numbers = np.array(ranks, dtype=np.int32)
+    return recall.Ranked(chunks, context, -numbers.astype(np.float32), numbers, np.array(answer, dtype=np.bool_))
 
 
 def add(quality, split, num_documents, ranks, gold, answer, question="q"):
-    rows = np.arange(len(ranks), dtype=np.int32)
-    context = retrieval.Context("e", question, rows, np.array(gold, dtype=np.bool_))
-    quality.add(split, num_documents, context, np.array(ranks, dtype=np.int32), np.array(answer, dtype=np.bool_))
+    example = {"split": split, "question_id": f"id of {question}", "document_ids": ["d"] * num_documents}
+    quality.add(example, ranked(ranks, gold, answer, question=question))
 
 
 def test_shares_of_three_examples():
@@ -24,20 +33,77 @@ def test_shares_of_three_examples():
         "num_examples": 3,
         "num_gold_known": 2,
         "mean_chunks": 10 / 3,
-        "recall": {"1": 0.0, "3": 1.0, "5": 1.0, "10": 1.0},
+        "recall": {"1": 0.0, "3": 1.0, "5": 1.0, "7": 1.0, "10": 1.0},
+        "all_gold": {"1": 0.0, "3": 0.5, "5": 1.0, "7": 1.0, "10": 1.0},
         "mrr": (1 / 2 + 1 / 3) / 2,
-        "answer_retention": {"1": 1 / 3, "3": 1 / 3, "5": 2 / 3, "10": 2 / 3},
+        "answer_retention": {"1": 1 / 3, "3": 1 / 3, "5": 2 / 3, "7": 2 / 3, "10": 2 / 3},
     }
     assert list(found["by_num_documents"]) == ["2", "4"]
     assert found["by_num_documents"]["4"]["num_gold_known"] == 1
-    assert quality.gold_rows == {"q": {0, 1}}
+
+
+def test_hits_come_with_the_question_they_belong_to_and_only_where_gold_is_known():
+    quality = recall.Quality()
+    add(quality, "test", 1, [0, 1], gold=[False, True], answer=[False] * 2, question="q")
+    add(quality, "test", 1, [0, 1], gold=[False, False], answer=[False] * 2, question="unknown")
+    add(quality, "test", 1, [0, 1], gold=[True, False], answer=[False] * 2, question="r")
+    assert quality.of_split["test"].gold_hits(1) == ([False, True], ["id of q", "id of r"])
+    assert quality.of_split["test"].gold_hits(3)[0] == [True, True]
+
+
+def test_gold_rows_are_those_of_one_split_or_of_all():
+    quality = recall.Quality()
+    add(quality, "train", 1, [0, 1], gold=[True, False], answer=[False] * 2)
+    add(quality, "test", 1, [0, 1], gold=[False, True], answer=[False] * 2)
+    add(quality, "test", 1, [0, 1], gold=[False, False], answer=[False] * 2, question="unknown")
+    assert quality.gold_rows() == {"q": {0, 1}, "unknown": set()}
+    assert quality.gold_rows("train") == {"q": {0}}
+    assert quality.gold_rows("test") == {"q": {1}, "unknown": set()}
+
+
+@pytest.mark.parametrize(
+    ("documents", "gold", "expected"),
+    [
+        (["a", "b", "c"], [True, False, True], 5),  # a shows at rank 2, c at 5
+        (["a", "a", "c"], [True, True, True], 5),  # a at 0 by its second chunk
+        (["a", "a", "c"], [True, True, False], 0),  # one gold document: the best of its gold chunks
+        (["a", "a", "c"], [True, False, False], 2),
+        (["a", "b", "c"], [False] * 3, None),
+    ],
+)
+def test_all_gold_asks_for_a_gold_chunk_of_every_gold_document(documents, gold, expected):
+    assert recall.all_gold_rank(ranked([2, 0, 5], gold, [False] * 3, documents)) == expected
+
+
+def test_one_row_of_the_examples_is_scored_ranked_and_searched_for_its_answer():
+    rows = [
+        {
+            "chunk_id": f"{name}#0",
+            "document_id": name,
+            "index": 0,
+            "start": 0,
+            "end": len(text),
+            "title": "",
+            "text": text,
+        }
+        for name, text in {"a": "The cat sat.", "b": "A dog ran to Rome.", "c": "Dogs and a dog."}.items()
+    ]
+    known = Collection(rows, with_title=True)
+    example = {
+        "example_id": "e", "question": "the dog", "answers": ["rome"], "document_ids": ["c", "b"],
+        "gold_document_ids": ["b"], "evidence": [],
+    }  # fmt: skip
+    found = recall.rank(example, known, retrieval.Bm25Scorer(known.texts, 1.5, 0.75), "bm25")
+    assert [chunk.chunk_id for chunk in found.chunks] == ["c#0", "b#0"]
+    assert found.context.gold_C.tolist() == found.answer_C.tolist() == [False, True]
+    assert found.scores_C[0] > found.scores_C[1] > 0 and found.ranks_C.tolist() == [0, 1]
 
 
 def test_without_a_known_gold_chunk_recall_is_unknown_and_not_zero():
     quality = recall.Quality()
     add(quality, "dev", 2, [0, 1], gold=[False, False], answer=[True, False])
     found = quality.splits()["dev"]["all"]
-    assert found["mrr"] is None and set(found["recall"].values()) == {None}
+    assert found["mrr"] is None and {*found["recall"].values(), *found["all_gold"].values()} == {None}
     assert found["answer_retention"]["1"] == 1.0
 
 
@@ -66,6 +132,15 @@ def test_every_question_with_a_gold_chunk_ranks_the_whole_collection(monkeypatch
     # q1 finds chunk 1, then 0; q4 finds 4, then 0, 1, 2 and at rank 4 its gold chunk 3.
     assert found == {"num_questions": 4, "num_chunks": 5, "recall": {"1": 0.5, "5": 1.0, "10": 1.0, "20": 1.0}}
     assert recall.in_collection(scorer, 5, {"q0": set()})["recall"]["1"] is None
+
+
+def test_controls_rank_no_collection_and_a_large_one_is_not_ranked(monkeypatch):
+    scorer = retrieval.Bm25Scorer(["a", "b"], 1.5, 0.75)
+    monkeypatch.setattr(recall, "MAX_COLLECTION", 2)
+    assert recall.in_collection(scorer, 2, {"a": {0}})["recall"]["1"] == 1.0
+    assert recall.in_collection(retrieval.ControlScorer("random", 1), 2, {"a": {0}}) is None
+    monkeypatch.setattr(recall, "MAX_COLLECTION", 1)
+    assert recall.in_collection(scorer, 2, {"a": {0}}) is None
 
 
 @pytest.mark.parametrize(("flags", "expected"), [([True, True], 1), ([False, True], 3), ([False, False], None)])

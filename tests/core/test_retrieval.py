@@ -98,6 +98,69 @@ def test_bm25_scores_the_chunks_of_the_context_by_the_statistics_of_the_collecti
     assert scores == pytest.approx([okapi("the cat", texts[row], texts, 1.5, 0.75) for row in (2, 1)])
 
 
+class Given:
+    """Scores that are given: one list per question, over all chunks of the collection."""
+
+    def __init__(self, of):
+        self._of = {question: np.array(scores, dtype=np.float32) for question, scores in of.items()}
+
+    def scores(self, asked):
+        return self._of[asked.question][asked.rows_C]
+
+    def collection_scores(self, questions):
+        return np.stack([self._of[question] for question in questions])
+
+
+def test_fusion_adds_reciprocal_ranks_and_equal_scores_share_a_rank():
+    dense, bm25 = Given({"q": [0.9, 0.1, 0.5, 0.7]}), Given({"q": [0.0, 3.0, 0.0, 0.0]})
+    found = retrieval.FusionScorer([dense, bm25], 60.0).scores(context(rows=range(4), gold=[True] * 4))
+    # Ranks 1, 4, 3, 2 and 2, 1, 2, 2.
+    assert found == pytest.approx([1 / 61 + 1 / 62, 1 / 64 + 1 / 61, 1 / 63 + 1 / 62, 1 / 62 + 1 / 62], rel=1e-6)
+    assert retrieval.ranks(found, "fusion", "e").tolist() == [0, 2, 3, 1]
+
+
+numbers = st.sampled_from([-1.0, 0.0, 0.25, 3.5, 7.0])
+
+
+@given(
+    st.integers(1, 7).flatmap(
+        lambda size: st.tuples(
+            st.lists(st.lists(numbers, min_size=size, max_size=size), min_size=4, max_size=4),
+            st.permutations(range(size)),
+        )
+    ),
+    st.floats(0.5, 100.0),
+)
+def test_fusion_agrees_with_counting_and_no_chunk_gains_from_its_place(drawn, rank_constant):
+    (first, second, other_first, other_second), order = drawn
+    scorers = [Given({"q": first, "r": other_first}), Given({"q": second, "r": other_second})]
+    fusion = retrieval.FusionScorer(scorers, rank_constant)
+
+    def counted(*of):
+        size = len(of[0])
+        return [
+            sum(1 / (rank_constant + 1 + sum(other > scores[place] for other in scores)) for scores in of)
+            for place in range(size)
+        ]
+
+    in_order = fusion.scores(context(rows=range(len(first)), gold=[True] * len(first)))
+    assert in_order == pytest.approx(counted(first, second), rel=1e-6)
+    shuffled = fusion.scores(context(rows=order, gold=[True] * len(first)))
+    assert shuffled.tolist() == in_order[list(order)].tolist()
+    everywhere = fusion.collection_scores(["r", "q"])
+    assert everywhere[1].tolist() == in_order.tolist()
+    assert everywhere[0] == pytest.approx(counted(other_first, other_second), rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_fusion_hides_no_score_that_is_no_number(bad):
+    scorers = [Given({"q": [0.0, bad, 1.0], "r": [0.0, 1.0, 2.0]}), Given({"q": [1.0, 2.0, 3.0], "r": [0.0] * 3})]
+    fusion = retrieval.FusionScorer(scorers, 60.0)
+    with pytest.raises(NumericError, match=r"retriever fusion: example e .*NaN or infinite"):
+        retrieval.ranks(fusion.scores(context()), "fusion", "e")
+    assert np.isfinite(fusion.collection_scores(["r", "q"])).all(axis=1).tolist() == [True, False]
+
+
 def test_oracle_ranks_gold_first_and_worst_ranks_it_last_the_rest_in_order():
     asked = context(rows=[0, 1, 2, 3], gold=[False, True, False, True])
     oracle, worst = (retrieval.ControlScorer(kind, 0).scores(asked) for kind in ("oracle", "worst"))

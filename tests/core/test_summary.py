@@ -4,11 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.core import statistics, summary
-from pipeline.core.summary import Range
 from pipeline.errors import ArtifactError
 
 TO = "\N{EN DASH}"
@@ -27,7 +24,9 @@ def answer(
     return {
         "example_id": example, "question_id": example.split("/")[0], "benchmark": "made", "method": method,
         "input": given, "num_documents": length, "gold_position": position, "prompt_tokens": 100,
-        "prediction": "x", "exact_match": float(hit), "token_f1": float(hit), "best_subspan_em": float(hit),
+        "prediction": "x", "answers": ["x"], "answer_types": [], "subset": "", "gold_option": -1,
+        "generated_option": -1, "likeliest_option": -1, "score": float(hit), "exact_match": float(hit),
+        "token_f1": float(hit), "best_subspan_em": float(hit),
         "error": "correct" if hit else "distraction", "distractor_id": "" if hit else "d", **more,
     }  # fmt: skip
 
@@ -53,11 +52,11 @@ def test_the_longest_context_is_what_the_main_rows_measure():
         resamples=100,
     )
     (row,) = found.longest
-    assert (row.group, row.num_examples, row.exact_match.mean) == ("8", 2, 0.5)
+    assert (row.group, row.num_examples, row.score.mean) == ("8", 2, 0.5)
     assert (row.correct_rate, row.distraction_rate, row.other_rate) == (0.5, 0.5, 0.0)
     assert row.mean_prompt_tokens == 200
     assert row.to_vanilla is None
-    assert [(at.group, at.exact_match.mean) for at in found.by_length] == [("4", 1.0), ("8", 0.5)]
+    assert [(at.group, at.score.mean) for at in found.by_length] == [("4", 1.0), ("8", 0.5)]
     assert (found.num_examples, found.num_questions, found.documents) == (3, 2, "8 documents")
 
 
@@ -78,7 +77,7 @@ def test_positions_count_from_one_at_the_longest_context_only_and_unknown_ones_a
     rows = [answer("q0", 1, length=2, position=1)]
     rows += [answer(f"p{place}", place == 2, length=4, position=place) for place in (0, 2, -1)]
     found = summary.summarise(rows, resamples=100)
-    assert [(row.group, row.exact_match.mean) for row in found.by_position] == [("1", 0.0), ("3", 1.0)]
+    assert [(row.group, row.score.mean) for row in found.by_position] == [("1", 0.0), ("3", 1.0)]
 
 
 def test_many_positions_become_thirds():
@@ -99,18 +98,22 @@ def test_contexts_of_any_number_of_documents_become_a_few_ranges():
     assert found.documents == f"31{TO}40 documents"
 
 
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=200), st.integers(1, 8), st.integers(1, 6))
-def test_ranges_hold_every_value_once_in_order(values: list[int], most: int, parts: int):
-    found = summary.ranges(values, most=most, parts=parts)
-    assert all(sum(low <= value <= high for low, high in found) == 1 for value in values)
-    assert found == sorted(found)
-    assert {bound for part in found for bound in part} <= set(values)
-    assert len(found) == len(set(values)) if len(set(values)) <= most else len(found) <= parts
-
-
-def test_no_values_have_no_ranges():
-    assert summary.ranges([], most=3, parts=3) == []
-    assert summary.ranges([5, 5], most=1, parts=3) == [Range(5, 5)]
+def test_a_benchmark_with_its_own_measure_is_summed_up_by_it_and_by_its_official_evaluator():
+    choice = {"benchmark": "quality", "gold_option": 2, "generated_option": -1, "length": 1}
+    rows = [
+        answer("q1", 1, likeliest_option=2, subset="hard", **choice),
+        answer("q2", 0, likeliest_option=0, subset="easy", **choice),
+        answer("q3", 0, likeliest_option=0, subset="", **choice),
+    ]
+    found = summary.summarise(rows, resamples=100)
+    assert found.measure == "accuracy"
+    assert found.longest[0].score.mean == pytest.approx(1 / 3)
+    figures = found.official["vanilla"]
+    assert figures["accuracy_likeliest"] == pytest.approx(1 / 3)
+    assert (figures["accuracy_hard_likeliest"], figures["num_hard"]) == (1.0, 1)
+    assert (figures["accuracy_generated"], figures["unparseable"]) == (0.0, 1.0)
+    assert figures["sat_style_likeliest"] == pytest.approx((1 - 2 / 3) / 3)
+    assert summary.summarise([answer("q1", 1)], resamples=100).official == {"vanilla": {}}
 
 
 def test_an_example_answered_twice_is_refused():
@@ -137,10 +140,11 @@ def test_the_record_is_flat_numbers_on_top_and_the_details_in_lists():
     assert record["difference_to_vanilla"] == {"focused": 0.0, "focused_retrieval": 0.5}
     assert record["longest"][0]["to_vanilla"] is None
     assert set(record["longest"][1]["to_vanilla"]) == {"difference", "low", "high", "p_value", "num_questions"}
-    assert set(record["longest"][1]["exact_match"]) == {"mean", "low", "high"}
+    assert set(record["longest"][1]["score"]) == {"mean", "low", "high"}
+    assert record["score"] == record["exact_match"]
     assert record["sources"] == [{"file": "mask", "values": {"top_k": 4}}]
     assert [line["benchmark"] for line in record["paper"]] == ["QuALITY", "Qasper"]
     for key, value in record.items():
-        if not isinstance(value, list):
+        if not isinstance(value, list | str):
             assert isinstance(value, int) or all(isinstance(number, float) for number in value.values()), key
     json.dumps(record)

@@ -67,6 +67,28 @@ def test_the_table_has_a_row_per_method_and_input_and_a_column_per_shorter_lengt
     assert body[4] == "" and body[5].startswith("made: exact match (EM)") and "12 documents" in body[5]
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "headings", "caption"),
+    [
+        ("quality", ["Accuracy", "95 % interval", "Generated", "To vanilla"], "quality: accuracy and the rest with"),
+        ("qasper", ["F1", "95 % interval", "EM", "To vanilla"], "qasper: answer F1 (F1) and the rest"),
+        ("squality", ["ROUGE-L", "95 % interval", "To vanilla"], "squality: ROUGE-L and the rest"),
+    ],
+)
+def test_the_table_shows_the_measure_of_its_benchmark(benchmark: str, headings: list[str], caption: str):
+    row = answer("q", 1, benchmark=benchmark, length=1, answer_types=["none"], gold_option=0, likeliest_option=0)
+    text = wording.table(summary.summarise([row], resamples=100))
+    assert [cell.strip() for cell in text.splitlines()[0].strip("|").split("|")][1 : 1 + len(headings)] == headings
+    assert caption in text and "1 document in the context" in text
+
+
+def test_poor_answers_of_the_shipped_model_are_said_to_be_poor_except_on_its_own_benchmark():
+    bios = summary.summarise([answer("q", 1, benchmark="bios")], resamples=100)
+    quality = summary.summarise([answer("q", 1, benchmark="quality")], resamples=100)
+    assert "answers to quality are poor" in wording.caution(quality, "models/tiny-base")
+    assert wording.caution(bios, "models/tiny-base") == wording.caution(quality, "mistralai/Mistral-7B-v0.1") == ""
+
+
 def test_hostile_names_stay_one_cell_of_text():
     name = "a|b <script> `x` *y* \x1b[31m\nnew"
     rows = [answer("q", 1, name, benchmark="<img src=x>|")]

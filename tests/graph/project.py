@@ -17,6 +17,7 @@ TOY: dict[str, dict[str, Any]] = {
         "train_questions": 24, "dev_questions": 4, "test_questions": 8,
         "train_documents": [4], "dev_documents": [4], "test_documents": [4, 6],
     },
+    "validation": {"max_examples": 8},
     "mask": {"top_k": 2},
     "train": {"steps": 3, "batch_examples": 4, "log_every": 1},
     "eval": {"retrieval_top_k": 2, "max_new_tokens": 6, "bootstrap_resamples": 100},

@@ -61,7 +61,7 @@ def settings_class(name: str) -> type[settings.Section]:
 
 def test_the_stages_are_these_in_this_order():
     assert list(INSTANCES) == [
-        "prepare", "chunk", "score", "base", "tokenize", "mask", "train@vanilla", "train@focused",
+        "prepare", "chunk", "score", "validate", "base", "tokenize", "mask", "gate", "train@vanilla", "train@focused",
         "evaluate@base", "evaluate@vanilla", "evaluate@focused", "analyze", "report",
     ]  # fmt: skip
 
@@ -75,6 +75,8 @@ def test_params_are_the_sections_the_stage_may_read(name: str):
     }
     assert plain == declared
     expected: dict[str, Any] = {f"conf/{s}/${{use.{s}}}.yaml": None for s in declared & SECTIONS_OF_BUNDLES}
+    if name == "validate":  # may be told to measure any of them
+        expected |= {path.relative_to(ROOT).as_posix(): None for path in (ROOT / "conf/retriever").glob("*.yaml")}
     if in_profile := sorted(declared & {"train", "eval"}):
         expected["conf/profile/${use.profile}.yaml"] = in_profile
     assert files == expected
@@ -105,7 +107,7 @@ def test_deps_hold_every_artifact_the_stage_names(name: str):
 
 
 def test_light_stages_do_not_import_torch():
-    for stage in ("prepare", "chunk", "tokenize", "mask", "report"):
+    for stage in ("prepare", "chunk", "tokenize", "mask", "gate", "report"):
         for file in closure(ROOT / f"pipeline/stages/{stage}.py"):
             tops = {
                 name.split(".")[0]
@@ -133,8 +135,14 @@ def test_imports_point_one_way():
                 assert target.startswith("pipeline/core/") or target == "pipeline/errors.py", (
                     f"{where} imports {target}"
                 )
-            if where in ("pipeline/settings.py", "pipeline/tables.py", "pipeline/files.py", "pipeline/errors.py"):
-                assert target in ("pipeline/errors.py", "pipeline/files.py"), f"{where} imports {target}"
+            if where in ("pipeline/settings.py", "pipeline/bundles.py", "pipeline/tables.py", "pipeline/files.py"):
+                allowed = ("pipeline/errors.py", "pipeline/files.py", "pipeline/bundles.py")
+                assert target in allowed, f"{where} imports {target}"
+
+
+def test_focused_training_alone_waits_for_the_gate():
+    (verdict,) = written(INSTANCES["gate"])
+    assert [name for name, stage in INSTANCES.items() if verdict in stage["deps"]] == ["train@focused"]
 
 
 def test_every_command_is_quoted_for_no_shell():

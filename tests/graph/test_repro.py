@@ -11,6 +11,7 @@ from tests.graph.project import Project
 from tests.graph.test_dvc_yaml import INSTANCES, written
 
 EVALUATE = ["evaluate@base", "evaluate@vanilla", "evaluate@focused"]
+BEFORE_VIEWS = {"prepare", "validate", "chunk", "score", "base"}
 FOCUSED = ["train@focused", "evaluate@focused", "analyze", "report"]
 
 
@@ -44,7 +45,7 @@ def test_a_second_run_executes_nothing(project: Project):
 def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothing(project: Project):
     before = {path: path.read_bytes() for path in (project.root / "reports").rglob("*") if path.is_file()}
     ran = project.repro("dvc", "exp", "run", "-S", "mask.top_k=3")
-    assert ran == ["mask", *FOCUSED]
+    assert ran == ["mask", "gate", *FOCUSED]
     assert json.loads((project.root / "reports/mask.json").read_text())["top_k"] == 3
     project.edit({"mask": {"top_k": 2}})
     assert project.repro() == []
@@ -55,10 +56,13 @@ def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothin
 @pytest.mark.parametrize(
     ("file", "changes", "reruns"),
     [
-        ("params.yaml", {"mask": {"mode": "drop"}}, ["mask", *FOCUSED]),
+        ("params.yaml", {"mask": {"mode": "drop"}}, ["mask", "gate", *FOCUSED]),
         ("params.yaml", {"contrastive": {"weight": 0.0}}, FOCUSED),
         ("params.yaml", {"views": {"masked": 0.5}}, FOCUSED),
         ("params.yaml", {"eval": {"retrieval_top_k": 3}}, [*EVALUATE, "analyze", "report"]),
+        ("params.yaml", {"context": {"too_long": "cut_end"}}, sorted(set(INSTANCES) - BEFORE_VIEWS)),
+        ("params.yaml", {"validation": {"max_examples": 7}}, ["validate", "gate", *FOCUSED]),
+        ("params.yaml", {"gate": {"min_gold_retained": 0.4}}, ["gate", *FOCUSED]),
         ("params.yaml", {"analyze": {"examples": 5}}, ["analyze", "report"]),
         ("params.yaml", {"report": {"title": "Other"}}, ["report"]),
         ("params.yaml", {"lora": {"rank": 4}}, ["train@vanilla", *FOCUSED, "evaluate@vanilla"]),
@@ -66,9 +70,9 @@ def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothin
         (
             "params.yaml",
             {"use": {"retriever": "bm25"}},
-            ["score", "mask", *FOCUSED, "evaluate@base", "evaluate@vanilla"],
+            ["score", "mask", "gate", *FOCUSED, "evaluate@base", "evaluate@vanilla"],
         ),
-        ("params.yaml", {"chunk": {"words": 100}}, sorted(set(INSTANCES) - {"prepare", "base"})),
+        ("params.yaml", {"chunk": {"words": 100}}, sorted(set(INSTANCES) - {"prepare", "validate", "base"})),
         ("params.yaml", {"data": {"seed": 2}}, sorted(set(INSTANCES) - {"base"})),
         ("conf/profile/cpu.yaml", {"eval": {"batch_tokens": 4096}}, [*EVALUATE, "analyze", "report"]),
         ("conf/profile/gpu.yaml", {"eval": {"batch_tokens": 4096}}, []),
@@ -103,6 +107,21 @@ def behind(stages: Any) -> set[str]:
         if more <= found:
             return found
         found |= more
+
+
+def test_a_moved_bar_runs_the_gate_alone_and_a_bar_too_high_stops_before_focused_training(project: Project):
+    project.edit({"gate": {"min_gold_retained": 0.4}})
+    try:
+        assert project.repro() == ["gate", "report"]  # the page shows the setting
+        project.edit({"gate": {"min_gold_retained": 1.0}, "mask": {"top_k": 1}, "use": {"retriever": "bm25"}})
+        project.edit({"chunk": {"words": 4}})
+        done = project.run("dvc", "repro", "train@focused", check=False)
+        assert done.returncode != 0 and "Running stage 'train@focused'" not in done.stdout
+        assert "error: reports/mask.json: the top 1 chunks keep a gold chunk of" in done.stdout + done.stderr
+    finally:
+        project.run("git", "checkout", "params.yaml", "dvc.lock")
+        project.run("dvc", "checkout")
+    assert project.repro() == []
 
 
 def test_a_wrong_setting_stops_before_anything_is_touched(project: Project):

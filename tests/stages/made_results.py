@@ -21,6 +21,10 @@ CURVES = (
     "alignment_others",
     "grad_norm",
 )
+COPIED = (
+    "example_id", "question_id", "benchmark", "gold_position", "answers", "answer_types", "subset", "options",
+    "gold_option",
+)  # fmt: skip
 SKILL = {"base": 0.2, "vanilla": 1.3, "focused": 1.75}
 
 
@@ -69,6 +73,10 @@ def write(
                     "gold_document_ids": [f"p{gold}"],
                     "evidence": [{"document_id": f"p{gold}", "start": start, "end": start + len(city)}],
                     "gold_position": position,
+                    "answer_types": [],
+                    "options": [],
+                    "gold_option": -1,
+                    "subset": "",
                 }
             )
             answers.append((context, gold))
@@ -104,7 +112,11 @@ def _prediction(
     distracted = not right and wrong is not None and draw.random() < 0.75
     text = facts[gold][0] if right else facts[wrong][0] if distracted else f"Atlantis{hostile}"
     return {
-        **{name: example[name] for name in ("example_id", "question_id", "benchmark", "gold_position", "answers")},
+        **{name: example[name] for name in COPIED},
+        "generated_option": -1,
+        "likeliest_option": -1,
+        "option_log_probs": [],
+        "score": float(right),
         "method": method,
         "input": given,
         "num_documents": len(context),
@@ -137,14 +149,32 @@ def _write_sources(root: Path, lengths: tuple[int, ...], num_questions: int, hos
             "collection": {"num_questions": num_questions, "num_chunks": 120, "recall": {"1": 0.8, "5": 0.97}},
         },
     )
+    rows = [
+        {
+            **shares(8), "retriever": f"{name}{hostile}", "chunk_words": words, "split": "test",
+            "all_gold": {"5": 0.5}, "collection": None, "truncated_chunks": None,
+            "recall_interval": {str(k): [0.8, 1.0] for k in (1, 3, 5, 10)},
+        }
+        for words in (100, 200)
+        for name in ("minilm", "random")
+    ]  # fmt: skip
+    files.write_json(
+        root / "reports/validation.json",
+        {"num_examples": num_questions, "num_documents": 120, "measured_as": {"100": 100, "200": 200}, "rows": rows},
+    )
     kept = {
         "num_examples": num_questions, "gold_retained": 0.95, "answer_retained": 0.97, "kept_chunk_share": 1 / 3,
         "kept_token_share": 0.34, "mean_tokens_full": 620.0, "mean_tokens_masked": 620.0,
     }  # fmt: skip
     files.write_json(root / "reports/mask.json", {"mode": "token", "top_k": 4, "splits": {"train": kept, "test": kept}})
+    lengths_of = {"num_examples": num_questions, "mean_tokens": 620.0, "max_tokens": 901, "cut": 0.25, "gold_cut": None}
+    files.write_json(
+        root / "reports/tokenize.json",
+        {"max_tokens": 4096, "too_long": "cut_middle", "splits": {"train": lengths_of, "test": lengths_of}},
+    )
     method = {
         "alignment": 0.83, "alignment_others": 0.31, "in_batch_accuracy": 0.96, "uniformity": -2.1,
-        "answers_equal": 0.71, "masked_exact_match": 0.66, "full_exact_match": 0.6,
+        "answers_equal": 0.71, "masked_score": 0.66, "full_score": 0.6,
     }  # fmt: skip
     files.write_json(
         root / "reports/analysis.json",

@@ -14,7 +14,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from pipeline import config, files, tables, weights
-from pipeline.core import answers, evaluation, metrics, model, views
+from pipeline.core import answers, evaluation, metrics, model, prompts, tasks, views
 from pipeline.errors import ArtifactError, ConfigError, DataError
 from pipeline.settings import EvaluateStage
 from pipeline.stages import evaluate
@@ -66,7 +66,7 @@ class Toy:
             {
                 **names, "benchmark": "toy", "split": split, "question": question, "answer_lead": "",
                 "answers": references, "document_ids": document_ids, "gold_document_ids": gold, "evidence": [],
-                "gold_position": position,
+                "gold_position": position, "answer_types": [], "options": [], "gold_option": -1, "subset": "",
             }
         )  # fmt: skip
         view = self.view(chunk_ids, question, references[0])
@@ -85,8 +85,10 @@ class Toy:
         )  # fmt: skip
 
     def view(self, chunk_ids, question, answer):
-        context = [self.chunks[chunk_id] for chunk_id in chunk_ids]
-        return views.full_view(context, question, "", answer, encode, bos_id=tiny.BOS, eos_id=tiny.EOS)
+        chunks = [self.chunks[chunk_id] for chunk_id in chunk_ids]
+        laid = views.context(chunks, tasks.of("toy").instruction, encode, tiny.BOS)
+        asked = encode(prompts.question_segment(question, ""))
+        return views.full_view(laid, asked, encode(prompts.answer_segment(answer)), tiny.EOS)
 
     def write(self, sha256):
         chunks = [{**chunk._asdict(), "index": 0, "start": 0, "end": len(chunk.text)} for chunk in self.chunks.values()]
@@ -254,5 +256,5 @@ def test_no_test_examples_are_refused(toy, monkeypatch):
     for row in toy.full:
         row["split"] = "train"
     toy.write(weights.read_card().tokenizer_sha256)
-    with pytest.raises(DataError, match="no examples in split test"):
+    with pytest.raises(DataError, match=r"no examples in split test; choose another eval\.split"):
         run_stage(monkeypatch, "base")

@@ -1,5 +1,6 @@
 """Stage prepare: all benchmarks in one shape; bad input leaves the earlier files as they are."""
 
+import hashlib
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import files, tables
-from pipeline.errors import DataError
+from pipeline.errors import DataError, PipelineError
 from pipeline.stages import prepare
 from tests.conftest import ROOT
 
@@ -19,6 +20,9 @@ def project(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+SPLITS = ("train", "dev", "test")
 
 
 def choose(name, **data):
@@ -68,18 +72,104 @@ def test_bios_twice_gives_the_same_bytes(project, capsys):
     assert "17 examples (train 6, dev 3, test 8)" in capsys.readouterr().out
 
 
+def write_lines(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def test_nq_from_a_folder(project, capsys):
     names = ["alpha", "beta", "gamma", "delta"]
-    lines = [
-        {"question": f"what is {name}", "answers": [name], "ctxs": [{"text": f"It is {name}.", "isgold": True}]}
-        for name in names
-    ]
-    (project / "nq").mkdir()
-    (project / "nq/oracle.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    choose("nq", source="nq", num_documents=[2, 4])
+    write_lines(
+        project / "nq/oracle.jsonl",
+        [
+            {"question": f"what is {name}", "answers": [name], "ctxs": [{"text": f"It is {name}.", "isgold": True}]}
+            for name in names
+        ],
+    )
+    asked = ["what is alpha", "what is omega", "what is pi"]
+    write_lines(project / "nq/open.jsonl", [{"question": text, "answer": [text.split()[-1]]} for text in asked])
+    passages = [{"title": "Greek", "text": f"A letter is {name}."} for name in ("omega", "rho", "tau")]
+    (project / "nq/passages.json").write_text(json.dumps(passages))
+    chosen = {"train": [{"name": "open.jsonl"}], "dev": [], "test": [{"name": "oracle.jsonl"}]}
+    choose(
+        "nq", source="nq", files=chosen, passages=[{"name": "passages.json"}], num_documents=[2, 3], dev_fraction=0.0
+    )
     prepare.main()
-    assert "4 documents (3 words on average, 3 at most); 8 examples" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "9 examples (train 1, dev 0, test 8)" in printed
+    assert "left out: 1 questions asked in test, 1 questions without a gold passage" in printed
     assert all(row["whole"] for row in tables.scan(prepare.DOCUMENTS, tables.DOCUMENTS))
+    [train] = [row for row in tables.scan(prepare.EXAMPLES, tables.EXAMPLES) if row["split"] == "train"]
+    assert (train["question"], train["answers"]) == ("what is omega", ["omega"])
+    summary = files.read_json(prepare.SUMMARY, "prepare")
+    digest = hashlib.sha256((project / "nq/open.jsonl").read_bytes()).hexdigest()
+    assert summary["files"][0].items() >= {"part": "train", "name": "open.jsonl", "sha256": digest}.items()
+    assert [file["part"] for file in summary["files"]] == ["train", "test", "passages"]
+    assert summary["left_out"] == {"questions asked in test": 1, "questions without a gold passage": 1}
+
+
+REAL = {
+    "quality": (
+        {"train": [{"name": "quality_leval_dev.jsonl"}], "dev": [], "test": [{"name": "quality_example_text.jsonl"}]},
+        "quality",
+        {"dev_fraction": 0.2},
+        {"train": 8, "dev": 2, "test": 1},
+        136,
+    ),
+    "qasper": (
+        {"train": [{"name": "qasper_pieces.json"}], "dev": [], "test": [{"name": "qasper_test80_degraded.json"}]},
+        "qasper",
+        {"dev_fraction": 0.1},
+        {"train": 17, "dev": 2, "test": 38},
+        121 + 58,
+    ),
+    "hotpot": (
+        {"train": [{"name": "hotpot_dev_distractor_sample.json"}], "dev": [], "test": []},
+        "hotpotqa",
+        {"test_fraction": 0.5},
+        None,
+        67,
+    ),
+    "longbench": (
+        {"train": [], "dev": [], "test": [{"name": f"{name}.jsonl"} for name in ("hotpotqa", "musique", "2wikimqa")]},
+        "longbench_style",
+        {},
+        None,
+        23,
+    ),
+    "squality": (
+        {"train": [{"name": "squality_v1-3_train.jsonl"}], "dev": [], "test": [{"name": "squality_v1-3_dev.jsonl"}]},
+        "text",
+        {"dev_fraction": 0.1},
+        {"train": 45, "dev": 5, "test": 17},
+        250 + 85,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_samples_of_every_official_benchmark_pass_the_census_twice_alike(project, shared, name):
+    chosen, folder, settings, num_contexts, num_examples = REAL[name]
+    choose(name, source=str(shared / "data" / folder), files=chosen, **settings)
+    prepare.main()
+    first = outputs(project)
+    examples = list(tables.scan(prepare.EXAMPLES, tables.EXAMPLES))
+    assert len(examples) == num_examples and {row["benchmark"] for row in examples} == {name}
+    if num_contexts is not None:
+        contexts = {split: {row["document_ids"][0] for row in examples if row["split"] == split} for split in SPLITS}
+        assert {split: len(found) for split, found in contexts.items()} == num_contexts
+        assert sum(map(len, contexts.values())) == len(set().union(*contexts.values()))
+    prepare.main()
+    assert outputs(project) == first
+
+
+def test_an_official_file_that_is_not_in_the_folder_is_named(project):
+    (project / "own").mkdir()
+    write_lines(project / "own/mine.jsonl", [{}])
+    choose("quality", source="own")
+    with pytest.raises(PipelineError, match=r"QuALITY\.v1\.0\.1\.htmlstripped\.train.*mine\.jsonl"):
+        prepare.main()
+    assert outputs(project) == {}
 
 
 def append(path, text):
@@ -136,7 +226,7 @@ def test_a_leak_between_splits_is_said(project, capsys):
 def test_a_missing_source_is_said_with_the_place_to_mend(project, name):
     choose(name, source="nowhere")
     with pytest.raises(
-        DataError, match=r"nowhere.* \(nowhere does not exist\); put it there, or name .* in params.yaml"
+        DataError, match=r"nowhere.* \(nowhere (does not exist|is no folder)\); put it there, or name .* in params.yaml"
     ):
         prepare.main()
     assert outputs(project) == {}

@@ -69,13 +69,13 @@ def test_the_summary_agrees_with_the_predictions(reported: Path):
         f"{method}{given}" for method in ("base", "vanilla", "focused") for given in ("", "_retrieval")
     }
     assert {source["file"] for source in summary["sources"]} == {
-        "prepare", "retrieval", "mask", "analysis", "base", "settings",
+        "prepare", "retrieval", "validation", "tokenize", "mask", "analysis", "base", "settings",
     }  # fmt: skip
 
 
 def test_the_page_has_every_part(reported: Path):
     text = (reported / "reports/index.html").read_text()
-    assert text.count("<svg") == 4 + 1 + 7 + 1  # length, position; errors; training; retrieval
+    assert text.count("<svg") == 4 + 1 + 7 + 1 + 2  # length, position; errors; training; retrieval; retrievers
     assert text.count("<article>") == 10
     assert text.count('<mark class="right">') >= 10 and text.count('<mark class="wrong">') >= 10
     assert "Ten distraction errors to read" in text

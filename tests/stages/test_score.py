@@ -7,6 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import config, errors, files, tables
+from pipeline.core import recall
 from pipeline.stages import score
 from tests import tiny_bert
 from tests.conftest import ROOT
@@ -48,6 +49,10 @@ def example(number, split, question, answer, document_ids, gold, evidence=()):
         "gold_document_ids": gold,
         "evidence": [dict(zip(("document_id", "start", "end"), span, strict=True)) for span in evidence],
         "gold_position": document_ids.index(gold[0]) if gold else -1,
+        "answer_types": [],
+        "options": [],
+        "gold_option": -1,
+        "subset": "",
     }
 
 
@@ -124,7 +129,7 @@ def test_controls_bracket_every_retriever_and_rank_no_collection(project):
     _, worst = scored("worst")
     assert best["collection"] is None
     assert best["splits"]["test"]["all"]["recall"]["1"] == best["splits"]["test"]["all"]["mrr"] == 1.0
-    assert worst["splits"]["test"]["all"]["recall"] == {"1": 0.0, "3": 0.333333, "5": 1.0, "10": 1.0}
+    assert worst["splits"]["test"]["all"]["recall"] == {"1": 0.0, "3": 0.333333, "5": 1.0, "7": 1.0, "10": 1.0}
 
 
 def test_random_does_not_depend_on_the_order_of_the_examples(project):
@@ -188,5 +193,5 @@ def test_nothing_to_score_is_an_error_and_not_an_empty_report(project, which):
 
 
 def test_a_large_collection_is_not_ranked(project, monkeypatch):
-    monkeypatch.setattr(score, "MAX_COLLECTION", 3)
+    monkeypatch.setattr(recall, "MAX_COLLECTION", 3)
     assert scored("bm25")[1]["collection"] is None

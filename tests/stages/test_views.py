@@ -104,6 +104,21 @@ def test_masked_views_keep_the_best_chunk_and_flag_the_lost_answer(project: Path
     assert (row["gold_retained"], row["answer_retained"]) == (True, True)
 
 
+def test_gold_kept_is_a_share_of_the_examples_whose_gold_is_known(project: Path, capsys: pytest.CaptureFixture[str]):
+    tokenize.main()
+    [scores] = tables.scan(mask.SCORES, tables.SCORES)
+    tables.write(mask.SCORES, tables.SCORES, [scores | {"gold": [False] * 3}])
+    mask.main()
+    train = json.loads(mask.SUMMARY.read_text())["splits"]["train"]
+    assert (train["num_examples"], train["num_gold_known"], train["gold_retained"]) == (1, 0, None)
+    assert train["answer_retained"] == 0.0
+    assert "gold chunk kept: train unknown;" in capsys.readouterr().out
+    tables.write(mask.SCORES, tables.SCORES, [scores | {"gold": [True, True, False]}])
+    mask.main()
+    train = json.loads(mask.SUMMARY.read_text())["splits"]["train"]
+    assert (train["num_gold_known"], train["gold_retained"]) == (1, 1.0)
+
+
 def test_more_kept_chunks_than_there_are_keep_all_and_are_counted(project: Path, capsys: pytest.CaptureFixture[str]):
     choose(mask={"top_k": 7})
     tokenize.main()
@@ -118,6 +133,45 @@ def test_a_row_longer_than_the_model_reads_is_refused_not_cut(project: Path):
     with pytest.raises(DataError, match=r"example e has \d+ tokens, model.max_tokens allows 20; give it"):
         tokenize.main()
     assert not tokenize.FULL.exists()
+
+
+def write_questions(*questions: str) -> None:
+    """One example for each question over the same three documents; a is gold."""
+    examples = [
+        Example(f"e{n}", f"q{n}", "toy", "test", text, "", ["Rome"], list("abc"), ["a"], [Evidence("a", 0, 5)], 0)
+        for n, text in enumerate(questions)
+    ]
+    tables.write(mask.EXAMPLES, tables.EXAMPLES, [asdict(example) for example in examples])
+
+
+@pytest.mark.parametrize(("too_long", "gold_cut"), [("cut_end", 0.0), ("cut_middle", 1.0)])
+def test_a_long_context_is_cut_as_set_and_counted_and_its_questions_share_the_cut(
+    project: Path, capsys: pytest.CaptureFixture[str], too_long: str, gold_cut: float
+):
+    write_questions("Where was Ada born?", "Where, in which of the towns named here, was Ada born?")
+    tokenize.main()
+    whole = list(tables.scan(tokenize.FULL, tables.FULL_VIEWS))
+    assert json.loads(tokenize.SUMMARY.read_text())["splits"]["test"]["cut"] == 0.0
+    longest = max(len(row["input_ids"]) for row in whole)
+    choose(mask={"top_k": 1}, context={"too_long": too_long}, model={"max_tokens": longest - 12})
+    capsys.readouterr()
+    tokenize.main()
+    rows = list(tables.scan(tokenize.FULL, tables.FULL_VIEWS))
+    assert max(len(row["input_ids"]) for row in rows) == longest - 12
+    assert len({tuple(row["input_ids"][: row["question_start"]]) for row in rows}) == 1
+    for before, after in zip(whole, rows, strict=True):
+        assert after["input_ids"][after["question_start"] :] == before["input_ids"][before["question_start"] :]
+        assert after["chunk_ids"] == before["chunk_ids"]
+    found = json.loads(tokenize.SUMMARY.read_text())["splits"]["test"]
+    assert (found["num_examples"], found["cut"], found["gold_cut"]) == (2, 1.0, gold_cut)
+    assert f"2 contexts cut ({too_long}, model.max_tokens {longest - 12:,})" in capsys.readouterr().out
+
+
+def test_a_question_that_leaves_no_room_for_a_context_is_refused_with_its_length(project: Path):
+    write_questions("Where was Ada born?", "Where? " * 200)
+    choose(context={"too_long": "cut_end"}, model={"max_tokens": 100})
+    with pytest.raises(DataError, match=r"example e1: question and answer have [\d,]+ tokens, which leaves no context"):
+        tokenize.main()
 
 
 def test_skip_is_refused_with_a_sliding_window_shorter_than_the_input(project: Path):

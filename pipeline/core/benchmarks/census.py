@@ -74,6 +74,10 @@ class Census:
         places = [place for place, name in enumerate(example.document_ids) if name in gold]
         if len(places) < len(gold) or example.gold_position != (places[0] if places else -1):
             return f"gold documents {example.gold_document_ids} do not stand at gold position {example.gold_position}"
+        if example.answer_types and len(example.answer_types) != len(example.answers):
+            return f"{len(example.answers)} answers have {len(example.answer_types)} types"
+        if example.gold_option not in (range(len(example.options)) if example.options else (-1,)):
+            return f"gold option {example.gold_option} is none of its {len(example.options)} options"
         outside = {found.document_id for found in example.evidence} - set(example.document_ids)
         return f"evidence lies in {min(outside)!r}, which is not in the context" if outside else ""
 

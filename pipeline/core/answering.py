@@ -1,0 +1,75 @@
+"""Answers to many prompts, by whichever way computes least.
+
+Prompts that share their context (the questions of one document), and those with options to weigh, go through
+`branches`: the context is read once, questions and options hang on it. What stands alone goes through `generation`,
+in batches of like length. Both give the same tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from pipeline.core import branches, generation
+from pipeline.core.asking import Prompt
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Generated token ids, EOS left out, and the log-probability of each option in nats."""
+
+    output_ids: list[int]
+    log_probs: list[float]
+
+
+def answer_all(
+    network: PreTrainedModel | PeftModel,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    eos_id: int,
+    pad_id: int,
+    banned_ids: Sequence[int],
+    batch_tokens: int,
+    progress: Callable[[int], object] = lambda num_prompts: None,
+) -> list[Answer]:
+    """Greedy answers, in the order of the prompts, up to `max_new_tokens` each; arguments as of generation.generate.
+
+    Raises:
+        NumericError: a logit is NaN or infinite.
+    """
+    answers: dict[int, Answer] = {}
+    groups: dict[bytes, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(prompt.prefix_ids.tobytes(), []).append(index)
+    alone = [group[0] for group in groups.values() if len(group) == 1 and not prompts[group[0]].options]
+    outputs = generation.generate(
+        network,
+        [np.concatenate([prompts[index].prefix_ids, prompts[index].suffix_ids]) for index in alone],
+        max_new_tokens=max_new_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        banned_ids=banned_ids,
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
+    answers |= {index: Answer(output, []) for index, output in zip(alone, outputs, strict=True)}
+    for group in groups.values():
+        if group[0] in answers:
+            continue
+        found = branches.answer(
+            network,
+            prompts[group[0]].prefix_ids,
+            [branches.Branch(prompts[index].suffix_ids, prompts[index].options) for index in group],
+            max_new_tokens=max_new_tokens,
+            eos_id=eos_id,
+            banned_ids=banned_ids,
+            batch_tokens=batch_tokens,
+        )
+        answers |= {
+            index: Answer(answered.output_ids, answered.log_probs) for index, answered in zip(group, found, strict=True)
+        }
+        progress(len(group))
+    return [answers[index] for index in range(len(prompts))]
