@@ -40,7 +40,7 @@ def views(tmp_path: Path) -> Path:
                 "example_id": name, "question_id": name, "split": "test" if number == 4 else "train",
                 "num_documents": 4, "gold_position": 0, "document_ids": [f"d{number}", "x", "y", "z"],
                 "input_ids": ids.tolist(), "chunk_ids": list("abcd"), "chunk_starts": starts.tolist(),
-                "chunk_ends": ends.tolist(), "prompt_end": prompt_end,
+                "chunk_ends": ends.tolist(), "question_start": int(ends[-1]), "prompt_end": prompt_end,
             }
         )  # fmt: skip
         view = masking.masked_view(ids, starts, ends, prompt_end, kept, "token", tiny.MASK)
