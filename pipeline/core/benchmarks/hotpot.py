@@ -7,17 +7,15 @@ evidence. Where two paragraphs of a context share the title, both are gold.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.core.benchmarks import lines, splits
-from pipeline.core.benchmarks.lines import Line, Lines, Reject, Some, Text
+from pipeline.core.benchmarks import contexts, lines
+from pipeline.core.benchmarks.contexts import Question
+from pipeline.core.benchmarks.lines import Lines, Reject, Some, Text
 from pipeline.core.documents import Benchmark, Document, Evidence, Example
-from pipeline.errors import DataError
 
 # JSON has lists only; the items stay strict.
 Fact = Annotated[tuple[str, int], Field(strict=False)]
@@ -69,56 +67,19 @@ def benchmark(
     Raises:
         DataError: a question id stands twice, in one split or in two.
     """
-    questions = _Questions(files, reject, dev_fraction, test_fraction, seed, max_questions)
-    return Benchmark(_documents(questions), (example for _, example in questions))
 
-
-class _Questions:
-    """Every question as the documents of its context and an example; each iteration reads anew and gives the same."""
-
-    def __init__(
-        self,
-        files: Mapping[str, Lines],
-        reject: Reject,
-        dev_fraction: float,
-        test_fraction: float,
-        seed: int,
-        max_questions: int | None,
-    ) -> None:
-        self._files, self._reject = files, reject
-        self._dev_fraction, self._test_fraction, self._seed = dev_fraction, test_fraction, seed
-        self._max_questions = max_questions
-
-    def __iter__(self) -> Iterator[tuple[list[Document], Example]]:
-        place_of: dict[str, str] = {}
-        num_taken: Counter[str] = Counter()
-        for name in ("train", "dev", "test"):
-            for place, record, paragraphs in self._parsed(name):
-                if record.id in place_of:
-                    raise DataError(
-                        f"{place}: question {record.id!r} already stands in {place_of[record.id]}; keep one of them"
-                    )
-                place_of[record.id] = place
-                split = self._held_out[record.id] if name == "train" else name
-                if self._max_questions is None or num_taken[split] < self._max_questions:
-                    num_taken[split] += 1
-                    context = shuffled(paragraphs, record.id, self._seed)
-                    yield [paragraph.document for paragraph in context], _example(record, context, split)
-
-    @cached_property
-    def _held_out(self) -> dict[str, str]:
-        names = [record.id for _, record, _ in self._parsed("train")]
-        return splits.held_out(
-            names, dev_fraction=self._dev_fraction, test_fraction=self._test_fraction, seed=self._seed
-        )
-
-    def _parsed(self, name: str) -> Iterator[tuple[str, Record, list[Paragraph]]]:
-        for place, record in lines.parse(_objects(self._files.get(name, ())), Record, self._reject):
-            paragraphs = list(_paragraphs(record))
-            if paragraphs:
-                yield place, record, paragraphs
+    def read(split: str) -> Iterator[Question]:
+        for place, record in lines.parse(lines.with_id(files.get(split, ())), Record, reject):
+            context = shuffled(list(_paragraphs(record)), record.id, seed)
+            if context:
+                documents = [paragraph.document for paragraph in context]
+                yield Question(place, record.id, documents, _example(record, context))
             else:
-                self._reject(place, "context holds no paragraph with text")
+                reject(place, "context holds no paragraph with text")
+
+    return contexts.benchmark(
+        read, dev_fraction=dev_fraction, test_fraction=test_fraction, seed=seed, max_questions=max_questions
+    )
 
 
 def shuffled(paragraphs: list[Paragraph], question_id: str, seed: int) -> list[Paragraph]:
@@ -128,21 +89,6 @@ def shuffled(paragraphs: list[Paragraph], question_id: str, seed: int) -> list[P
         return hashlib.sha256(f"{seed}\n{question_id}\n{paragraph.document.document_id}".encode()).digest()
 
     return sorted(paragraphs, key=drawn)
-
-
-def _documents(questions: _Questions) -> Iterator[Document]:
-    seen: set[str] = set()
-    for documents, _ in questions:
-        for document in documents:
-            if document.document_id not in seen:
-                seen.add(document.document_id)
-                yield document
-
-
-def _objects(entries: Lines) -> Iterator[Line]:
-    for place, entry in entries:
-        # Keys that open with an underscore pass for notes of the user's own.
-        yield place, {**entry, "id": entry["_id"]} if isinstance(entry, dict) and "_id" in entry else entry
 
 
 def _paragraphs(record: Record) -> Iterator[Paragraph]:
@@ -157,7 +103,7 @@ def _paragraphs(record: Record) -> Iterator[Paragraph]:
             yield Paragraph(Document(name, title, text, whole=True), sentences)
 
 
-def _example(record: Record, context: list[Paragraph], split: str) -> Example:
+def _example(record: Record, context: list[Paragraph]) -> Example:
     numbers_of: dict[str, set[int]] = {}
     for title, number in record.supporting_facts:
         numbers_of.setdefault(title, set()).add(number)
@@ -166,7 +112,7 @@ def _example(record: Record, context: list[Paragraph], split: str) -> Example:
         example_id=record.id,
         question_id=record.id,
         benchmark="hotpot",
-        split=split,
+        split="",
         question=record.question,
         answer_lead="",
         answers=[record.answer],

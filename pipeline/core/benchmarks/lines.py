@@ -52,6 +52,12 @@ def parse(lines: Lines, record: type[Record], reject: Reject) -> Iterator[tuple[
         yield place, parsed
 
 
+def with_id(values: Lines) -> Iterator[Line]:
+    """Official records with their `_id` under `id` too: `parse` takes a key that opens with `_` for a note of the user's."""
+    for place, value in values:
+        yield place, {**value, "id": value["_id"]} if isinstance(value, dict) and "_id" in value else value
+
+
 def _reasons(error: ValidationError, record: type[BaseModel], given: set[str]) -> Iterator[str]:
     items = error.errors(include_url=False)
     missing = [str(item["loc"][-1]) for item in items if item["type"] == "missing"]

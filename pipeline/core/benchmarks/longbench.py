@@ -7,16 +7,14 @@ document. Which passages hold the answer is not told. The name of the task is th
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.core.benchmarks import lines, splits
-from pipeline.core.benchmarks.lines import Line, Lines, Reject, Some, Text
+from pipeline.core.benchmarks import contexts, lines
+from pipeline.core.benchmarks.contexts import Question
+from pipeline.core.benchmarks.lines import Lines, Reject, Some, Text
 from pipeline.core.documents import Benchmark, Document, Example
-from pipeline.errors import DataError
 
 TITLE_CHARACTERS = 100  # a first line up to this long is the title; the longest seen in the data has 67
 _HEADER = re.compile(r"^Passage [0-9]+:\n", re.MULTILINE)
@@ -51,8 +49,21 @@ def benchmark(
     Raises:
         DataError: a question id stands twice, in one split or in two.
     """
-    questions = _Questions(files, reject, dev_fraction, test_fraction, seed, max_questions)
-    return Benchmark(_documents(questions), (example for _, example in questions))
+
+    def read(split: str) -> Iterator[Question]:
+        for place, record in lines.parse(lines.with_id(files.get(split, ())), Record, reject):
+            # A passage that is empty, or there twice, would be a document without text, or twice in a context.
+            documents = {found.document_id: found for found in passages(record.context) if found.text.strip()}
+            if documents:
+                yield Question(
+                    place, _digest(record.context), list(documents.values()), _example(record, list(documents))
+                )
+            else:
+                reject(place, 'context does not split at its lines "Passage <n>:", n from 1, into passages')
+
+    return contexts.benchmark(
+        read, dev_fraction=dev_fraction, test_fraction=test_fraction, seed=seed, max_questions=max_questions
+    )
 
 
 def passages(context: str) -> list[Document]:
@@ -69,67 +80,6 @@ def passages(context: str) -> list[Document]:
     return [_passage(passage) for passage in written] if joined == context else []
 
 
-class _Questions:
-    """Every question as the documents of its context and an example; each iteration reads anew and gives the same."""
-
-    def __init__(
-        self,
-        files: Mapping[str, Lines],
-        reject: Reject,
-        dev_fraction: float,
-        test_fraction: float,
-        seed: int,
-        max_questions: int | None,
-    ) -> None:
-        self._files, self._reject = files, reject
-        self._dev_fraction, self._test_fraction, self._seed = dev_fraction, test_fraction, seed
-        self._max_questions = max_questions
-
-    def __iter__(self) -> Iterator[tuple[list[Document], Example]]:
-        place_of: dict[str, str] = {}
-        num_taken: Counter[str] = Counter()
-        for name in ("train", "dev", "test"):
-            for place, record in lines.parse(_objects(self._files.get(name, ())), Record, self._reject):
-                if record.id in place_of:
-                    raise DataError(
-                        f"{place}: question {record.id!r} already stands in {place_of[record.id]}; keep one of them"
-                    )
-                place_of[record.id] = place
-                split = self._held_out[_digest(record.context)] if name == "train" else name
-                # A passage that is empty, or there twice, would be a document without text, or twice in a context.
-                documents = {found.document_id: found for found in passages(record.context) if found.text.strip()}
-                if not documents:
-                    self._reject(place, 'context does not split at its lines "Passage <n>:", n from 1, into passages')
-                elif self._max_questions is None or num_taken[split] < self._max_questions:
-                    num_taken[split] += 1
-                    yield list(documents.values()), _example(record, list(documents), split)
-
-    @cached_property
-    def _held_out(self) -> dict[str, str]:
-        records = lines.parse(_objects(self._files.get("train", ())), Record, self._reject)
-        return splits.held_out(
-            (_digest(record.context) for _, record in records),
-            dev_fraction=self._dev_fraction,
-            test_fraction=self._test_fraction,
-            seed=self._seed,
-        )
-
-
-def _documents(questions: _Questions) -> Iterator[Document]:
-    seen: set[str] = set()
-    for documents, _ in questions:
-        for document in documents:
-            if document.document_id not in seen:
-                seen.add(document.document_id)
-                yield document
-
-
-def _objects(records: Lines) -> Iterator[Line]:
-    for place, record in records:
-        # Keys that open with an underscore pass for notes of the user's own.
-        yield place, {**record, "id": record["_id"]} if isinstance(record, dict) and "_id" in record else record
-
-
 def _passage(written: str) -> Document:
     title, _, text = written.partition("\n")
     if not title.strip() or not text.strip() or len(title) > TITLE_CHARACTERS:
@@ -137,12 +87,12 @@ def _passage(written: str) -> Document:
     return Document(f"longbench-passage-{_digest(title, text)}", title, text, whole=True)
 
 
-def _example(record: Record, document_ids: list[str], split: str) -> Example:
+def _example(record: Record, document_ids: list[str]) -> Example:
     return Example(
         example_id=record.id,
         question_id=record.id,
         benchmark="longbench",
-        split=split,
+        split="",
         question=record.input,
         answer_lead="",
         answers=record.answers,
