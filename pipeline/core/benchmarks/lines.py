@@ -53,7 +53,7 @@ def parse(lines: Lines, record: type[Record], reject: Reject) -> Iterator[tuple[
 
 
 def with_id(values: Lines) -> Iterator[Line]:
-    """Official records with their `_id` under `id` too: `parse` takes a key that opens with `_` for a note of the user's."""
+    """Official records, their `_id` under `id` too: for `parse` a key that opens with `_` is a note of the user's."""
     for place, value in values:
         yield place, {**value, "id": value["_id"]} if isinstance(value, dict) and "_id" in value else value
 
