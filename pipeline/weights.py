@@ -25,7 +25,7 @@ from transformers.utils import logging
 from pipeline import files
 from pipeline.core import model
 from pipeline.device import device
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, ConfigError
 from pipeline.settings import Model
 
 # peft 0.21 asks transformers 5.23 by the old name of a property; nothing for the user to act on.
@@ -144,6 +144,7 @@ def load_base(settings: Model, card: BaseCard) -> PreTrainedModel:
 
     Raises:
         ArtifactError: the weights are not those of the card.
+        ConfigError: model.sliding_window is set for a model that has no window.
     """
     folder = find(settings)
     if (found := digest(folder)) != card.sha256:
@@ -151,6 +152,11 @@ def load_base(settings: Model, card: BaseCard) -> PreTrainedModel:
             f"{folder}: weights have sha256 {found}, {BASE / CARD} says {card.sha256}; run `dvc repro -f base`"
         )
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if settings.sliding_window is not None and not hasattr(config, "sliding_window"):
+        raise ConfigError(
+            f"model.sliding_window is {settings.sliding_window}, but a {config.model_type} model has no window; set it "
+            "to null"
+        )
     config.sliding_window = settings.sliding_window
     network: Any = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=getattr(torch, settings.dtype), use_safetensors=True, trust_remote_code=False

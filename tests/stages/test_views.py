@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import tables, tokenization, weights
+from pipeline import config, tables, tokenization, weights
 from pipeline.core.documents import Evidence, Example
 from pipeline.errors import ArtifactError, ConfigError, DataError
+from pipeline.settings import EvaluateStage
 from pipeline.stages import base, mask, tokenize
 from tests.conftest import ROOT
 
@@ -270,3 +271,20 @@ def test_the_stage_leaves_with_its_exit_code_and_no_traceback(project: Path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 4
     assert done.stderr == "error: data/scores.parquet: no such file; run `dvc repro score` first\n"
+
+
+def test_a_window_for_a_model_without_one_is_refused(project: Path, tmp_path: Path):
+    folder = tmp_path / "llama"
+    shutil.copytree("models/tiny-base", folder)
+    card = json.loads((folder / "config.json").read_text())
+    del card["sliding_window"]
+    (folder / "config.json").write_text(
+        json.dumps({**card, "model_type": "llama", "architectures": ["LlamaForCausalLM"]})
+    )
+    choose(model={"source": str(folder), "sha256": None, "sliding_window": 64})
+    base.main()
+    settings = config.load(EvaluateStage).model
+    with pytest.raises(
+        ConfigError, match=r"model.sliding_window is 64, but a llama model has no window; set it to null"
+    ):
+        weights.load_base(settings, weights.read_card())
