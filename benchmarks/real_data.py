@@ -48,6 +48,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "dev_fraction": 0.1,
             "test_fraction": 0.5,
         },
+        # The small tokenizer needs three tokens where Mistral's needs one: the cut to 4,096 loses most of the evidence.
+        "gate": {"override": True},
         "eval": {"longbench": True, "max_new_tokens": 32},
     },
     "nq": {
