@@ -6,6 +6,7 @@ A file gets its name only when it is whole and fits its pin; until then it is a 
 
 import glob
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -196,6 +197,8 @@ def _fetch(url: str, part: Path, name: str) -> tuple[str, bool]:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.file_download import http_get
 
+    # It logs each of its own attempts; what came of them all is said once, by us.
+    logging.getLogger(http_get.__module__).setLevel(logging.CRITICAL)
     # A connection that breaks loses the block it was in; with the 10 MB that are the default, most files would be lost.
     constants.DOWNLOAD_CHUNK_SIZE = BLOCK
     try:

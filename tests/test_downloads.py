@@ -354,13 +354,14 @@ def make(content, cache):
 
 
 @pytest.mark.parametrize("pin", [None, CONTENT])
-def test_without_a_network_the_line_says_what_to_fetch_and_where_to_put_it(site, pin):
+def test_without_a_network_the_line_says_what_to_fetch_and_where_to_put_it(site, pin, capfd):
     site.shutdown()
     site.server_close()
     message = refusal(official(site, content=pin))
     assert f"{site.url}/dev.json: ConnectError" in message
     assert (f"git blob {git_blob(CONTENT)}" if pin else "no pin known; its sha256 will be recorded") in message
     assert place_in(message).name == "dev.json"
+    assert capfd.readouterr().err == ""  # no attempt is told on its own
 
 
 def test_offline_mode_is_kept(cache, site, monkeypatch):
