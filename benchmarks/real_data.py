@@ -25,8 +25,8 @@ from tests.graph.project import Project
 
 SMALL: dict[str, dict[str, Any]] = {
     "context": {"too_long": "cut_middle"},
-    "train": {"steps": 20, "batch_examples": 4, "warmup_steps": 2},
-    "analyze": {"examples": 32},
+    "train": {"steps": 8, "batch_examples": 4, "warmup_steps": 2},
+    "analyze": {"examples": 8},
 }
 # Samples have one file with labels each, so documents of it are held out as dev and test.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
