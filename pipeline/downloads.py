@@ -111,7 +111,8 @@ def _pin(file: DataFile) -> str:
 
 def _by_hand(place: Path, pin: str) -> str:
     unfit = "; what stands there does not fit" if place.exists() else ""
-    return f"fetch it by other means and put it at {place} ({pin}){unfit}"
+    by_hand = f"fetch it by other means and put it at {place} ({pin}){unfit}"
+    return f"{by_hand}, or name a folder that has it with `data: {{source: ...}}`"
 
 
 def _take_out(file: DataFile, url: str, member: str, place: Path) -> Located:

@@ -7,7 +7,8 @@ generated answer; the leaderboard's form, a line `<id>,<label>` each, is read fr
 reports/predictions/<method>.parquet, is read too.
 
 REFERENCES is the official file of the benchmark, for jsonl our own questions.jsonl, of which split test is scored.
-Questions without a prediction count 0; a prediction of no question, or a second one of the same, is refused.
+Of our own predictions on QuALITY the written answers are scored; the likeliest options' accuracy is in reports/eval.
+Questions without a prediction count as wrong; a prediction of no question, or a second one of the same, is refused.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pipeline.core.tally import Tally, tally
 from pipeline.errors import ConfigError, DataError, run
 
 INPUTS = ("full", "retrieval", "longbench")
-_OWN_COLUMNS = ["example_id", "question_id", "benchmark", "input", "num_documents", "prediction"]
+_OWN_COLUMNS = ["example_id", "question_id", "benchmark", "input", "num_documents", "gold_position", "prediction"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,9 +48,11 @@ def main(arguments: list[str]) -> None:
     reader = records.Entries if asked.benchmark in references.WHOLE else records.Lines
     questions = references.read(asked.benchmark, reader([asked.references], rejects), rejects.reject)
     own = _is_own(asked.score)
-    rows = _own_rows(asked.score, asked.benchmark, asked.input, asked.num_documents) if own else _rows(asked)
-    hint = f", of those on one number of documents: --num-documents N (input {asked.input})" if own else ""
-    predictions = outside_predictions.parse(rows, asked.benchmark)
+    rows = _own_rows(asked) if own else _rows(asked)
+    hint = f" of one kind of context: --num-documents N, --gold-position N (input {asked.input})" if own else ""
+    predictions = list(outside_predictions.parse(rows, asked.benchmark))
+    if not predictions:
+        raise DataError(f"{asked.score}: there is not one prediction; give the path of a file that has some")
     found = tally(asked.benchmark, outside_predictions.answered(questions, predictions, hint))
     if asked.json is not None:
         files.write_json(asked.json, numbers(asked.benchmark, found))
@@ -58,7 +61,8 @@ def main(arguments: list[str]) -> None:
 
 def table(benchmark: str, found: Tally) -> Iterator[str]:
     """The counts in one line, then a line for each score in percent, or "-"; columns aligned."""
-    counts = [f"{found.num_questions:,} questions", f"{found.num_missing:,} without a prediction, counted as 0"]
+    worth = "wrong" if benchmark == "quality" else "0"  # SAT-style takes a third of a point off a wrong answer
+    counts = [f"{found.num_questions:,} questions", f"{found.num_missing:,} without a prediction, counted as {worth}"]
     if found.num_unparseable is not None:
         counts.append(f"{found.num_unparseable:,} answers that name no single option, counted as wrong")
     if found.num_left_out:
@@ -91,6 +95,9 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--benchmark", required=True, metavar="NAME", help=", ".join(references.BENCHMARKS))
     parser.add_argument("--input", default="full", metavar="NAME", help=f"of our own: {', '.join(INPUTS)}; else full")
     parser.add_argument("--num-documents", type=int, metavar="N", help="of our own: contexts of this size only")
+    parser.add_argument(
+        "--gold-position", type=int, metavar="N", help="of our own: gold there only, from 0; -1: unknown"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     asked = parser.parse_args(arguments)
     _one_of(parser, "--benchmark", asked.benchmark, references.BENCHMARKS)
@@ -126,7 +133,7 @@ def _leaderboard_rows(path: Path) -> Iterator[Line]:
         name, comma, label = line.rpartition(",")
         if line.strip():
             place = f"{path}, line {number}"
-            if not comma or label.strip() not in ("-1", "1", "2", "3", "4"):
+            if not comma or label.strip() not in outside_predictions.LABELS:
                 raise DataError(
                     f"{place}: expected `<id>,<label>` with a label from 1 to 4, or -1; found {line[:60]!r}"
                 )
@@ -149,21 +156,24 @@ def _is_own(path: Path) -> bool:
     return bool(marks.get(b"table") == tables.PREDICTIONS.name.encode())
 
 
-def _own_rows(path: Path, benchmark: str, given: str, num_documents: int | None) -> Iterator[Line]:
+def _own_rows(asked: argparse.Namespace) -> Iterator[Line]:
     from pipeline import tables
 
+    path: Path = asked.score
+    chosen = {"input": asked.input, "num_documents": asked.num_documents, "gold_position": asked.gold_position}
+    wanted = {name: value for name, value in chosen.items() if value is not None}
     num_taken = 0
     for number, row in enumerate(tables.scan(path, tables.PREDICTIONS, _OWN_COLUMNS), start=1):
-        if row["benchmark"] != benchmark:
+        if row["benchmark"] != asked.benchmark:
             raise DataError(
-                f"{path}: predictions of {row['benchmark']}, not of {benchmark}; name that with --benchmark"
+                f"{path}: predictions of {row['benchmark']}, not of {asked.benchmark}; name that with --benchmark"
             )
-        if row["input"] == given and num_documents in (None, row["num_documents"]):
+        if all(row[name] == value for name, value in wanted.items()):
             num_taken += 1
             yield f"{path}, row {number}", row
     if num_taken == 0:
-        size = "" if num_documents is None else f" on {num_documents} documents"
-        raise DataError(f"{path}: no predictions of input {given}{size}; choose with --input and --num-documents")
+        kind = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in wanted.items())
+        raise DataError(f"{path}: no predictions of {kind}; choose with --input, --num-documents and --gold-position")
 
 
 def _parquet_rows(path: Path) -> Iterator[Line]:

@@ -50,7 +50,8 @@ class Model(Section):
     sliding_window: Positive | None
     """Tokens; null: full attention."""
     max_tokens: Positive
-    """Longest row, answer included; context.too_long says what becomes of a longer one."""
+    """Longest row, its reference answer included; context.too_long says what becomes of a longer one. Generated answers
+    may be longer than the reference: leave room below the model's own limit."""
     dtype: Literal["float32", "bfloat16"]
 
 

@@ -182,8 +182,8 @@ def test_every_form_of_predictions_gives_the_same_numbers(tmp_path, quality, cap
         assert values(found) == EXPECTED and found["num_questions"] == 4, path.name
     printed = capsys.readouterr().out.splitlines()
     assert printed[:6] == [
-        "quality: 4 questions; 0 without a prediction, counted as 0; 0 answers that name no single option, counted as "
-        "wrong",
+        "quality: 4 questions; 0 without a prediction, counted as wrong; 0 answers that name no single option, counted "
+        "as wrong",
         "score           percent  n",
         "accuracy          75.00  4",
         "accuracy_hard    100.00  2",
@@ -271,10 +271,46 @@ def test_our_own_predictions_are_scored_by_input_and_number_of_documents(tmp_pat
         assert values(numbers)["exact_match"] == expected and numbers["num_missing"] == 0
     with pytest.raises(DataError, match=r"2 predictions .* answered a second time.*--num-documents"):
         score(tmp_path, own, official, "nq")
-    with pytest.raises(DataError, match="no predictions of input full on 30 documents"):
+    with pytest.raises(DataError, match="no predictions of input full, num documents 30; choose with --input"):
         score(tmp_path, own, official, "nq", "--num-documents", "30")
+    hotpot = tmp_path / "hotpot.json"
+    hotpot.write_text(
+        json.dumps(
+            [{"_id": "h", "question": "Who?", "answer": "Ann", "supporting_facts": [], "context": [["Ann", ["Ann."]]]}]
+        )
+    )
     with pytest.raises(DataError, match="predictions of nq, not of hotpot"):
-        list(scoring._own_rows(own, "hotpot", "full", None))
+        score(tmp_path, own, hotpot, "hotpot")
+
+
+def test_our_own_predictions_over_one_number_of_documents_are_scored_by_the_place_of_the_gold_one(tmp_path):
+    official = write_lines(tmp_path / "official.jsonl", [{"question": "Who is Ann?", "answer": ["Ann"]}])
+    [question] = nq_lines.questions(records.Lines([official], records.Rejects()), records.Rejects().reject)
+    rows = [
+        {
+            "example_id": f"{question.question_id}-10-{place}", "question_id": question.question_id, "benchmark": "nq",
+            "input": "full", "num_documents": 10, "gold_position": place, "prediction": "Ann" if place == 4 else "Bob",
+        }
+        for place in (0, 4, 9)
+    ]  # fmt: skip
+    own = write_own(tmp_path / "focused.parquet", rows)
+    with pytest.raises(DataError, match=r"answered a second time.*--num-documents N, --gold-position N"):
+        score(tmp_path, own, official, "nq", "--num-documents", "10")
+    for place, expected in (("0", 0.0), ("4", 1.0)):
+        numbers = score(tmp_path, own, official, "nq", "--num-documents", "10", "--gold-position", place)
+        assert values(numbers)["exact_match"] == expected
+
+
+def test_quality_labels_may_be_written_as_text(tmp_path, quality):
+    found = score(tmp_path, write_lines(tmp_path / "p.jsonl", [{"id": "s_2", "prediction": " 2 "}]), quality, "quality")
+    same = score(tmp_path, write_lines(tmp_path / "p.jsonl", [{"id": "s_2", "prediction": 2}]), quality, "quality")
+    assert found == same and found["num_unparseable"] == 0
+
+
+def test_a_file_without_a_prediction_is_refused(tmp_path, quality):
+    (tmp_path / "p.jsonl").write_text("\n")
+    with pytest.raises(DataError, match=r"p\.jsonl: there is not one prediction"):
+        score(tmp_path, tmp_path / "p.jsonl", quality, "quality")
 
 
 def test_a_damaged_file_of_our_own_is_refused(tmp_path, quality):

@@ -40,8 +40,8 @@ def _quality(rows: Sequence[Row]) -> Figures:
     }
     found: Figures = {}
     for name, column in (("likeliest", "likeliest_option"), ("generated", "generated_option")):
-        # Labels count from 1; -1 abstains.
-        labels = {row["example_id"]: row[column] + 1 if row[column] >= 0 else -1 for row in rows}
+        # Labels count from 1; 0 is the label of no option: an answer that names none is wrong, no abstention.
+        labels = {row["example_id"]: row[column] + 1 for row in rows}
         scores = metrics.quality_accuracy(labels, references)
         found |= {f"{key}_{name}": scores[key] for key in ("accuracy", "accuracy_hard", "sat_style", "sat_style_hard")}
     found["unparseable"] = _mean([float(row["generated_option"] < 0) for row in rows])

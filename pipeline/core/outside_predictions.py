@@ -12,6 +12,7 @@ NAMES = ("id", "question_id", "question_unique_id", "example_id")
 VALUES = ("prediction", "predicted_answer", "model_answer", "answer")
 EVIDENCE = "predicted_evidence"
 COLUMNS = (*NAMES, "question", *VALUES, EVIDENCE)
+LABELS = ("-1", "1", "2", "3", "4")
 SHOWN = 5
 
 
@@ -113,7 +114,8 @@ def _is_name(value: Any) -> bool:
 
 def _value(place: str, key: str, value: Any, benchmark: str) -> str | int:
     if isinstance(value, str):
-        return value
+        # Tables and models write labels as text.
+        return int(value) if benchmark == "quality" and value.strip() in LABELS else value
     if benchmark != "quality":
         raise DataError(f"{place}: {key} is {_shown(value)}, expected a text; leave the row out if there is none")
     if isinstance(value, bool) or not isinstance(value, int) or value not in (-1, 1, 2, 3, 4):

@@ -9,7 +9,7 @@
     squality    ROUGE-1, -2 and -L
     jsonl       exact match, F1 and best-subspan EM of the first line, as evaluate has them
 
-Missing predictions count 0. A question without references has no score: it is left out and counted.
+Missing predictions count 0, in QuALITY as wrong. A question without references is left out and counted.
 """
 
 from collections.abc import Callable, Sequence

@@ -55,6 +55,8 @@ def _summary_line(census: Census, summary: dict[str, Any], num_rejects: int, lef
         parts.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()))
     if num_rejects:
         parts.append(f"{num_rejects:,} bad lines left out (the first ones stand in {SUMMARY})")
+    if summary["splits"]["train"]["num_examples"] == 0:
+        parts.append("nothing to train on: `dvc repro evaluate@base` is as far as it goes")
     if census.num_leaked_documents or census.num_leaked_questions:
         parts.append(
             f"WARNING: {census.num_leaked_documents:,} documents and {census.num_leaked_questions:,} questions "

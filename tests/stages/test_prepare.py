@@ -215,7 +215,12 @@ def test_too_many_bad_lines_leave_earlier_files_as_they_are(project):
 def test_a_leak_between_splits_is_said(project, capsys):
     path = project / "examples/own/questions.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace('"split": "dev"', '"split": "train"'), encoding="utf-8")
-    line = {"id": "q7", "split": "test", "question": "Who founded the school of navigation?", "answers": ["Aune"]}
+    line = {
+        "id": "q7",
+        "split": "test",
+        "question": "Who founded the school of navigation?",
+        "answers": ["Henrik Aune", "Captain Henrik Aune"],
+    }
     append(path, json.dumps(line | {"documents": ["school"]}) + "\n")
     choose("jsonl", source="examples/own")
     prepare.main()

@@ -56,6 +56,9 @@ def test_texts_and_questions_of_train_that_stand_in_dev_or_test_are_leaks():
     test = replace(EXAMPLE, example_id="e2", split="test", question="what? ", document_ids=["a copy", "c"])
     test = replace(test, gold_document_ids=[], evidence=[], gold_position=-1)
     assert census(train, test, documents=documents).summary()["leaks"] == {"num_documents": 1, "num_questions": 1}
+    # The same wording with another answer is another question, as benchmarks ask one thing of every story.
+    other = replace(test, answers=["Another"])
+    assert census(train, other, documents=documents).summary()["leaks"] == {"num_documents": 1, "num_questions": 0}
     # Among dev and test, or within train, nothing leaks.
     dev = replace(test, example_id="e3", split="dev")
     assert census(dev, test, documents=documents).summary()["leaks"] == {"num_documents": 0, "num_questions": 0}
