@@ -62,7 +62,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "passages": [{"name": "text/2wikimultihopqa_corpus.json"}],
             "dev_fraction": 0.1,
             "num_documents": [10],
-            "max_questions": 100,
+            "max_questions": 40,
         },
     },
     "hotpot": {
