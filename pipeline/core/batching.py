@@ -27,7 +27,10 @@ def schedule(context_keys: Sequence[str], steps: int, batch_examples: int, seed:
         ConfigError: there are fewer distinct contexts than a batch needs.
     """
     if not context_keys:
-        raise DataError("no examples in split train; set data.train_questions, or give questions with split train")
+        raise DataError(
+            "no examples in split train; give questions with split train (bios: data.train_questions, the others: "
+            "data.files.train), or stop at `dvc repro evaluate@base`"
+        )
     if (num_contexts := len(set(context_keys))) < batch_examples:
         raise ConfigError(
             f"train.batch_examples is {batch_examples}, but the training split has only {num_contexts} distinct "
