@@ -84,6 +84,8 @@ class Contrastive(Section):
     weight: NonNegative
     temperature: PositiveFloat
     representation: Literal["last_prompt", "mean", "eos"]
+    same_document: Literal["mask", "keep"]
+    """Two examples over one context in a batch: left out of the loss, or negatives of each other."""
 
 
 class Views(Section):
@@ -110,7 +112,14 @@ class Train(Section):
     steps: Positive
     """Optimizer steps."""
     batch_examples: Positive
-    """Examples per optimizer step; also the contrastive batch."""
+    """Examples per optimizer step, over all processes; also the contrastive batch."""
+    questions_per_document: Positive
+    """Questions over one context that stand in a batch side by side, and share its computation; 1: contexts differ."""
+    batch_tokens: Positive
+    """Of one forward, padding included; a longer row goes alone."""
+    negatives: Literal["auto", "graph", "cached"]
+    """How a contrastive batch is differentiated: all forwards kept until one backward, or one by one at the price of
+    another forward (GradCache); the gradient is the same. auto: kept while they fit."""
     learning_rate: PositiveFloat
     """Of the LoRA matrices."""
     embedding_learning_rate: PositiveFloat

@@ -166,12 +166,17 @@ def load_base(settings: Model, card: BaseCard) -> PreTrainedModel:
     return loaded
 
 
-def save_adapter(adapted: PeftModel, card: BaseCard, folder: Path) -> None:
-    """Adapter weights and config as PEFT writes them, beside the card of the base they belong to."""
+def save_adapter(
+    adapted: PeftModel, card: BaseCard, folder: Path, network_weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Adapter weights and config as PEFT writes them, beside the card of the base they belong to.
+
+    `network_weights` are those of the whole network, where the network itself does not hold them.
+    """
     # True, not "auto": auto asks the hub for the base's config, and LoRA on the embedding needs its rows anyway.
     adapter_config: Any = adapted.peft_config["default"]
     with_embedding = "embed_tokens" in adapter_config.target_modules
-    adapted.save_pretrained(str(folder), save_embedding_layers=with_embedding)
+    adapted.save_pretrained(str(folder), save_embedding_layers=with_embedding, state_dict=network_weights)
     write_card(card, folder)
 
 

@@ -10,9 +10,12 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from transformers import PreTrainedModel
 
+from pipeline.core import batching
 from pipeline.core.batching import View
+from pipeline.errors import ConfigError
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 NORMS = ["input_layernorm", "post_attention_layernorm", "model.norm"]
 
 
@@ -71,17 +74,33 @@ def parameter_groups(network: Module) -> tuple[list[Parameter], list[Parameter]]
     return attention, rest
 
 
-def _causal_lm(network: Module) -> Any:
+def causal_lm(network: Module) -> Any:
     """The transformers model inside an adapter, whose layers the adapter has replaced in place."""
     return network.get_base_model() if isinstance(network, PeftModel) else network
 
 
+def windows(config: Any) -> dict[str, int | None]:
+    """The window of each kind of layer, in tokens; None: sees everything before it.
+
+    Raises:
+        ConfigError: the model has layers that attend in another way than to everything or to a window.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or [_FULL if window is None else _SLIDING]
+    if unknown := sorted(set(kinds) - {_FULL, _SLIDING}):
+        raise ConfigError(
+            f"the base has layers of kind {', '.join(unknown)}; questions can share a context with layers of kind "
+            f"{_FULL} and {_SLIDING} only; set model.source to such a model"
+        )
+    return {kind: window if kind == _SLIDING else None for kind in kinds}
+
+
 def hidden_states(network: Module, view: View) -> Tensor:
     """Hidden states of the last layer, after the final norm: shape (B, L, D)."""
-    backbone = _causal_lm(network).model
-    output = backbone(
+    whole = causal_lm(network)
+    output = whole.model(
         input_ids=view.input_ids_BL,
-        attention_mask=view.attention_mask_BL,
+        attention_mask=view.mask_BL if view.branch_BL is None else _tree_masks(whole, view),
         position_ids=view.position_ids_BL,
         use_cache=False,
     )
@@ -89,8 +108,21 @@ def hidden_states(network: Module, view: View) -> Tensor:
     return hidden
 
 
+def _tree_masks(whole: Any, view: View) -> Any:
+    """The mask of each kind of layer, or that of all; transformers passes a mask of four dimensions on as it is."""
+    implementation = whole.config._attn_implementation
+    added_dtype = whole.lm_head.weight.dtype if implementation == "eager" else None
+    masks = {
+        kind: batching.block_mask(view, window)
+        if implementation == "flex_attention"
+        else batching.tree_mask(view, window, added_dtype)
+        for kind, window in windows(whole.config).items()
+    }
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
 def logits_at_labels(network: Module, hidden_BLD: Tensor, view: View) -> Tensor:
     """Logits at the label positions only, shape (N, V): never B x L x V."""
-    hidden_ND = hidden_BLD[view.label_rows_N, view.label_positions_N]
-    logits: Tensor = _causal_lm(network).lm_head(hidden_ND)
+    hidden_ND = hidden_BLD[view.row_E[view.label_examples_N], view.label_positions_N]
+    logits: Tensor = causal_lm(network).lm_head(hidden_ND)
     return logits

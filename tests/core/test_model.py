@@ -57,8 +57,8 @@ def test_logits_at_labels_are_rows_of_the_full_logits():
     network = tiny.network()
     full, _ = views()
     logits = model.logits_at_labels(network, model.hidden_states(network, full), full)
-    reference = network(input_ids=full.input_ids_BL, attention_mask=full.attention_mask_BL).logits
-    torch.testing.assert_close(logits, reference[full.label_rows_N, full.label_positions_N])
+    reference = network(input_ids=full.input_ids_BL, attention_mask=full.mask_BL).logits
+    torch.testing.assert_close(logits, reference[full.row_E[full.label_examples_N], full.label_positions_N])
 
 
 def test_trainable_parameters_of_a_bf16_base_are_fp32():
