@@ -1,5 +1,6 @@
 """Training on real tables with a toy base: equal runs, vanilla as a special case, the adapter in a fresh process."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, set_seed
 
-from pipeline import tables, training, weights
+from pipeline import adapters, tables, training, weights
 from pipeline.core import batching, focus, masking, model
 from pipeline.errors import NumericError
 from pipeline.settings import Lora, Train
@@ -25,12 +26,18 @@ TRAIN = Train(
     seed=1, steps=6, batch_examples=3, learning_rate=1e-2, embedding_learning_rate=1e-2, warmup_steps=1,
     max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
 )  # fmt: skip
-CARD = weights.BaseCard("toy", None, "0" * 64, 48, "1" * 64, tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
+TOKENIZER = b"{}"
+CARD = weights.BaseCard(
+    "toy", None, "0" * 64, 48, hashlib.sha256(TOKENIZER).hexdigest(), tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK
+)
 
 
 @pytest.fixture
-def views(tmp_path: Path) -> Path:
-    """Full and masked views of eight training examples and one test example."""
+def views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Full and masked views of eight training examples and one test example, and a base's tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    weights.BASE.mkdir(parents=True)
+    (weights.BASE / "tokenizer.json").write_bytes(TOKENIZER)
     rows = list(examples(9))
     full, masked = [], []
     for number, (ids, starts, ends, prompt_end, kept) in enumerate(rows):
@@ -63,10 +70,10 @@ def train(views: Path, name: str, objective: focus.Objective, settings: Train = 
     masked = views / "masked.parquet" if objective.reads_masked else None
     dataset = training.Scheduled(batches, views / "full.parquet", masked)
     set_seed(settings.seed)
-    adapted = model.add_adapter(tiny.network(), **LORA.model_dump())
+    adapted = model.add_adapter(tiny.network(), **LORA.model_dump(), mask_id=tiny.MASK)
     with Live(str(views / f"{name}-curves"), save_dvc_exp=False, report=None, dvcyaml=None) as live:
         training.fit(adapted, dataset, objective, settings, tiny.PAD, live, views / f"{name}-state")
-    weights.save_adapter(adapted, CARD, views / name)
+    adapters.save(adapted, CARD, views / name)
     return views / name
 
 

@@ -1,7 +1,7 @@
 """The causal language model: vocabulary rows for <mask> and <pad>, the LoRA adapter, hidden states and logits.
 
-What an adapter trains of the embedding is a choice (`lora.embedding`). PEFT matches names by their ends, so a test holds
-the exact set of trainable parameters of every choice, for models whose lm_head is tied to the embedding too.
+What an adapter trains of the embedding is a choice (`lora.embedding`). PEFT matches names by their ends, so a test
+holds the exact set of trainable parameters of every choice, for models whose lm_head is tied to the embedding too.
 """
 
 # B examples, L tokens, D hidden, N label tokens, V vocabulary
@@ -58,7 +58,7 @@ def add_adapter(
             mask tokens), its gradient is zero and it stays as it is.
         full: the whole matrix.
         none: nothing.
-    lm_head is frozen, also where it is tied to the embedding; only `mask_token` moves the tied row with the embedding's.
+    lm_head is frozen, also where it is tied to the embedding; only `mask_token` moves the tied row with the other.
 
     Trainable parameters are fp32 whatever the base's type: small steps vanish in bf16.
     """
