@@ -82,13 +82,13 @@ def main() -> None:
 
 
 def tolerance(evaluated: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """How far the merged model's logits may lie from the adapter's in fp32: 1e-4, or twice what bf16 moves those.
+    """How far the merged model's logits may lie from the adapter's in fp32: 1e-4, or three times what bf16 moves those.
 
     Over a bf16 base the adapter's logits are rounded themselves; by how much depends on the model's depth and weights,
-    so it is measured and not guessed. The merged model's lay .55 to 1.28 times as far from fp32 (random models of 2 to
+    so it is measured and not guessed. The merged model's lay .55 to 1.6 times as far from fp32 (random models of 2 to
     32 layers and the small base), and in the root mean square .89 to 1.11 times.
     """
-    return max(TOLERANCE, 2 * _difference(evaluated, exact))
+    return max(TOLERANCE, 3 * _difference(evaluated, exact))
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:

@@ -120,9 +120,9 @@ def test_a_bf16_base_is_merged_in_fp32_and_rounded_once(tmp_path, monkeypatch, c
     adapted = loaded()
     evaluated, exact = logits(adapted)[0].float(), logits(adapted.float())[0]
     own, difference = (evaluated - exact).abs().max(), (torch.tensor(found["logits"]) - exact).abs().max()
-    assert merge.tolerance([evaluated], [exact]) == pytest.approx(2 * float(own))
-    assert 0 < difference <= 2 * own
-    assert (logits(loaded("base"))[0].float() - exact).abs().max() > 2 * own
+    assert merge.tolerance([evaluated], [exact]) == pytest.approx(3 * float(own))
+    assert 0 < difference <= 3 * own
+    assert (logits(loaded("base"))[0].float() - exact).abs().max() > 3 * own
     merged = merge.model.merge(adapted)
     for name, tensor in AutoModelForCausalLM.from_pretrained(OUT).state_dict().items():
         assert torch.equal(tensor, merged.state_dict()[name].to(torch.bfloat16)), name
