@@ -101,8 +101,10 @@ class Lora(Section):
     rank: Positive
     alpha: Positive
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
-    embedding: Literal["lora", "none"]
+    embedding: Literal["lora", "mask_token", "full", "none"]
+    """What is trained of the input embedding: LoRA on it, the row of <mask> alone, all of it, nothing."""
     norms: bool
+    """Train the norm weights too."""
 
 
 class Train(Section):

@@ -105,17 +105,15 @@ def fit(
         whole.activation_checkpointing_enable({"use_reentrant": False})
     adapted.train()
     encoder: Any = focus.Encoder(adapted, objective.representation)
-    optimizer: Any = _optimizer(adapted, settings)
-    encoder, optimizer = processes.prepare(encoder, optimizer, model.causal_lm(adapted)._no_split_modules)
-    schedule = transformers.get_cosine_schedule_with_warmup(
-        getattr(optimizer, "optimizer", optimizer), settings.warmup_steps, settings.steps
-    )
+    encoder = processes.spread(encoder, model.causal_lm(adapted)._no_split_modules)
+    optimizer = _optimizer(adapted, settings)
+    schedule = transformers.get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
     first_step, points, sums = 0, list[Point](), _Sums()
     state = kept.latest() if kept is not None else None
     if state is not None:
         set_state_dict(
             encoder,
-            _inner(optimizer),
+            optimizer,
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
             options=_TRAINABLE,
@@ -127,7 +125,7 @@ def fit(
             print(f"goes on behind step {first_step:,} of {settings.steps:,}", file=sys.stderr)
     for point in points:
         watchers.log(point.step, point.values)
-    device = processes.accelerator.device
+    device = processes.device
     saved_at, every = time.monotonic(), checkpoints.interval()
     with (
         _stoppable() as stop,
@@ -137,7 +135,7 @@ def fit(
             _seed(settings.seed, step, processes.rank)
             batch = gradients.to(data.batch(step, settings.batch_tokens, pad_id, processes.rank, processes.num), device)
             outcome = gradients.accumulate(encoder, batch, objective, retained, processes)
-            grad_norm = float(processes.accelerator.clip_grad_norm_(encoder.parameters(), settings.max_grad_norm))
+            grad_norm = processes.clip(encoder.parameters(), settings.max_grad_norm)
             _require_finite(outcome, grad_norm, step, [data.example_ids[index] for index in data.batches[step]])
             learning_rate = schedule.get_last_lr()[0]
             optimizer.step()
@@ -154,7 +152,7 @@ def fit(
             due = processes.any(time.monotonic() - saved_at >= every)
             if told or (due and done < settings.steps):
                 # All processes collect what is sharded; one writes.
-                weights, moments = get_state_dict(encoder, _inner(optimizer), options=_TRAINABLE)
+                weights, moments = get_state_dict(encoder, optimizer, options=_TRAINABLE)
                 if kept is not None:
                     kept.save(
                         done,
@@ -198,11 +196,6 @@ def _optimizer(adapted: torch.nn.Module, settings: Train) -> torch.optim.Optimiz
         {"params": rest, "lr": settings.embedding_learning_rate},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
-
-
-def _inner(optimizer: Any) -> torch.optim.Optimizer:
-    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inner
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

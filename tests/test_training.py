@@ -25,8 +25,9 @@ from tests.toy_training import LORA, TRAIN, train, write_views
 
 
 @pytest.fixture
-def views(tmp_path: Path) -> Path:
+def views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_views(tmp_path)
+    monkeypatch.chdir(tmp_path)  # models/base stands there
     return tmp_path
 
 

@@ -3,6 +3,7 @@
 python -m tests.toy_training FOLDER NAME [key=value of the settings ...]
 """
 
+import hashlib
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from transformers import set_seed
 
-from pipeline import checkpoints, tables, trackers, training, weights
+from pipeline import adapters, checkpoints, tables, trackers, training, weights
 from pipeline.core import focus, masking, model, schedule
 from pipeline.processes import Processes
 from pipeline.settings import Lora, Train
@@ -27,11 +28,19 @@ TRAIN = Train(
     seed=1, steps=6, batch_examples=4, questions_per_document=1, batch_tokens=64, negatives="graph", learning_rate=1e-2,
     embedding_learning_rate=1e-2, warmup_steps=1, max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
 )  # fmt: skip
-CARD = weights.BaseCard("toy", None, "0" * 64, 48, "1" * 64, tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
+TOKENIZER = b"{}"
+CARD = weights.BaseCard(
+    "toy", None, "0" * 64, 48, hashlib.sha256(TOKENIZER).hexdigest(), tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK
+)
 
 
 def write_views(folder: Path) -> None:
-    """Full and masked views of eight training examples and one test example; e7 and e8 ask about one context."""
+    """Full and masked views of eight training examples and one test example, and a base's tokenizer.
+
+    e7 and e8 ask about one context.
+    """
+    (folder / weights.BASE).mkdir(parents=True)
+    (folder / weights.BASE / "tokenizer.json").write_bytes(TOKENIZER)
     full, masked = [], []
     made = list(examples(9))
     for number, (ids, starts, ends, prompt_end, kept) in enumerate(made):
@@ -67,14 +76,17 @@ def train(
     identity: dict[str, str] | None = None,
     lora: Lora = LORA,
 ) -> Path:
-    """Train the toy base, checkpoints in <name>-state, curves in <name>-curves; the adapter's folder."""
+    """Train the toy base, checkpoints in <name>-state, curves in <name>-curves; the adapter's folder.
+
+    The current folder is that of the views, where models/base stands.
+    """
     full, masked = views / "full.parquet", views / "masked.parquet"
     batches = schedule.schedule(
         context_keys(full), settings.steps, settings.batch_examples, settings.seed, settings.questions_per_document
     )
     data = TrainingData(batches, full, masked if objective.reads_masked else None)
     set_seed(settings.seed)
-    adapted = model.add_adapter(tiny.network(), **lora.model_dump())
+    adapted = model.add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
     team = Processes()
     if team.first and team.sharded:
         print("sharded", file=sys.stderr)
@@ -86,7 +98,7 @@ def train(
         )  # fmt: skip
         if team.first:
             training.write_curves(fitted.points, views / f"{name}-curves")
-            weights.save_adapter(adapted, CARD, views / name, fitted.weights)
+            adapters.save(adapted, CARD, views / name, fitted.weights)
     finally:
         if kept is not None:
             kept.close()
@@ -129,6 +141,7 @@ def fork(views: Path, name: str, settings: Train) -> int:
 def main() -> None:
     folder, name, *rest = sys.argv[1:]
     torch.set_num_threads(1)
+    os.chdir(folder)
     given = dict(part.split("=") for part in rest)
     lora = LORA.model_copy(update={"dropout": float(given.pop("dropout", LORA.dropout))})
     num_kills = int(given.pop("kills", 0))

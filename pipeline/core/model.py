@@ -1,7 +1,13 @@
-"""The causal language model: vocabulary rows for <mask> and <pad>, the LoRA adapter, hidden states and logits."""
+"""The causal language model: vocabulary rows for <mask> and <pad>, the LoRA adapter, hidden states and logits.
+
+What an adapter trains of the embedding is a choice (`lora.embedding`). PEFT matches names by their ends, so a test
+holds the exact set of trainable parameters of every choice, for models whose lm_head is tied to the embedding too.
+"""
 
 # B examples, L tokens, D hidden, N label tokens, V vocabulary
 
+import warnings
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -17,6 +23,8 @@ from pipeline.errors import ConfigError
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 NORMS = ["input_layernorm", "post_attention_layernorm", "model.norm"]
+EMBEDDING = "embed_tokens"
+TIED = "Model has `tie_word_embeddings=True` and a tied layer is part of the adapter"
 
 
 def resize(network: PreTrainedModel, vocab_size: int) -> None:
@@ -42,10 +50,19 @@ def add_adapter(
     rank: int,
     alpha: int,
     dropout: float,
-    embedding: Literal["lora", "none"],
+    embedding: Literal["lora", "mask_token", "full", "none"],
     norms: bool,
+    mask_id: int,
 ) -> PeftModel:
-    """LoRA on query, key, value and output projections, and as set on the embedding; norms are trained whole [P].
+    """LoRA on query, key, value and output projections; norms are trained whole [P].
+
+    `embedding` says what is trained of the input embedding:
+        lora: LoRA on all of it [P].
+        mask_token: the row of `mask_id` alone. Where no view contains <mask> (vanilla training, masked views without
+            mask tokens), its gradient is zero and it stays as it is.
+        full: the whole matrix.
+        none: nothing.
+    lm_head is frozen, also where it is tied to the embedding; only `mask_token` moves the tied row with the other.
 
     Trainable parameters are fp32 whatever the base's type: small steps vanish in bf16.
     """
@@ -54,14 +71,52 @@ def add_adapter(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=[*ATTENTION, *(["embed_tokens"] if embedding == "lora" else [])],
-        modules_to_save=list(NORMS) if norms else None,
+        target_modules=[*ATTENTION, *([EMBEDDING] if embedding == "lora" else [])],
+        modules_to_save=[*(NORMS if norms else []), *([EMBEDDING] if embedding == "full" else [])] or None,
+        trainable_token_indices=[mask_id] if embedding == "mask_token" else None,
     )
-    adapted = get_peft_model(network, config)
+    with warnings.catch_warnings():
+        # As meant: a tied lm_head stays as it is, just as an untied one, and `merge` unties it.
+        warnings.filterwarnings("ignore", TIED, UserWarning)
+        adapted = get_peft_model(network, config)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted
+
+
+def state_to_save(adapted: PeftModel, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapted model's `state`, or what it holds itself, every tensor in the type of the frozen weights: of a bf16
+    base that is half the bytes.
+
+    Rounding loses nothing that would be used: PEFT loads norms, embedding and token rows into copies of the base's own
+    modules, so it rounds them to the base's type anyway; of the LoRA matrices it takes at most a 2^-9th of each value,
+    as a forward in bf16 does. What is evaluated is what was saved. To go on training, keep the fp32 state instead.
+    """
+    dtype = causal_lm(adapted).lm_head.weight.dtype
+    found = adapted.state_dict() if state is None else state
+    return {name: tensor.to(dtype) for name, tensor in found.items()}
+
+
+def saves_base_embedding(adapted: PeftModel) -> bool:
+    """Whether the base's embedding belongs into the saved adapter: LoRA was trained on top of its <mask> row."""
+    config: Any = adapted.peft_config["default"]
+    return EMBEDDING in config.target_modules
+
+
+def merge(adapted: PeftModel) -> PreTrainedModel:
+    """The adapter's changes added to the base's weights, in place; the network is a plain transformers model after it.
+
+    A tied lm_head becomes a matrix of its own where the embedding alone was trained: it must not move with it.
+    """
+    network = causal_lm(adapted)
+    config: Any = adapted.peft_config["default"]
+    trained = EMBEDDING in (*config.target_modules, *(config.modules_to_save or ()))
+    if network.config.tie_word_embeddings and trained:
+        network.lm_head.weight = Parameter(network.lm_head.weight.detach().clone(), requires_grad=False)
+        network.config.tie_word_embeddings = False
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
 
 
 def parameter_groups(network: Module) -> tuple[list[Parameter], list[Parameter]]:

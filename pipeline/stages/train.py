@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline import checkpoints, config, processes, trackers, training, weights
+from pipeline import adapters, checkpoints, config, processes, trackers, training, weights
 from pipeline.core import focus, model, schedule
 from pipeline.errors import ConfigError, run
 from pipeline.settings import TrainFocusedStage, TrainVanillaStage
@@ -57,7 +57,9 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
     masked = MASKED if objective.reads_masked else None
     data = TrainingData(batches, FULL, masked)
     set_seed(train.seed)
-    adapted = model.add_adapter(weights.load_base(settings.model, card), **settings.lora.model_dump())
+    adapted = model.add_adapter(
+        weights.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
+    )
     num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     retained = train.negatives != "cached" and not team.sharded
     flat: dict[str, Any] = settings.model_dump()
@@ -79,7 +81,7 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
     if kept is not None:
         with weights.workspace(method) as folder:
             training.write_curves(fitted.points, folder / "curves")
-            weights.save_adapter(adapted, card, folder / "adapter", fitted.weights)
+            adapters.save(adapted, card, folder / "adapter", fitted.weights)
             weights.put(folder / "adapter", weights.MODELS / method)
             weights.put(folder / "curves", CURVES / method)
         kept.remove()

@@ -11,7 +11,7 @@ from pipeline.core import batching, focus, gradients, masking, model
 from tests.core import tiny
 from tests.core.test_focus import FOCUSED, examples
 
-LORA = {"rank": 4, "alpha": 8, "embedding": "lora", "norms": True}
+LORA = {"rank": 4, "alpha": 8, "embedding": "lora", "norms": True, "mask_id": tiny.MASK}
 
 
 def encoder(objective=FOCUSED, dtype=torch.float64, dropout=0.0, seed=0):
