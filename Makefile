@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 
-.PHONY: help setup repro eval test check format base-model lock clean
+.PHONY: help setup plan repro eval test check format base-model lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ $(READY): requirements.lock
 	@touch $(READY)
 
 setup: $(READY) ## Create the environment from the lock file
+
+plan: $(READY) ## Say what the settings will cost: tokens, FLOPs, memory, hours; refuse what cannot fit
+	@python -m pipeline.plan
 
 repro: $(READY) ## Run the whole pipeline, print the results table and the path of the report
 	@python -m pipeline.config
