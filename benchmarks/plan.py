@@ -4,7 +4,8 @@
 
 Every way runs in a process of its own, because the peak of a process never falls. Measured seconds are CPU seconds of
 one optimizer step (forward of both views, backward, clipping, AdamW), the lowest of `--rounds`; measured MiB are what
-the process holds at its peak beyond what it held before the base was loaded.
+the process holds at its peak beyond what the libraries hold. The C library's allocator keeps blocks that were freed;
+MALLOC_MMAP_THRESHOLD_=65536 in the environment makes it give them back (slowly), and compares what is in use.
 """
 
 import argparse
@@ -17,14 +18,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-WAYS = (  # name, rows of a step, tokens of a row, activation checkpointing, method
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+WAYS = (  # name, method, activation checkpointing
     ("vanilla", "vanilla", False),
     ("vanilla, checkpointing", "vanilla", True),
     ("focused", "focused", False),
     ("focused, checkpointing", "focused", True),
 )
 LABELS, RANK = 8, 8
-BASE = Path("models/tiny-base")
+BASE = Path(__file__).resolve().parents[1] / "models/tiny-base"
 
 
 def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: int) -> dict[str, float]:
@@ -71,20 +74,24 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     return {"seconds": best, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before}
 
 
-def predict(method: Any, checkpointing: bool, batch: int, tokens: int) -> dict[str, float]:
+def predict(method: Any, checkpointing: bool, batch: int, tokens: int, machine: Any) -> dict[str, float]:
     """The same by the plan's arithmetic."""
-    from pipeline import hardware
-    from pipeline.core import forecast, shapes, workload
+    from pipeline.core import forecast, workload
 
-    shape = shapes.read(json.loads((BASE / "config.json").read_text()), 4, str(BASE))
+    shape = _shape()
     rows = workload.Rows(batch, batch, tokens, tokens, 0, LABELS)
     work = workload.Workload("random rows", True, rows, rows, 1.0, 1.0, 0, 0.0)
     recipe = forecast.Recipe(
         method, 1, batch, None, "graph", 1, checkpointing, RANK, True, True, "token", method == "focused", True
     )  # fmt: skip
-    machine = hardware.find("float32", shape.hidden, shape.intermediate)
     estimate = forecast.train(recipe, shape, work, machine)
     return {"seconds": estimate.seconds, "mib": (estimate.peak - machine.overhead) / 2**20}
+
+
+def _shape() -> Any:
+    from pipeline.core import shapes
+
+    return shapes.read(json.loads((BASE / "config.json").read_text()), 4, str(BASE))
 
 
 def _resident() -> float:
@@ -104,15 +111,20 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     if given.one:
         print(json.dumps(measure(*ways[given.one], given.batch, given.tokens, given.rounds)))
         return []
-    print(f"{given.batch} rows of {given.tokens} tokens, models/tiny-base, float32, one thread\n")
+    from pipeline import hardware
+
+    machine = hardware.find("float32", _shape().hidden, _shape().intermediate)
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:  # freed blocks go back to the system at once: what is in use is held
+        machine = machine._replace(hoard=1.0)
+    print(f"{given.batch} rows of {given.tokens} tokens, models/tiny-base, float32, one thread; {machine.name}\n")
     print("| step | predicted s | measured s | ratio | predicted MiB | measured MiB | ratio |")
     print("|---|---|---|---|---|---|---|")
     rows = []
     settings = ["--batch", str(given.batch), "--tokens", str(given.tokens), "--rounds", str(given.rounds)]
     for name, way in ways.items():
-        predicted = predict(*way, given.batch, given.tokens)
+        predicted = predict(*way, given.batch, given.tokens, machine)
         command = [sys.executable, __file__, "--one", name, *settings]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         measured = json.loads(done.stdout.splitlines()[-1])
         row = {"way": name, "predicted": predicted, "measured": measured}

@@ -19,6 +19,7 @@ OVERHEAD = {"cpu": 0.6 * GIB, "cuda": 1.0 * GIB}
 """Python, torch and transformers in memory; of a GPU its context and what the allocator cannot use."""
 HOARD = {"cpu": 2.0, "cuda": 1.05}
 """See forecast.Hardware: of the CPU measured by benchmarks/plan.py (1.6 to 3.1), of CUDA's allocator an assumption."""
+MEMORY_THREADS = 4  # so many keep a CPU's memory busy
 _SECONDS = 0.3  # of each measurement
 _CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -66,35 +67,47 @@ def _given(name: str) -> float | None:
 
 
 def _measured(kind: str, dtype: str, hidden: int, intermediate: int) -> tuple[float, float]:
-    """FLOP/s of a matrix product of the model's own width, and byte/s of a copy."""
+    """FLOP/s of a matrix product of the model's own width, and byte/s of a copy.
+
+    On a CPU one thread is measured by the seconds it computed, and counted once for each thread: what other processes
+    do meanwhile, which can slow several threads by far more than their share, says nothing of the machine.
+    """
     import torch
 
     on, wide = torch.device(kind), {"dtype": getattr(torch, dtype), "device": kind}
-    rows = 2048 if on.type == "cpu" else 16_384
+    rows, num_threads = (2048, torch.get_num_threads()) if on.type == "cpu" else (16_384, 1)
 
-    def wait() -> None:
-        if on.type == "cuda":
-            torch.cuda.synchronize(on)
+    def clock() -> float:
+        if on.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(on)
+        return time.perf_counter()
 
     left, right = torch.ones(rows, hidden, **wide), torch.ones(hidden, intermediate, **wide)
     product = torch.empty(rows, intermediate, **wide)
-    flops = 2.0 * rows * hidden * intermediate * _rate(lambda: torch.mm(left, right, out=product), wait)
     source = torch.ones((64 if on.type == "cpu" else 1024) << 20, dtype=torch.uint8, device=on)
     target = torch.empty_like(source)
-    return flops, 2.0 * source.numel() * _rate(lambda: target.copy_(source), wait)
+    if on.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        products = _rate(lambda: torch.mm(left, right, out=product), clock)
+        copies = _rate(lambda: target.copy_(source), clock)
+    finally:
+        if on.type == "cpu":
+            torch.set_num_threads(num_threads)
+    flops = 2.0 * rows * hidden * intermediate * products * num_threads
+    return flops, 2.0 * source.numel() * copies * min(num_threads, MEMORY_THREADS)
 
 
-def _rate(work: Callable[[], object], wait: Callable[[], None]) -> float:
-    """Times per second, at its best: other processes only slow it down."""
+def _rate(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Times per second, at its best: what disturbs it only slows it down."""
     work()
-    wait()
     best, until = float("inf"), time.perf_counter() + _SECONDS
-    while time.perf_counter() < until:
-        started = time.perf_counter()
+    while time.perf_counter() < until or best == float("inf"):
+        started = clock()
         work()
-        wait()
-        best = min(best, time.perf_counter() - started)
-    return 1.0 / best
+        best = min(best, clock() - started)
+    return 1.0 / max(best, 1e-6)
 
 
 def _memory(kind: str) -> float:
