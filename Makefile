@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 METHOD ?= focused
 OUT ?= models/merged-$(METHOD)
 
-.PHONY: help setup repro eval merge test check format base-model lock clean
+.PHONY: help setup plan repro eval merge test check format base-model lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ $(READY): requirements.lock
 	@touch $(READY)
 
 setup: $(READY) ## Create the environment from the lock file
+
+plan: $(READY) ## Say what the settings will cost: tokens, FLOPs, memory, hours; refuse what cannot fit
+	@python -m pipeline.plan
 
 repro: $(READY) ## Run the whole pipeline, print the results table and the path of the report
 	@python -m pipeline.config
@@ -58,4 +61,4 @@ lock: $(READY) ## Resolve pyproject.toml into requirements.lock anew
 	sed -i 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' requirements.lock
 
 clean: ## Remove what the pipeline wrote, keep the environment and DVC's cache
-	rm -rf data models/base models/vanilla models/focused models/merged-* reports
+	rm -rf data models/base models/vanilla models/focused models/merged-* models/.checkpoints reports

@@ -252,3 +252,7 @@ class Settings(Section):
 
 class ReportStage(Settings):
     """Everything, for the page shows the settings of its run; whatever they change comes before the report anyway."""
+
+
+class PlanStage(Settings):
+    """Everything, for a plan is made of all stages; no stage of the graph, it writes nothing."""

@@ -68,9 +68,9 @@ class TrainingData:
         """Distinct examples."""
         return len(self._full)
 
-    def row_lengths(self, step: int, batch_tokens: int) -> list[tuple[int, int]]:
-        """(rows, tokens of the longest) of each forward of a step in one process."""
-        rows = [planned.row for planned in self._rows(self.batches[step])]
+    def forwards(self, step: int, batch_tokens: int, num: int = 1) -> list[tuple[int, int]]:
+        """(rows, tokens of the longest) of each forward of a step in the first of `num` processes."""
+        rows = [planned.row for planned in self._rows(self.batches[step][: len(self.batches[step]) // num])]
         return [(len(pack), len(rows[pack[0]])) for pack in batching.packs(rows, batch_tokens)]
 
     def batch(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1) -> gradients.Batch:

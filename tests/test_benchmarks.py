@@ -54,3 +54,14 @@ def test_a_way_that_gives_other_numbers_fails_the_run(evaluate, monkeypatch):
     monkeypatch.setattr(evaluate["branches"], "answer", wrong)
     with pytest.raises(AssertionError, match="weigh options: document read once and a forward per option"):
         evaluate["main"](TOY.split())
+
+
+def test_a_plan_is_measured_beside_its_prediction(capsys):
+    rows = runpy.run_path(str(ROOT / "benchmarks/plan.py"))["main"](["--batch", "2", "--tokens", "32", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    assert [row["way"] for row in rows] == [
+        "vanilla", "vanilla, checkpointing", "focused", "focused, checkpointing",
+    ]  # fmt: skip
+    for row in rows:
+        assert row["seconds_ratio"] > 0
+        assert f"| {row['way']} | " in printed

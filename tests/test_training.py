@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pipeline import checkpoints, training
-from pipeline.core import focus
+from pipeline.core import focus, shapes
 from pipeline.errors import ConfigError, NumericError, ResourceError
+from pipeline.negatives import retained
 from pipeline.training_data import TrainingData, context_keys
 from tests.conftest import ROOT
 from tests.core import tiny
@@ -60,6 +61,20 @@ def test_only_training_rows_are_read_and_paired_by_example(views: Path):
     assert sorted(place for pack in batch.packs for place in pack.places_E.tolist()) == [0, 1, 2, 3]
     assert batch.num_labels_full == batch.num_labels_masked == 6
     assert batch.same_document_BB is None
+
+
+def test_negatives_are_kept_while_they_fit(views: Path, monkeypatch: pytest.MonkeyPatch):
+    data = TrainingData([[0, 4], [0, 4, 6]], views / "full.parquet", views / "masked.parquet")
+    assert data.forwards(0, 1) == [(1, 28), (1, 28), (1, 28), (1, 28)]
+    shape = shapes.read(tiny.network().config.to_dict(), 4, "toy")
+    steps = [data.forwards(step, 64) for step in range(2)]
+
+    def kept(negatives: str, gib: float) -> bool:
+        monkeypatch.setattr("pipeline.hardware.memory", lambda kind: gib * 2**30)
+        return retained(with_settings(negatives=negatives), shape, steps, 1000, "cpu")
+
+    assert (kept("auto", 8.0), kept("auto", 0.5)) == (True, False)
+    assert (kept("graph", 0.5), kept("cached", 8.0)) == (True, False)
 
 
 def test_questions_about_one_context_share_a_row(views: Path):

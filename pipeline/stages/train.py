@@ -6,14 +6,15 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline import adapters, checkpoints, config, processes, trackers, training, weights
-from pipeline.core import focus, model, schedule
+from pipeline import adapters, checkpoints, config, negatives, processes, trackers, training, weights
+from pipeline.core import focus, model, schedule, shapes
 from pipeline.errors import ConfigError, run
 from pipeline.settings import TrainFocusedStage, TrainVanillaStage
 from pipeline.training_data import TrainingData, context_keys
 
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
 CURVES = Path("reports/train")
+BYTES = {"float32": 4, "bfloat16": 2}
 CHECKPOINTS = weights.MODELS / ".checkpoints"
 
 
@@ -61,7 +62,14 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
         weights.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
     )
     num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    retained = train.negatives != "cached" and not team.sharded
+    retained = False
+    if team.sharded:
+        negatives.refuse_graph_in_shards(train)
+    elif objective.contrastive > 0:
+        config_values = model.causal_lm(adapted).config.to_dict()
+        shape = shapes.read(config_values, BYTES[settings.model.dtype], f"model {settings.model.source}")
+        lengths = [data.forwards(step, train.batch_tokens, team.num) for step in range(train.steps)]
+        retained = negatives.retained(train, shape, lengths, num_trainable, str(team.device))
     flat: dict[str, Any] = settings.model_dump()
     identity = training.identity(flat, [FULL, *([masked] if masked else []), weights.BASE / weights.CARD])
     kept = checkpoints.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
