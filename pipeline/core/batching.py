@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 Ints = NDArray[np.int32]
 
@@ -111,6 +112,8 @@ class View(NamedTuple):
 
 
 SHARED, PADDING = -1, -2
+FLEX_BLOCK = 128
+"""Tokens on a side of a block that flex attention skips, computes whole, or asks pair by pair."""
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> View:
@@ -173,8 +176,11 @@ def tree_mask(view: View, window: int | None, added_dtype: torch.dtype | None = 
 
 
 def block_mask(view: View, window: int | None) -> Any:
-    """`tree_mask` for flex attention, which never holds it whole."""
-    from torch.nn.attention.flex_attention import create_block_mask
+    """`tree_mask` for flex attention, never held whole: what create_block_mask does, a row of blocks at a time.
+
+    (create_block_mask itself holds L x L flags and, before them, several L x L integers: at 32,768 tokens 8 GiB each.)
+    """
+    from torch.nn.attention.flex_attention import BlockMask
 
     branch_BL, position_BL = view.branch_BL, view.position_ids_BL
     assert branch_BL is not None
@@ -186,4 +192,29 @@ def block_mask(view: View, window: int | None) -> Any:
         return found if window is None else (found & (distance < window)) | (query == key)
 
     num_rows, num_tokens = branch_BL.shape
-    return create_block_mask(seen, num_rows, None, num_tokens, num_tokens, device=str(branch_BL.device))
+    num_blocks = -(-num_tokens // FLEX_BLOCK)
+    device = branch_BL.device
+    row_B11 = torch.arange(num_rows, device=device)[:, None, None]
+    token_L = torch.arange(num_tokens, device=device)
+    counts: list[Tensor] = []
+    for start in range(0, num_tokens, FLEX_BLOCK):
+        query_Q1 = token_L[start : start + FLEX_BLOCK, None]
+        seen_BQL = seen(row_B11, row_B11, query_Q1, token_L)
+        beyond = (0, num_blocks * FLEX_BLOCK - num_tokens, 0, FLEX_BLOCK - len(query_Q1))
+        blocks = functional.pad(seen_BQL, beyond).view(num_rows, FLEX_BLOCK, num_blocks, FLEX_BLOCK)
+        counts.append(blocks.sum(dim=(1, 3)))
+    count_B1KK = torch.stack(counts, dim=1)[:, None]  # pairs that see each other, by block of queries and of keys
+    whole_B1KK = count_B1KK == FLEX_BLOCK**2
+    return BlockMask.from_kv_blocks(
+        *_listed((count_B1KK > 0) & ~whole_B1KK),
+        *_listed(whole_B1KK),
+        BLOCK_SIZE=FLEX_BLOCK,
+        mask_mod=seen,
+        seq_lengths=(num_tokens, num_tokens),
+    )
+
+
+def _listed(chosen_B1KK: Tensor) -> tuple[Tensor, Tensor]:
+    """For each block of queries, the number of chosen blocks of keys, and all blocks, the chosen ones first."""
+    order_B1KK = chosen_B1KK.int().argsort(dim=-1, descending=True, stable=True)
+    return chosen_B1KK.sum(dim=-1, dtype=torch.int32), order_B1KK.int().contiguous()

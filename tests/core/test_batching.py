@@ -1,6 +1,8 @@
 """Rows, packs of rows, and their tensors."""
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,3 +60,26 @@ def test_packs_hold_every_row_once_within_their_budget(shapes, batch_tokens):
             assert len(pack) * max(lengths) <= batch_tokens
             assert min(lengths) >= batching.SHORTEST_BESIDE * max(lengths)
             assert all(len(rows[index].branches) == 1 for index in pack)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch, by itself
+@pytest.mark.parametrize("window", [None, 150])
+@pytest.mark.parametrize("num_shared", [256, 300])
+def test_a_block_mask_made_by_rows_of_blocks_is_that_of_create_block_mask(num_shared, window):
+    """Two rows of several blocks, of unequal length, with skipped, whole and partial blocks."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    views = [np.arange(num_shared + own, dtype=np.int32) for own in (140, 300, 5)]
+    ends = [len(ids) - 2 for ids in views]
+    made = [batching.row_of_many(views, ends, num_shared), batching.row_of_many(views[:2], ends[:2], num_shared)]
+    view = batching.collate(made, pad_id=0)
+    ours = batching.block_mask(view, window)
+    theirs = create_block_mask(ours.mask_mod, 2, None, *ours.seq_lengths, device="cpu")
+    for side in ("kv", "full_kv", "q", "full_q"):
+        for name in (f"{side}_num_blocks", f"{side}_indices"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    assert ours.shape == theirs.shape
+    blocks = ours.kv_num_blocks.shape[-1]
+    partial, whole = (int(counts[0].sum()) for counts in (ours.kv_num_blocks, ours.full_kv_num_blocks))
+    assert partial > 0 and partial + whole < blocks**2
+    assert whole > 0 or window
