@@ -190,8 +190,8 @@ def _connected() -> Any:
             where = os.environ.get("RAY_ADDRESS")
             raise ResourceError(
                 f"score.engine is ray, but {f'RAY_ADDRESS {where!r}' if where else 'a cluster on this machine'} gave "
-                f"no connection ({_first_line(error)}); start the cluster, correct RAY_ADDRESS, or set score.engine: "
-                "local"
+                f"no connection ({_first_line(error)}); start the cluster, correct RAY_ADDRESS, set "
+                "RAY_AUTH_MODE=token if it asks for one, or set score.engine: local"
             ) from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in the place of ours
