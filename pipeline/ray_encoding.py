@@ -3,9 +3,8 @@
 What reaches an actor is a batch as `encoder.plan` made it, and what embeds it is `encoder.embed_batch`, as on one
 machine: on processors of the same kind the bytes are the same, however many actors there are.
 
-Environment: RAY_ADDRESS (Ray's own: which cluster; unset: the one that runs here, else a cluster of this machine
-alone), FOCUS_RAY_ACTORS (unset: one per GPU, on a CPU one per core). Nothing is reported to anybody, and no dashboard
-is started.
+Environment: RAY_ADDRESS (Ray's own: which cluster; unset: one of this machine alone, for this run), FOCUS_RAY_ACTORS
+(unset: one per GPU, on a CPU one per core). Nothing is reported to anybody, and no dashboard is started.
 """
 
 import logging
@@ -180,6 +179,8 @@ def _connected() -> Any:
             _knock(os.environ.get("RAY_ADDRESS", ""))
             with _silent_stderr():
                 ray.init(
+                    # Else Ray tries the last cluster that was started here, for minutes when it died.
+                    None if os.environ.get("RAY_ADDRESS") else "local",
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
