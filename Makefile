@@ -7,7 +7,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 READY := $(VENV)/.ready
 
-.PHONY: help setup repro eval test check format base-model lock clean
+METHOD ?= focused
+OUT ?= models/merged-$(METHOD)
+
+.PHONY: help setup plan repro eval merge test check format base-model lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,6 +23,9 @@ $(READY): requirements.lock
 
 setup: $(READY) ## Create the environment from the lock file
 
+plan: $(READY) ## Say what the settings will cost: tokens, FLOPs, memory, hours; refuse what cannot fit
+	@python -m pipeline.plan
+
 repro: $(READY) ## Run the whole pipeline, print the results table and the path of the report
 	@python -m pipeline.config
 	dvc repro
@@ -29,6 +35,9 @@ eval: $(READY) ## Evaluate, analyze and report; print the table
 	@python -m pipeline.config
 	dvc repro report
 	@python -m pipeline.stages.report --show
+
+merge: $(READY) ## Merge the adapter of METHOD (focused) into one plain transformers model in OUT
+	@python -m pipeline.merge "$(METHOD)" --out "$(OUT)"
 
 test: $(READY) ## Run the tests
 	python -m pytest
@@ -52,4 +61,4 @@ lock: $(READY) ## Resolve pyproject.toml into requirements.lock anew
 	sed -i 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' requirements.lock
 
 clean: ## Remove what the pipeline wrote, keep the environment and DVC's cache
-	rm -rf data models/base models/vanilla models/focused reports
+	rm -rf data models/base models/vanilla models/focused models/merged-* models/.checkpoints reports

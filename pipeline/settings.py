@@ -91,6 +91,8 @@ class Contrastive(Section):
     weight: NonNegative
     temperature: PositiveFloat
     representation: Literal["last_prompt", "mean", "eos"]
+    same_document: Literal["mask", "keep"]
+    """Two examples over one context in a batch: left out of the loss, or negatives of each other."""
 
 
 class Views(Section):
@@ -106,8 +108,10 @@ class Lora(Section):
     rank: Positive
     alpha: Positive
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
-    embedding: Literal["lora", "none"]
+    embedding: Literal["lora", "mask_token", "full", "none"]
+    """What is trained of the input embedding: LoRA on it, the row of <mask> alone, all of it, nothing."""
     norms: bool
+    """Train the norm weights too."""
 
 
 class Train(Section):
@@ -117,7 +121,14 @@ class Train(Section):
     steps: Positive
     """Optimizer steps."""
     batch_examples: Positive
-    """Examples per optimizer step; also the contrastive batch."""
+    """Examples per optimizer step, over all processes; also the contrastive batch."""
+    questions_per_document: Positive
+    """Questions over one context that stand in a batch side by side, and share its computation; 1: contexts differ."""
+    batch_tokens: Positive
+    """Of one forward, padding included; a longer row goes alone."""
+    negatives: Literal["auto", "graph", "cached"]
+    """How a contrastive batch is differentiated: all forwards kept until one backward, or one by one at the price of
+    another forward (GradCache); the gradient is the same. auto: kept while they fit."""
     learning_rate: PositiveFloat
     """Of the LoRA matrices."""
     embedding_learning_rate: PositiveFloat
@@ -256,3 +267,7 @@ class Settings(Section):
 
 class ReportStage(Settings):
     """Everything, for the page shows the settings of its run; whatever they change comes before the report anyway."""
+
+
+class PlanStage(Settings):
+    """Everything, for a plan is made of all stages; no stage of the graph, it writes nothing."""

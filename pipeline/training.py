@@ -1,25 +1,35 @@
-"""Training on disk's views: transformers' Trainer around the focused step, its curves written by DVCLive."""
+"""The training loop: steps, curves, checkpoints, a clean stop; on one process or many."""
 
+import hashlib
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
+import peft
 import torch
+import transformers
 from dvclive import Live
-from peft import PeftModel
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
+from tqdm import tqdm
 
-from pipeline import tables
-from pipeline.core import batching, focus, model
-from pipeline.device import device
+from pipeline import checkpoints, trackers
+from pipeline.core import focus, gradients, model
 from pipeline.errors import NumericError
+from pipeline.processes import Processes
 from pipeline.settings import Train
+from pipeline.training_data import TrainingData
 
 CURVES = (
     "loss",
@@ -32,201 +42,214 @@ CURVES = (
     "grad_norm",
     "learning_rate",
 )
+_TRAINABLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 
 
-class Pair(NamedTuple):
-    """The views of one example; `masked` is None when the objective does not read it."""
+class Point(NamedTuple):
+    """The curves at one step: means since the point before."""
 
-    example_id: str
-    full: tables.Row
-    masked: tables.Row | None
-
-
-class Scheduled(Dataset[Pair]):
-    """The training examples in the order of the schedule; only rows that some step uses are held in memory."""
-
-    def __init__(self, batches: Sequence[Sequence[int]], full: Path, masked: Path | None) -> None:
-        self._order = [index for batch in batches for index in batch]
-        used = set(self._order)
-        columns = ["example_id", "input_ids", "prompt_end"]
-        self._full = _training_rows(full, tables.FULL_VIEWS, [*columns, "split"], used, None)
-        ids = {row["example_id"]: index for index, row in self._full.items()}
-        self._masked: dict[int, tables.Row] = {}
-        if masked is not None:
-            self._masked = _training_rows(masked, tables.MASKED_VIEWS, [*columns, "position_ids"], used, ids)
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    @property
-    def num_examples(self) -> int:
-        """Distinct examples."""
-        return len(self._full)
-
-    def __getitem__(self, place: int) -> Pair:
-        index = self._order[place]
-        full = self._full[index]
-        return Pair(full["example_id"], full, self._masked.get(index))
+    step: int
+    values: dict[str, float]
 
 
-def context_keys(full: Path) -> list[str]:
-    """What makes two training examples share a context, for each: the gold document, or else the whole context."""
-    rows = tables.scan(full, tables.FULL_VIEWS, ["split", "document_ids", "gold_position"])
-    return [
-        row["document_ids"][row["gold_position"]] if row["gold_position"] >= 0 else "\n".join(row["document_ids"])
-        for row in rows
-        if row["split"] == "train"
-    ]
+class Fitted(NamedTuple):
+    """What a training leaves."""
+
+    weights: dict[str, Tensor] | None
+    """Of the whole network, by name, where the network itself holds only a shard of them."""
+    points: list[Point]
 
 
-def _training_rows(
-    path: Path, table: tables.Table, columns: list[str], used: set[int], index_of: dict[str, int] | None
-) -> dict[int, tables.Row]:
-    """Rows by their number among the training examples; where the table has no split, `index_of` an example tells."""
-    kept: dict[int, tables.Row] = {}
-    num_train = 0
-    for row in tables.scan(path, table, columns):
-        if index_of is not None:
-            if row["example_id"] in index_of:
-                kept[index_of[row["example_id"]]] = row
-        elif row["split"] == "train":
-            if num_train in used:
-                kept[num_train] = row
-            num_train += 1
-    return kept
+def identity(settings: Mapping[str, Any], data: list[Path]) -> dict[str, Any]:
+    """Everything that the adapter depends on: settings, the bytes of data and code, versions of the libraries."""
+    modules = {name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "pipeline"}
+    code = [Path(path) for _, path in sorted(modules.items()) if path is not None]
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
+    flat = {
+        f"{section}.{name}": value for section, values in settings.items() for name, value in sorted(values.items())
+    }
+    return {**flat, **versions, "code": _digest(code), **{str(path): _digest([path]) for path in data}}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What a step reads. A dataclass: the Trainer would take a tuple apart."""
-
-    example_ids: list[str]
-    full: batching.View
-    masked: batching.View | None
-
-
-class FocusTrainer(Trainer):
-    """The Trainer with our step, our order, and a stop at the first loss or gradient that is not finite."""
-
-    def __init__(self, objective: focus.Objective, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        # The step's losses are means already: the Trainer must not scale them again.
-        self.model_accepts_loss_kwargs = False
-        self._objective = objective
-        self._sums: dict[str, Tensor] = {}
-        self._num_summed = 0
-        self._example_ids: list[str] = []
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        ordered: Any = self.train_dataset
-        return SequentialSampler(ordered)
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Tensor:
-        batch: Batch = inputs["batch"]
-        masked = batch.masked.to(self.args.device) if batch.masked is not None else None
-        output = focus.step(model, batch.full.to(self.args.device), masked, self._objective)
-        self._example_ids = batch.example_ids
-        if not torch.isfinite(output.loss):
-            raise NumericError(
-                f"loss is {output.loss.item()} at step {self.state.global_step + 1} with examples "
-                f"{', '.join(batch.example_ids)}; lower train.learning_rate, or look at these examples"
-            )
-        for name, value in output.logged.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self._num_summed += 1
-        return output.loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the loss, as means since the last log."""
-        grad_norm = logs.get("grad_norm", 0.0)
-        if not np.isfinite(grad_norm):
-            raise NumericError(
-                f"gradient norm is {grad_norm} at step {self.state.global_step} with examples "
-                f"{', '.join(self._example_ids)}; lower train.learning_rate, or look at these examples"
-            )
-        if self._num_summed:
-            logs |= {name: (total / self._num_summed).item() for name, total in self._sums.items()}
-            self._sums, self._num_summed = {}, 0
-        super().log(logs, start_time)
-
-
-class _Curves(TrainerCallback):
-    """The named curves as DVC plots; timings stay out, so that equal runs write equal files."""
-
-    def __init__(self, live: Live) -> None:
-        self._live = live
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        logs: dict[str, float] = kwargs["logs"]
-        known = {name: logs[name] for name in CURVES if name in logs}
-        if "loss" not in known:
-            return
-        self._live.step = state.global_step
-        for name, value in known.items():
-            self._live.log_metric(f"train/{name}", value)
-        self._live.make_summary()
+def _digest(paths: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
 
 
 def fit(
-    adapted: PeftModel,
-    dataset: Scheduled,
+    adapted: torch.nn.Module,
+    data: TrainingData,
     objective: focus.Objective,
     settings: Train,
+    *,
     pad_id: int,
-    live: Live,
-    state: Path,
-) -> None:
-    """Train the adapter in place over the scheduled examples. `state` is a folder for what the Trainer writes."""
+    retained: bool,
+    processes: Processes,
+    kept: checkpoints.Checkpoints | None,
+    watchers: trackers.Watchers,
+) -> Fitted:
+    """Train the adapter over the batches of `data`, in place where its weights are not sharded.
 
-    def collate(pairs: Sequence[Pair]) -> dict[str, Batch]:
-        full = [np.asarray(pair.full["input_ids"], dtype=np.int32) for pair in pairs]
-        ends = [pair.full["prompt_end"] for pair in pairs]
-        view = batching.pad(full, [np.arange(len(ids), dtype=np.int32) for ids in full], ends, pad_id)
-        masked = [pair.masked for pair in pairs if pair.masked is not None]
-        masked_view = None
-        if masked:
-            masked_view = batching.pad(
-                [np.asarray(row["input_ids"], dtype=np.int32) for row in masked],
-                [np.asarray(row["position_ids"], dtype=np.int32) for row in masked],
-                [row["prompt_end"] for row in masked],
-                pad_id,
-            )
-        return {"batch": Batch([pair.example_id for pair in pairs], view, masked_view)}
+    Goes on from the newest checkpoint of `kept`. A SIGTERM or SIGINT ends it behind the step in work, with a
+    checkpoint.
 
+    Raises:
+        NumericError: a loss or the gradient's norm is not finite.
+        KeyboardInterrupt: it was told to stop.
+    """
+    if settings.activation_checkpointing:
+        whole: Any = model.causal_lm(adapted)
+        whole.activation_checkpointing_enable({"use_reentrant": False})
+    adapted.train()
+    encoder: Any = focus.Encoder(adapted, objective.representation)
+    encoder = processes.spread(encoder, model.causal_lm(adapted)._no_split_modules)
+    optimizer = _optimizer(adapted, settings)
+    schedule = transformers.get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
+    first_step, points, sums = 0, list[Point](), _Sums()
+    state = kept.latest() if kept is not None else None
+    if state is not None:
+        set_state_dict(
+            encoder,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=_TRAINABLE,
+        )
+        schedule.load_state_dict(state["schedule"])
+        first_step, sums = state["step"], _Sums(state["sums"], state["num_summed"])
+        points = [Point(step, values) for step, values in state["points"]]
+        if processes.first:
+            print(f"goes on behind step {first_step:,} of {settings.steps:,}", file=sys.stderr)
+    for point in points:
+        watchers.log(point.step, point.values)
+    device = processes.device
+    saved_at, every = time.monotonic(), checkpoints.interval()
+    with (
+        _stoppable() as stop,
+        tqdm(total=settings.steps, initial=first_step, desc="train", unit=" steps", disable=None) as bar,
+    ):
+        for step in range(first_step, settings.steps):
+            _seed(settings.seed, step, processes.rank)
+            batch = gradients.to(data.batch(step, settings.batch_tokens, pad_id, processes.rank, processes.num), device)
+            outcome = gradients.accumulate(encoder, batch, objective, retained, processes)
+            grad_norm = processes.clip(encoder.parameters(), settings.max_grad_norm)
+            _require_finite(outcome, grad_norm, step, [data.example_ids[index] for index in data.batches[step]])
+            learning_rate = schedule.get_last_lr()[0]
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            sums.add(outcome.logged)
+            done = step + 1
+            if done % settings.log_every == 0 or done == settings.steps:
+                points.append(Point(done, sums.means() | {"grad_norm": grad_norm, "learning_rate": learning_rate}))
+                watchers.log(done, points[-1].values)
+                bar.set_postfix(loss=f"{points[-1].values['loss']:.3f}")
+            bar.update()
+            told = processes.any(stop.told)
+            due = processes.any(time.monotonic() - saved_at >= every)
+            if told or (due and done < settings.steps):
+                # All processes collect what is sharded; one writes.
+                weights, moments = get_state_dict(encoder, optimizer, options=_TRAINABLE)
+                if kept is not None:
+                    kept.save(
+                        done,
+                        {
+                            "step": done,
+                            "model": weights,
+                            "optimizer": moments,
+                            "schedule": schedule.state_dict(),
+                            "points": [(point.step, point.values) for point in points],
+                            "sums": sums.totals,
+                            "num_summed": sums.num,
+                        },
+                    )
+                saved_at = time.monotonic()
+            if told:
+                raise KeyboardInterrupt
+    return Fitted(_whole(encoder) if processes.sharded else None, points)
+
+
+def _whole(encoder: Any) -> dict[str, Tensor]:
+    """All weights of the network on the CPU of the first process, collected from all of them."""
+    found: Any = get_model_state_dict(encoder, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return {name.removeprefix("network."): tensor for name, tensor in found.items()}
+
+
+def write_curves(points: list[Point], folder: Path) -> None:
+    """The named curves as DVC plots; timings stay out, so that equal runs write equal files."""
+    with Live(str(folder), save_dvc_exp=False, report=None, dvcyaml=None) as live:
+        for point in points:
+            live.step = point.step
+            for name in CURVES:
+                if name in point.values:
+                    live.log_metric(f"train/{name}", point.values[name])
+            live.make_summary()
+
+
+def _optimizer(adapted: torch.nn.Module, settings: Train) -> torch.optim.Optimizer:
     attention, rest = model.parameter_groups(adapted)
     groups = [
         {"params": attention, "lr": settings.learning_rate},
         {"params": rest, "lr": settings.embedding_learning_rate},
     ]
-    arguments = TrainingArguments(
-        output_dir=str(state),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch_examples,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_steps,
-        max_grad_norm=settings.max_grad_norm,
-        activation_checkpointing=settings.activation_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=settings.log_every,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=not sys.stderr.isatty(),
-        seed=settings.seed,
-        use_cpu=device().type == "cpu",
+    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Randomness by step and process, so that a training that goes on draws what one without a break would have."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
+
+
+def _require_finite(outcome: gradients.Outcome, grad_norm: float, step: int, example_ids: list[str]) -> None:
+    clm_2B = torch.stack([part for part in (outcome.clm_full_B, outcome.clm_masked_B) if part is not None])
+    finite = [grad_norm, float(outcome.logged["loss"])]
+    if np.isfinite(finite).all():
+        return
+    found = [name for name, fine in zip(example_ids, clm_2B.isfinite().all(dim=0).tolist(), strict=True) if not fine]
+    what = "loss is not finite" if found else f"loss is {finite[1]}, gradient norm is {finite[0]}"
+    raise NumericError(
+        f"{what} at step {step + 1} with examples {', '.join(found or example_ids)}; lower train.learning_rate, or "
+        "look at these examples"
     )
-    trainer = FocusTrainer(
-        objective,
-        model=adapted,
-        args=arguments,
-        data_collator=collate,
-        train_dataset=dataset,
-        optimizers=(torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0), None),
-        callbacks=[_Curves(live)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+
+
+class _Sums:
+    """Running sums of the logged scalars."""
+
+    def __init__(self, totals: dict[str, Tensor] | None = None, num: int = 0) -> None:
+        self.totals, self.num = dict(totals or {}), num
+
+    def add(self, logged: Mapping[str, Tensor]) -> None:
+        for name, value in logged.items():
+            self.totals[name] = self.totals.get(name, torch.zeros(())) + value.detach().cpu()
+        self.num += 1
+
+    def means(self) -> dict[str, float]:
+        found = {name: (total / self.num).item() for name, total in self.totals.items()}
+        self.totals, self.num = {}, 0
+        return found
+
+
+class _Stop:
+    told = False
+
+
+@contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    """Within, SIGTERM and SIGINT are noted once and obeyed between two steps; a second one interrupts at once."""
+    stop = _Stop()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if stop.told:
+            raise KeyboardInterrupt
+        stop.told = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,14 +1,14 @@
-"""Base weights and adapters on disk: found, checked against what the card says, loaded.
+"""Base weights and tokenizer on disk: found, checked against what the card says, loaded.
 
 `models/base/base.json`, the card, is what everybody downstream agrees on: which weights, which tokenizer, which ids.
 """
 
+import glob
 import hashlib
 import json
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
@@ -28,8 +27,6 @@ from pipeline.device import device
 from pipeline.errors import ArtifactError, ConfigError
 from pipeline.settings import Model
 
-# peft 0.21 asks transformers 5.23 by the old name of a property; nothing for the user to act on.
-warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 if not sys.stderr.isatty():
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers ships no type for it
 
@@ -57,12 +54,13 @@ class BaseCard:
 
 
 @contextmanager
-def workspace(name: str) -> Iterator[Path]:
-    """A folder beside models/<name> for what is not finished yet; what a killed run left there is removed first."""
-    MODELS.mkdir(exist_ok=True)
-    for stale in MODELS.glob(f".{name}.*"):
+def workspace(name: str, parent: Path = MODELS) -> Iterator[Path]:
+    """A folder beside parent/<name> for what is not finished yet; what a killed run left there is removed first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{name}.unfinished-"  # unlike anything of the user's own
+    for stale in parent.glob(f"{glob.escape(prefix)}*"):
         shutil.rmtree(stale)
-    with tempfile.TemporaryDirectory(dir=MODELS, prefix=f".{name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as folder:
         yield Path(folder)
 
 
@@ -99,11 +97,7 @@ def find(settings: Model) -> Path:
     if not paths:
         raise ArtifactError(f"{folder}: no .safetensors file; weights of other formats are not loaded, convert them")
     for path in paths:
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"{path}: no whole safetensors file ({error}); fetch it again") from None
+        tensor_names(path, "fetch it again")
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -114,6 +108,15 @@ def find(settings: Model) -> Path:
             "weights is not run; choose another model"
         )
     return folder
+
+
+def tensor_names(path: Path, remedy: str) -> set[str]:
+    """What a safetensors file holds. Raises ArtifactError, which ends with the remedy, when it is not whole."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: no whole safetensors file ({error}); {remedy}") from None
 
 
 def digest(folder: Path) -> str:
@@ -130,13 +133,13 @@ def write_card(card: BaseCard, folder: Path) -> None:
     files.write_json(folder / CARD, asdict(card))
 
 
-def read_card(folder: Path = BASE) -> BaseCard:
-    """The card of the base, or of the base that an adapter was trained on."""
-    values = files.read_json(folder / CARD, "base")
+def read_card(folder: Path = BASE, stage: str = "base") -> BaseCard:
+    """The card of the base, or of the base that an adapter was trained on, which `stage` wrote."""
+    values = files.read_json(folder / CARD, stage)
     try:
         return BaseCard(**values)
     except TypeError as error:
-        raise ArtifactError(f"{folder / CARD}: {error}; run `dvc repro -f base`") from None
+        raise ArtifactError(f"{folder / CARD}: {error}; run `dvc repro -f {stage}`") from None
 
 
 def load_base(settings: Model, card: BaseCard) -> PreTrainedModel:
@@ -166,33 +169,18 @@ def load_base(settings: Model, card: BaseCard) -> PreTrainedModel:
     return loaded
 
 
-def save_adapter(adapted: PeftModel, card: BaseCard, folder: Path) -> None:
-    """Adapter weights and config as PEFT writes them, beside the card of the base they belong to."""
-    # True, not "auto": auto asks the hub for the base's config, and LoRA on the embedding needs its rows anyway.
-    adapter_config: Any = adapted.peft_config["default"]
-    with_embedding = "embed_tokens" in adapter_config.target_modules
-    adapted.save_pretrained(str(folder), save_embedding_layers=with_embedding)
-    write_card(card, folder)
+def copy_tokenizer(card: BaseCard, folder: Path) -> None:
+    """The tokenizer of models/base into the folder. Raises ArtifactError when it is not the card's."""
+    if (found := tokenizer_sha256(BASE)) != card.tokenizer_sha256:
+        raise ArtifactError(
+            f"{BASE}: its tokenizer has sha256 {found}, the card says {card.tokenizer_sha256}; run `dvc repro -f base`"
+        )
+    for path in BASE.iterdir():
+        if path.name != CARD:
+            shutil.copyfile(path, folder / path.name)
 
 
-def load_method(method: str, settings: Model) -> PreTrainedModel | PeftModel:
-    """The base itself for `base`, else the base under the adapter in models/<method>; in evaluation mode.
-
-    Raises:
-        ArtifactError: the adapter is missing, or was trained on another base or tokenizer.
-    """
-    card = read_card()
-    network = load_base(settings, card)
-    if method == "base":
-        return network
-    folder = MODELS / method
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ArtifactError(f"{folder}: no adapter; run `dvc repro train@{method}` first")
-    trained_on = read_card(folder)
-    for name, expected in asdict(card).items():
-        if (found := getattr(trained_on, name)) != expected:
-            raise ArtifactError(
-                f"{folder}: its base has {name} {found}, {BASE} has {expected}; run `dvc repro train@{method}`"
-            )
-    adapted = PeftModel.from_pretrained(network, str(folder))
-    return adapted.to(device()).eval()
+def tokenizer_sha256(folder: Path) -> str:
+    """SHA-256 of the folder's tokenizer.json; where there is none, words that are equal to no digest."""
+    path = folder / "tokenizer.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "of no file"

@@ -99,3 +99,14 @@ def test_too_few_chunks_are_said(score):
     run, words = score
     with pytest.raises(SystemExit, match=r"texts\.jsonl: .* chunks of 5 words, --chunks is 5,000; lower it"):
         run["main"]([*words, "--chunks", "5000"])
+
+
+def test_a_plan_is_measured_beside_its_prediction(capsys):
+    rows = runpy.run_path(str(ROOT / "benchmarks/plan.py"))["main"](["--batch", "2", "--tokens", "32", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    assert [row["way"] for row in rows] == [
+        "vanilla", "vanilla, checkpointing", "focused", "focused, checkpointing",
+    ]  # fmt: skip
+    for row in rows:
+        assert row["seconds_ratio"] > 0
+        assert f"| {row['way']} | " in printed

@@ -1,108 +1,126 @@
-"""Training on real tables with a toy base: equal runs, vanilla as a special case, the adapter in a fresh process."""
+"""Training on real tables with a toy base: equal runs, vanilla as a special case, killed and resumed, its adapter."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from dvclive import Live
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, set_seed
+from transformers import AutoModelForCausalLM
 
-from pipeline import tables, training, weights
-from pipeline.core import batching, focus, masking, model
-from pipeline.errors import NumericError
-from pipeline.settings import Lora, Train
+from pipeline import checkpoints, training
+from pipeline.core import focus, shapes
+from pipeline.errors import ConfigError, NumericError, ResourceError
+from pipeline.negatives import retained
+from pipeline.training_data import TrainingData, context_keys
+from tests.conftest import ROOT
 from tests.core import tiny
-from tests.core.test_focus import FOCUSED, examples
-
-LORA = Lora(rank=4, alpha=8, dropout=0.0, embedding="lora", norms=True)
-TRAIN = Train(
-    seed=1, steps=6, batch_examples=3, learning_rate=1e-2, embedding_learning_rate=1e-2, warmup_steps=1,
-    max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
-)  # fmt: skip
-CARD = weights.BaseCard("toy", None, "0" * 64, 48, "1" * 64, tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
+from tests.core.test_focus import FOCUSED
+from tests.toy_training import LORA, TRAIN, train, write_views
 
 
 @pytest.fixture
-def views(tmp_path: Path) -> Path:
-    """Full and masked views of eight training examples and one test example."""
-    rows = list(examples(9))
-    full, masked = [], []
-    for number, (ids, starts, ends, prompt_end, kept) in enumerate(rows):
-        name = f"e{number}"
-        full.append(
-            {
-                "example_id": name, "question_id": name, "split": "test" if number == 4 else "train",
-                "num_documents": 4, "gold_position": 0, "document_ids": [f"d{number}", "x", "y", "z"],
-                "input_ids": ids.tolist(), "chunk_ids": list("abcd"), "chunk_starts": starts.tolist(),
-                "chunk_ends": ends.tolist(), "question_start": int(ends[-1]), "prompt_end": prompt_end,
-            }
-        )  # fmt: skip
-        view = masking.masked_view(ids, starts, ends, prompt_end, kept, "token", tiny.MASK)
-        masked.append(
-            {
-                "example_id": name, "input_ids": view.input_ids.tolist(), "position_ids": view.position_ids.tolist(),
-                "prompt_end": view.prompt_end, "kept_chunk_ids": ["a"], "kept_scores": [1.0], "kept_ranks": [0],
-                "gold_retained": True, "answer_retained": True,
-            }
-        )  # fmt: skip
-    tables.write(tmp_path / "full.parquet", tables.FULL_VIEWS, full)
-    tables.write(tmp_path / "masked.parquet", tables.MASKED_VIEWS, masked)
+def views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_views(tmp_path)
+    monkeypatch.chdir(tmp_path)  # models/base stands there
     return tmp_path
 
 
-def train(views: Path, name: str, objective: focus.Objective, settings: Train = TRAIN) -> Path:
-    """Train the toy base and return the adapter's folder."""
-    keys = training.context_keys(views / "full.parquet")
-    batches = batching.schedule(keys, settings.steps, settings.batch_examples, settings.seed)
-    masked = views / "masked.parquet" if objective.reads_masked else None
-    dataset = training.Scheduled(batches, views / "full.parquet", masked)
-    set_seed(settings.seed)
-    adapted = model.add_adapter(tiny.network(), **LORA.model_dump())
-    with Live(str(views / f"{name}-curves"), save_dvc_exp=False, report=None, dvcyaml=None) as live:
-        training.fit(adapted, dataset, objective, settings, tiny.PAD, live, views / f"{name}-state")
-    weights.save_adapter(adapted, CARD, views / name)
-    return views / name
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOCUS_CHECKPOINT_SECONDS", "0")
 
 
 def adapter(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
+def written(folder: Path) -> dict[str, bytes]:
+    """Adapter and curves, byte for byte."""
+    curves = folder.with_name(f"{folder.name}-curves") / "plots/metrics/train"
+    paths = [folder / "adapter_model.safetensors", *sorted(curves.glob("*.tsv"))]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def with_settings(**changes):
+    return TRAIN.model_copy(update=changes)
+
+
 def test_only_training_rows_are_read_and_paired_by_example(views: Path):
-    dataset = training.Scheduled([[0, 4], [7, 0]], views / "full.parquet", views / "masked.parquet")
-    assert [pair.example_id for pair in (dataset[i] for i in range(4))] == [
-        "e0",
-        "e5",
-        "e8",
-        "e0",
-    ]  # e4 is a test example
-    assert all(pair.masked["example_id"] == pair.example_id for pair in (dataset[i] for i in range(4)))
-    assert dataset.num_examples == 3
+    data = TrainingData([[0, 4], [7, 0]], views / "full.parquet", views / "masked.parquet")
+    assert data.example_ids == {0: "e0", 4: "e5", 7: "e8"}  # e4 is a test example
+    assert data.num_examples == 3
+    batch = data.batch(0, 1024, tiny.PAD)
+    assert batch.num_own == 2
+    assert sorted(place for pack in batch.packs for place in pack.places_E.tolist()) == [0, 1, 2, 3]
+    assert batch.num_labels_full == batch.num_labels_masked == 6
+    assert batch.same_document_BB is None
+
+
+def test_negatives_are_kept_while_they_fit(views: Path, monkeypatch: pytest.MonkeyPatch):
+    data = TrainingData([[0, 4], [0, 4, 6]], views / "full.parquet", views / "masked.parquet")
+    assert data.forwards(0, 1) == [(1, 28), (1, 28), (1, 28), (1, 28)]
+    shape = shapes.read(tiny.network().config.to_dict(), 4, "toy")
+    steps = [data.forwards(step, 64) for step in range(2)]
+
+    def kept(negatives: str, gib: float) -> bool:
+        monkeypatch.setattr("pipeline.hardware.memory", lambda kind: gib * 2**30)
+        return retained(with_settings(negatives=negatives), shape, steps, 1000, "cpu")
+
+    assert (kept("auto", 8.0), kept("auto", 0.5)) == (True, False)
+    assert (kept("graph", 0.5), kept("cached", 8.0)) == (True, False)
+
+
+def test_questions_about_one_context_share_a_row(views: Path):
+    data = TrainingData([[0, 6, 7]], views / "full.parquet", views / "masked.parquet")
+    batch = data.batch(0, 1024, tiny.PAD)
+    assert [pack.places_E.tolist() for pack in batch.packs if pack.view.branch_BL is not None] == [[1, 2]]
+    assert batch.same_document_BB.tolist() == [[False] * 3, [False, False, True], [False, True, False]]
+
+
+def test_each_process_has_its_examples_and_as_many_forwards_as_the_others(views: Path):
+    """One has two questions in one row, the other two rows."""
+    data = TrainingData([[6, 7, 0, 1]], views / "full.parquet", views / "masked.parquet")
+    parts = [data.batch(0, 1, tiny.PAD, rank, 2) for rank in range(2)]
+    assert [len(part.packs) for part in parts] == [4, 4]
+    assert [[pack.idle for pack in part.packs].count(True) for part in parts] == [1, 0]
+    assert all(part.num_own == 2 and part.num_labels_full == 12 for part in parts)
 
 
 def test_the_same_run_gives_the_same_adapter_and_curves(views: Path):
-    one, other = train(views, "one", FOCUSED), train(views, "other", FOCUSED)
-    assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
-    for curve in (views / "one-curves/plots/metrics/train").glob("*.tsv"):
-        assert curve.read_bytes() == (views / "other-curves/plots/metrics/train" / curve.name).read_bytes()
+    assert written(train(views, "one")) == written(train(views, "other"))
 
 
 def test_weight_zero_with_the_full_view_alone_is_bitwise_the_vanilla_adapter(views: Path):
     focused = train(views, "focused", FOCUSED._replace(masked=0.0, contrastive=0.0))
     vanilla = train(views, "vanilla", focus.VANILLA)
     assert (focused / "adapter_model.safetensors").read_bytes() == (vanilla / "adapter_model.safetensors").read_bytes()
-    whole = adapter(train(views, "whole", FOCUSED))
+    whole = adapter(train(views, "whole"))
     assert any(not torch.equal(tensor, whole[name]) for name, tensor in adapter(vanilla).items())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"negatives": "cached"}, {"batch_tokens": 10_000}, {"activation_checkpointing": True}],
+    ids=["cached", "one forward", "checkpointed"],
+)
+def test_how_the_gradient_is_computed_changes_no_adapter(views: Path, changes):
+    """Within what rounding in another order does."""
+    lora = LORA.model_copy(update={"dropout": 0.0})  # which forwards share their random numbers differs
+    one = adapter(train(views, "one", lora=lora))
+    other = adapter(train(views, "other", settings=with_settings(**changes), lora=lora))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-5)
+
+
 def test_training_moves_every_trainable_parameter_and_lowers_the_loss(views: Path):
-    folder = train(views, "focused", FOCUSED, TRAIN.model_copy(update={"steps": 40}))
+    folder = train(views, "focused", settings=with_settings(steps=40))
     moved = adapter(folder)
     lora_b = [tensor for name, tensor in moved.items() if "lora_B" in name or "embedding_B" in name]
     assert len(lora_b) == 9
@@ -120,7 +138,7 @@ def test_the_adapter_loads_with_plain_peft_in_a_fresh_process(views: Path):
     """The same logits to the last bit, from files alone."""
     base = views / "base"
     tiny.network().save_pretrained(base)
-    folder = train(views, "focused", FOCUSED)
+    folder = train(views, "focused")
     ids = list(range(4, 30))
     program = (
         "import json, sys, torch\n"
@@ -138,12 +156,114 @@ def test_the_adapter_loads_with_plain_peft_in_a_fresh_process(views: Path):
     assert (plain - logits).abs().max() > 1e-3
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_examples(views: Path):
-    broken = FOCUSED._replace(full=float("inf"))
-    with pytest.raises(NumericError, match=r"step 1 with examples e\d, e\d, e\d; lower train.learning_rate"):
-        train(views, "broken", broken)
+def test_a_loss_that_is_not_finite_stops_and_names_the_example(views: Path, monkeypatch: pytest.MonkeyPatch):
+    encode = focus.Encoder.forward
+
+    def poisoned(self, view):
+        found = encode(self, view)
+        return found._replace(clm_E=torch.where(view.end_E == 24, torch.nan, found.clm_E))
+
+    monkeypatch.setattr(focus.Encoder, "forward", poisoned)
+    with pytest.raises(NumericError, match=r"loss is not finite at step \d with examples e3; lower train.learning"):
+        train(views, "broken", focus.VANILLA)
+    with pytest.raises(NumericError, match=r"step 1 with examples (e\d, ){3}e\d; lower"):
+        train(views, "broken", FOCUSED._replace(full=float("inf")))
 
 
 def test_context_keys_are_gold_documents_or_whole_contexts(views: Path):
-    assert training.context_keys(views / "full.parquet") == [f"d{number}" for number in range(9) if number != 4]
-    assert np.array_equal(np.unique(training.context_keys(views / "full.parquet")).size, 8)
+    assert context_keys(views / "full.parquet") == ["d0", "d1", "d2", "d3", "d5", "d6", "d7", "d7"]
+
+
+def program(views: Path, name: str, *changes: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.toy_training", str(views), name, *changes]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_killed_at_twenty_points_it_ends_with_the_same_adapter(views: Path):
+    """SIGKILL anywhere, also while a checkpoint is written; adapter and curves are those of a run without a break."""
+    with program(views, "killed", "steps=100", "kills=20", FOCUS_CHECKPOINT_SECONDS="0") as process:
+        output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert output.split("\n")[:-1] == ["killed"] * 20 + ["ended with 0"], errors
+    assert errors.count("goes on behind step") == 20
+    with program(views, "whole", "steps=100") as process:
+        assert process.communicate(timeout=300)[1] == ""
+    assert written(views / "killed") == written(views / "whole")
+
+
+def test_a_sigterm_saves_and_ends_with_130(views: Path):
+    with program(views, "told", "steps=5000", "log_every=1", FOCUS_CHECKPOINT_SECONDS="1") as process:
+        while not list((views / "told-state").glob("step-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors == "error: interrupted; finished artifacts are whole, run the same command to go on\n"
+
+
+def test_stopped_between_two_steps_it_goes_on_to_the_same_adapter(views: Path, monkeypatch: pytest.MonkeyPatch):
+    step = training.gradients.accumulate
+    calls = []
+
+    def told(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(training.gradients, "accumulate", told)
+    with pytest.raises(KeyboardInterrupt):
+        train(views, "told")
+    assert len(calls) == 3
+    train(views, "told")
+    assert len(calls) == 6  # three of six steps were left
+    assert written(views / "told") == written(train(views, "whole"))
+
+
+def test_a_damaged_checkpoint_is_passed_over(views: Path, every_step: None, capsys: pytest.CaptureFixture[str]):
+    train(views, "one")
+    newest = sorted((views / "one-state").glob("step-*"))[-1]
+    (newest / checkpoints.STATE).write_bytes(b"half")
+    before = written(views / "one")
+    capsys.readouterr()
+    train(views, "one")
+    errors = capsys.readouterr().err
+    assert f"{newest}: not whole, passed over" in errors
+    assert "goes on behind step 4 of 6" in errors
+    assert written(views / "one") == before
+
+
+def test_another_training_does_not_go_on_from_it(views: Path, every_step: None, capsys: pytest.CaptureFixture[str]):
+    train(views, "one", identity={"train.seed": "1", "lora.rank": "4"})
+    capsys.readouterr()
+    train(views, "one", identity={"train.seed": "2", "lora.rank": "4"})
+    errors = capsys.readouterr().err
+    assert "not continued, for it was trained otherwise: train.seed 1 -> 2\n" in errors
+    assert "goes on" not in errors
+
+
+def test_two_trainings_of_one_method_at_once_are_refused(views: Path):
+    first = checkpoints.Checkpoints(views / "state", {})
+    with pytest.raises(ResourceError, match="another process trains this method"):
+        checkpoints.Checkpoints(views / "state", {})
+    first.close()
+    checkpoints.Checkpoints(views / "state", {}).close()
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])
+def test_the_time_between_checkpoints_is_checked(given: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FOCUS_CHECKPOINT_SECONDS", given)
+    with pytest.raises(ConfigError, match=f"FOCUS_CHECKPOINT_SECONDS is '{given}'; give seconds"):
+        checkpoints.interval()
+
+
+def test_the_identity_names_settings_data_code_and_versions(views: Path):
+    data = [views / "full.parquet"]
+    found = training.identity({"train": {"steps": 6, "seed": 1}}, data)
+    assert (found["train.steps"], found["torch"]) == (6, torch.__version__)
+    before = found[str(data[0])]
+    data[0].write_bytes(b"other")
+    assert training.identity({}, data)[str(data[0])] != before

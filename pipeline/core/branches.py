@@ -19,15 +19,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.core import generation
+from pipeline.core import generation, model
 from pipeline.core.generation import Prompt
-from pipeline.errors import ConfigError
 
 PASS_TOKENS = 4096  # more in one pass gain nothing: attention computes what the mask hides, and the mask is T x K
 LOGIT_ROWS = 512  # rows of option logits held at a time
 
 _SHARED = -1  # the branch of the prefix, the option of what stands before the options
-_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class _Tree:
         self.head = causal_lm.get_output_embeddings()
         self.device: torch.device = causal_lm.device
         self._backbone = causal_lm.base_model
-        self._windows = _windows(causal_lm.config)
+        self._windows = model.windows(causal_lm.config)
         implementation = causal_lm.config._attn_implementation
         assert implementation in ("sdpa", "eager"), implementation
         # SDPA takes a mask of booleans; eager attention adds the mask, and would add True as 1.
@@ -165,18 +163,6 @@ class _Tree:
         if self._added_dtype is None:
             return seen_TK[None, None]
         return torch.where(seen_TK, 0.0, -torch.inf).to(self._added_dtype)[None, None]
-
-
-def _windows(config: Any) -> dict[str, int | None]:
-    """The window of each kind of layer, in tokens; None: sees everything before it."""
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or [_FULL if window is None else _SLIDING]
-    if unknown := sorted(set(kinds) - {_FULL, _SLIDING}):
-        raise ConfigError(
-            f"the base has layers of kind {', '.join(unknown)}; questions can share a context with layers of kind "
-            f"{_FULL} and {_SLIDING} only; set model.source to such a model"
-        )
-    return {kind: window if kind == _SLIDING else None for kind in kinds}
 
 
 def _weigh(tree: _Tree, pack: Sequence[Branch]) -> tuple[list[list[float]], Tensor]:

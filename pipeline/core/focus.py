@@ -1,16 +1,18 @@
-"""The training step of focused learning (paper section 3).
+"""The objective of focused learning (paper section 3), and what a forward gives towards it.
 
     loss = full * CLM(x) + masked * CLM(x') + weight * InfoNCE(z(x), z(x'))
 
-Vanilla fine-tuning is the same step with the full view alone: masked = weight = 0 computes nothing of x'.
+Each CLM is the mean over the label tokens of the whole batch. Vanilla fine-tuning is the same with the full view alone:
+masked = weight = 0 computes nothing of x'.
 """
 
-# B examples, L tokens, D hidden, N label tokens, V vocabulary
+# B rows, L tokens, E examples of the rows, D hidden, N label tokens, V vocabulary
 
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from pipeline.core import losses, model
 from pipeline.core.batching import View
@@ -26,6 +28,8 @@ class Objective(NamedTuple):
     contrastive: float
     temperature: float
     representation: Representation
+    same_document: Literal["mask", "keep"] = "mask"
+    """Whether two examples over one context are left out of the contrastive loss, or repel each other."""
 
     @property
     def reads_masked(self) -> bool:
@@ -36,50 +40,49 @@ class Objective(NamedTuple):
 VANILLA = Objective(full=1.0, masked=0.0, contrastive=0.0, temperature=1.0, representation="last_prompt")
 
 
-class StepOutput(NamedTuple):
-    """The loss to differentiate, and scalars to log by name (unweighted)."""
+class Encoded(NamedTuple):
+    """What the losses are made of."""
 
-    loss: Tensor
-    logged: dict[str, Tensor]
+    clm_E: Tensor
+    """Cross-entropy of each example, summed over its label tokens, in nats."""
+    z_ED: Tensor
+    """Representation of each example."""
 
 
-def step(network: torch.nn.Module, full: View, masked: View | None, objective: Objective) -> StepOutput:
-    """One forward of each view that the objective reads; `masked` may be None when it does not read that one."""
-    hidden_BLD = model.hidden_states(network, full)
-    clm_full = losses.causal_lm(model.logits_at_labels(network, hidden_BLD, full), full.labels_N)
-    loss = objective.full * clm_full
-    logged = {"clm_full": clm_full}
-    if objective.reads_masked:
-        assert masked is not None
-        hidden_masked_BLD = model.hidden_states(network, masked)
-        clm_masked = losses.causal_lm(model.logits_at_labels(network, hidden_masked_BLD, masked), masked.labels_N)
-        contrast = losses.info_nce(
-            represent(hidden_BLD, full, objective.representation),
-            represent(hidden_masked_BLD, masked, objective.representation),
-            objective.temperature,
-        )
-        loss = loss + objective.masked * clm_masked + objective.contrastive * contrast.loss
-        logged |= {
-            "clm_masked": clm_masked,
-            "info_nce": contrast.loss,
-            "in_batch_accuracy": contrast.in_batch_accuracy,
-            "alignment": contrast.alignment,
-            "alignment_others": contrast.alignment_others,
-        }
-    return StepOutput(loss, {name: value.detach() for name, value in logged.items()})
+class Encoder(Module):
+    """The model as a function from views to `Encoded`: the module that is replicated or sharded over devices."""
+
+    def __init__(self, network: Module, representation: Representation) -> None:
+        super().__init__()
+        self.network = network
+        self._representation = representation
+
+    def forward(self, view: View) -> Encoded:
+        device = view.input_ids_BL.device
+        number_format = model.causal_lm(self.network).lm_head.weight.dtype
+        # The trainable parameters are fp32; over a bf16 base their products are taken in bf16.
+        with torch.autocast(device.type, number_format, enabled=number_format == torch.bfloat16):
+            hidden_BLD = model.hidden_states(self.network, view)
+            logits_NV = model.logits_at_labels(self.network, hidden_BLD, view)
+        clm_E = losses.causal_lm(logits_NV, view.labels_N, view.label_examples_N, len(view.row_E))
+        return Encoded(clm_E, represent(hidden_BLD, view, self._representation))
 
 
 def represent(hidden_BLD: Tensor, view: View, representation: Representation) -> Tensor:
-    """One vector per view, shape (B, D), from the last layer's hidden states.
+    """One vector per example, shape (E, D), from the last layer's hidden states.
 
     The default is the last prompt token: it has read everything but the answer, so that two views cannot be matched
     by the answer they share.
     """
-    rows_B = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
     if representation == "last_prompt":
-        return hidden_BLD[rows_B, view.prompt_end_B - 1]
+        return hidden_BLD[view.row_E, view.prompt_end_E - 1]
     if representation == "eos":
-        return hidden_BLD[rows_B, view.length_B - 1]
-    places_L = torch.arange(hidden_BLD.shape[1], device=hidden_BLD.device)
-    prompt_BL1 = (places_L[None, :] < view.prompt_end_B[:, None]).unsqueeze(-1)
-    return (hidden_BLD * prompt_BL1).sum(dim=1) / view.prompt_end_B[:, None]
+        return hidden_BLD[view.row_E, view.end_E - 1]
+    places = torch.stack([view.row_E, view.num_shared_E, view.start_E, view.prompt_end_E]).T.tolist()
+    return torch.stack(
+        [
+            (hidden_BLD[row, :num_shared].sum(dim=0) + hidden_BLD[row, start:end].sum(dim=0))
+            / (num_shared + end - start)
+            for row, num_shared, start, end in places
+        ]
+    )

@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def causal_lm(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """Mean cross-entropy per label token, in fp32."""
-    return functional.cross_entropy(logits_NV.float(), labels_N)
+def causal_lm(logits_NV: Tensor, labels_N: Tensor, examples_N: Tensor, num_examples: int) -> Tensor:
+    """Cross-entropy of each of the E examples, shape (E,), summed over its label tokens, in nats, at least in fp32."""
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    token_N = functional.cross_entropy(logits_NV, labels_N, reduction="none")
+    return token_N.new_zeros(num_examples).index_add(0, examples_N, token_N)
 
 
 class Contrast(NamedTuple):
@@ -26,19 +28,23 @@ class Contrast(NamedTuple):
     """Mean cosine of views of different examples."""
 
 
-def info_nce(z_full_BD: Tensor, z_masked_BD: Tensor, temperature: float) -> Contrast:
+def info_nce(z_full_BD: Tensor, z_masked_BD: Tensor, temperature: float, excluded_BB: Tensor | None = None) -> Contrast:
     """Symmetric InfoNCE over the batch: a full view attracts its own masked view and repels the others', and back.
 
-    Representations come unnormalised; cosine similarities and the loss are computed in fp32.
+    Representations come unnormalised; cosine similarities and the loss are computed at least in fp32. Pairs that are
+    `excluded_BB` (symmetric, never the diagonal) neither attract nor repel.
     """
-    z_full_BD = functional.normalize(z_full_BD.float(), dim=-1)
-    z_masked_BD = functional.normalize(z_masked_BD.float(), dim=-1)
+    number_format = torch.promote_types(z_full_BD.dtype, torch.float32)
+    z_full_BD = functional.normalize(z_full_BD.to(number_format), dim=-1)
+    z_masked_BD = functional.normalize(z_masked_BD.to(number_format), dim=-1)
     cosine_BB = z_full_BD @ z_masked_BD.T
     own_B = torch.arange(len(cosine_BB), device=cosine_BB.device)
     sim_BB = cosine_BB / temperature
+    if excluded_BB is not None:
+        sim_BB = sim_BB.masked_fill(excluded_BB, -torch.inf)
     loss = (functional.cross_entropy(sim_BB, own_B) + functional.cross_entropy(sim_BB.T, own_B)) / 2
     with torch.no_grad():
         own = cosine_BB.diagonal()
         others = (cosine_BB.sum() - own.sum()) / max(cosine_BB.numel() - len(own), 1)
-        accuracy = (cosine_BB.argmax(dim=1) == own_B).float().mean()
+        accuracy = (sim_BB.argmax(dim=1) == own_B).float().mean()
     return Contrast(loss, accuracy, own.detach().mean(), others)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline import config, files, tables, tokenization, weights
+from pipeline import adapters, config, files, tables, tokenization, weights
 from pipeline.core import alignment, batching, evaluation, focus, generation, metrics, model, tasks
 from pipeline.device import device
 from pipeline.errors import DataError, run
@@ -35,7 +35,7 @@ def main() -> None:
     for method in tqdm(METHODS, desc="analyze", unit=" methods", disable=None):
         full = _full_answers(method, pairs)
         task = tasks.of(full[0]["benchmark"])
-        network = weights.load_method(method, settings.model)
+        network = adapters.load_method(method, settings.model)
         outputs = generation.generate(
             network,
             [pair.masked["input_ids"][: pair.masked["prompt_end"]] for pair in pairs],

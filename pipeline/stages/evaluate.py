@@ -45,7 +45,7 @@ def main() -> None:
         importlib.import_module("pipeline.scoring").main(sys.argv[1:])
         return
     # Here, because torch takes seconds to import, and scoring does without.
-    from pipeline import weights
+    from pipeline import adapters, weights
     from pipeline.core import answering
 
     method = _method(sys.argv[1:])
@@ -60,7 +60,7 @@ def main() -> None:
     top_k_of = {"retrieval": settings.eval.retrieval_top_k} | longbench
     asks, asked = _asks(settings.eval.split, top_k_of, settings.model.max_tokens, chunk_of)
     task = tasks.of(asks[0].example["benchmark"])
-    network = weights.load_method(method, settings.model)
+    network = adapters.load_method(method, settings.model)
     with tqdm(total=len(asked), desc=f"evaluate@{method}", unit=" prompts", disable=None, mininterval=1) as bar:
         found_answers = answering.answer_all(
             network,

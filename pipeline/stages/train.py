@@ -2,17 +2,20 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from dvclive import Live
 from transformers import set_seed
 
-from pipeline import config, training, weights
-from pipeline.core import batching, focus, model
+from pipeline import adapters, checkpoints, config, negatives, processes, trackers, training, weights
+from pipeline.core import focus, model, schedule, shapes
 from pipeline.errors import ConfigError, run
 from pipeline.settings import TrainFocusedStage, TrainVanillaStage
+from pipeline.training_data import TrainingData, context_keys
 
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
 CURVES = Path("reports/train")
+BYTES = {"float32": 4, "bfloat16": 2}
+CHECKPOINTS = weights.MODELS / ".checkpoints"
 
 
 def main() -> None:
@@ -21,12 +24,14 @@ def main() -> None:
         train_adapter(method, config.load(TrainVanillaStage), focus.VANILLA)
     elif method == "focused":
         settings = config.load(TrainFocusedStage)
+        contrastive = settings.contrastive
         objective = focus.Objective(
             full=settings.views.full,
             masked=settings.views.masked,
-            contrastive=settings.contrastive.weight,
-            temperature=settings.contrastive.temperature,
-            representation=settings.contrastive.representation,
+            contrastive=contrastive.weight,
+            temperature=contrastive.temperature,
+            representation=contrastive.representation,
+            same_document=contrastive.same_document,
         )
         train_adapter(method, settings, objective)
     else:
@@ -36,28 +41,79 @@ def main() -> None:
 def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, objective: focus.Objective) -> None:
     """Train, then put adapter and curves in their place; until then the earlier ones stay."""
     train = settings.train
-    if objective.contrastive > 0 and train.batch_examples < 2:
+    _require_negatives(train.batch_examples, train.questions_per_document, objective)
+    tracked = trackers.chosen()
+    checkpoints.interval()
+    card = weights.read_card()
+    processes.launch("pipeline.stages.train", [method])
+    team = processes.Processes()
+    if train.batch_examples % team.num:
+        raise ConfigError(
+            f"train.batch_examples is {train.batch_examples}, which {team.num} processes cannot share evenly; set it "
+            f"to a multiple of {team.num}, or start another number of processes"
+        )
+    batches = schedule.schedule(
+        context_keys(FULL), train.steps, train.batch_examples, train.seed, train.questions_per_document
+    )
+    masked = MASKED if objective.reads_masked else None
+    data = TrainingData(batches, FULL, masked)
+    set_seed(train.seed)
+    adapted = model.add_adapter(
+        weights.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
+    )
+    num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    retained = False
+    if team.sharded:
+        negatives.refuse_graph_in_shards(train)
+    elif objective.contrastive > 0:
+        config_values = model.causal_lm(adapted).config.to_dict()
+        shape = shapes.read(config_values, BYTES[settings.model.dtype], f"model {settings.model.source}")
+        lengths = [data.forwards(step, train.batch_tokens, team.num) for step in range(train.steps)]
+        retained = negatives.retained(train, shape, lengths, num_trainable, str(team.device))
+    flat: dict[str, Any] = settings.model_dump()
+    identity = training.identity(flat, [FULL, *([masked] if masked else []), weights.BASE / weights.CARD])
+    kept = checkpoints.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
+    watchers = trackers.Watchers(tracked if team.first else [], method, identity)
+    fitted = training.fit(
+        adapted,
+        data,
+        objective,
+        train,
+        pad_id=card.pad_id,
+        retained=retained,
+        processes=team,
+        kept=kept,
+        watchers=watchers,
+    )
+    watchers.close()
+    if kept is not None:
+        with weights.workspace(method) as folder:
+            training.write_curves(fitted.points, folder / "curves")
+            adapters.save(adapted, card, folder / "adapter", fitted.weights)
+            weights.put(folder / "adapter", weights.MODELS / method)
+            weights.put(folder / "curves", CURVES / method)
+        kept.remove()
+        kept.close()
+        print(
+            f"train@{method}: {train.steps:,} steps of {train.batch_examples} examples, {data.num_examples:,} "
+            f"distinct; {num_trainable:,} trainable parameters, last loss {fitted.points[-1].values['loss']:.4f}"
+        )
+    team.close()
+
+
+def _require_negatives(batch_examples: int, questions_per_document: int, objective: focus.Objective) -> None:
+    if objective.contrastive == 0:
+        return
+    if batch_examples < 2:
         raise ConfigError(
             "train.batch_examples is 1: without a second example in the batch the contrastive loss is always 0; set it "
             "to 2 or more, or set contrastive.weight to 0.0"
         )
-    card = weights.read_card()
-    batches = batching.schedule(training.context_keys(FULL), train.steps, train.batch_examples, train.seed)
-    dataset = training.Scheduled(batches, FULL, MASKED if objective.reads_masked else None)
-    set_seed(train.seed)
-    adapted = model.add_adapter(weights.load_base(settings.model, card), **settings.lora.model_dump())
-    num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    with weights.workspace(method) as folder:
-        adapter, curves = folder / "adapter", folder / "curves"
-        with Live(str(curves), save_dvc_exp=False, report=None, dvcyaml=None) as live:
-            training.fit(adapted, dataset, objective, train, card.pad_id, live, folder / "state")
-        weights.save_adapter(adapted, card, adapter)
-        weights.put(adapter, weights.MODELS / method)
-        weights.put(curves, CURVES / method)
-    print(
-        f"train@{method}: {train.steps:,} steps of {train.batch_examples} examples, {dataset.num_examples:,} distinct; "
-        f"{num_trainable:,} trainable parameters, last loss {live.summary['train']['loss']:.4f}"
-    )
+    if objective.same_document == "mask" and batch_examples <= questions_per_document:
+        raise ConfigError(
+            f"train.questions_per_document is {questions_per_document} and train.batch_examples {batch_examples}: a "
+            "batch of one document alone has no negatives; set batch_examples to twice that or more"
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from pipeline.core import losses
 
@@ -52,7 +53,20 @@ def test_a_batch_of_one_has_no_negatives():
     assert contrast.alignment_others == 0
 
 
-def test_causal_lm_is_the_mean_over_label_tokens():
-    logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)]])
-    expected = (math.log(2) + math.log(4 / 3)) / 2
-    assert losses.causal_lm(logits, torch.tensor([0, 1])).item() == pytest.approx(expected, rel=1e-6)
+def test_causal_lm_is_the_sum_over_the_label_tokens_of_each_example():
+    logits = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)], [0.0, 0.0]])
+    found = losses.causal_lm(logits, torch.tensor([0, 1, 1]), torch.tensor([2, 0, 2]), 3)
+    assert found.tolist() == pytest.approx([math.log(4 / 3), 0.0, 2 * math.log(2)], rel=1e-6)
+
+
+def test_excluded_pairs_stand_in_no_denominator():
+    z_full, z_masked = torch.eye(3)[:, :2] + 0.1, torch.eye(3)[:, :2] - 0.2
+    excluded = torch.tensor([[False, True, False], [True, False, False], [False, False, False]])
+    found = losses.info_nce(z_full, z_masked, 0.5, excluded).loss
+    cosine = functional.normalize(z_full, dim=1) @ functional.normalize(z_masked, dim=1).T / 0.5
+    terms = []
+    for matrix in (cosine, cosine.T):
+        for i in range(3):
+            allowed = [j for j in range(3) if not excluded[i, j]]
+            terms.append(torch.logsumexp(matrix[i, allowed], dim=0) - matrix[i, i])
+    assert found.item() == pytest.approx(sum(terms).item() / 6, rel=1e-6)

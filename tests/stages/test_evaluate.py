@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from pipeline import config, files, tables, weights
+from pipeline import adapters, config, files, tables, weights
 from pipeline.core import answers, evaluation, metrics, model, prompts, tasks, views
 from pipeline.errors import ArtifactError, ConfigError, DataError
 from pipeline.settings import EvaluateStage
@@ -192,13 +192,13 @@ def _copy(value):
 def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
     settings, card = config.load(EvaluateStage).model, weights.read_card()
     adapted = model.add_adapter(
-        weights.load_base(settings, card), rank=2, alpha=4, dropout=0.0, embedding="lora", norms=True
+        weights.load_base(settings, card), rank=2, alpha=4, dropout=0.0, embedding="lora", norms=True, mask_id=tiny.MASK
     )
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter += 0.3
-    weights.save_adapter(adapted, card, weights.MODELS / "vanilla")
+    adapters.save(adapted, card, weights.MODELS / "vanilla")
     for method in ("base", "vanilla"):
         run_stage(monkeypatch, method)
     base, vanilla = (

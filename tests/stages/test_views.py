@@ -224,20 +224,6 @@ def weights_settings() -> Any:
     return config.load(BaseStage).model
 
 
-def test_an_adapter_of_another_base_is_refused_with_both_values(project: Path):
-    folder = Path("models/vanilla")
-    folder.mkdir()
-    (folder / "adapter_model.safetensors").write_bytes(b"")
-    card = asdict(weights.read_card())
-    weights.write_card(weights.BaseCard(**card | {"mask_id": 77}), folder)
-    with pytest.raises(
-        ArtifactError, match=r"its base has mask_id 77, models/base has \d; run `dvc repro train@vanilla`"
-    ):
-        weights.load_method("vanilla", weights_settings())
-    with pytest.raises(ArtifactError, match="models/focused: no adapter; run `dvc repro train@focused` first"):
-        weights.load_method("focused", weights_settings())
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -1,0 +1,130 @@
+"""The state of a training that is not finished: written whole or not there, found again only by the same training.
+
+It lies beside models/, outside of what DVC hashes and removes. Each checkpoint is a folder that gets its name when all
+of it is on disk, with a marker that holds the digest of the rest; what is not whole is passed over.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from pipeline.errors import ConfigError, ResourceError
+
+NUM_KEPT = 2
+STATE, MARKER, IDENTITY = "state.pt", "complete.json", "identity.json"
+SECONDS = "FOCUS_CHECKPOINT_SECONDS"
+
+
+def interval() -> float:
+    """Seconds between two checkpoints: FOCUS_CHECKPOINT_SECONDS, else five minutes; 0 is one after every step.
+
+    Raises:
+        ConfigError: it is no number of seconds.
+    """
+    given = os.environ.get(SECONDS) or "300"
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ConfigError(f"{SECONDS} is {given!r}; give seconds, 0 or more, or unset it (300)")
+    return seconds
+
+
+class Checkpoints:
+    """Checkpoints of one training in `folder`; `identity` names everything that its result depends on."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        """Take the folder; states that belong to another identity are removed, with a line on what changed.
+
+        Raises:
+            ResourceError: another process trains in this folder.
+        """
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ResourceError(
+                f"{folder}: another process trains this method; wait for it, or stop it, and run the command again"
+            ) from None
+        found = _read_json(folder / IDENTITY)
+        if found != dict(identity):
+            if list(folder.glob("step-*")):
+                print(f"not continued, for it was trained otherwise: {_difference(found, identity)}", file=sys.stderr)
+            self.remove()
+            _write(folder / IDENTITY, json.dumps(dict(identity), indent=1).encode())
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest state that is whole."""
+        for place in sorted(self._folder.glob("step-*"), reverse=True):
+            marker = _read_json(place / MARKER)
+            try:
+                written = (place / STATE).read_bytes()
+            except OSError:
+                written = b""
+            if marker is not None and marker.get("sha256") == hashlib.sha256(written).hexdigest():
+                state: dict[str, Any] = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
+                return state
+            print(f"{place}: not whole, passed over", file=sys.stderr)
+        return None
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write the state after `step` steps; older ones beyond the last few go."""
+        place = self._folder / f"step-{step:08d}"
+        unfinished = self._folder / f"unfinished-{step:08d}"
+        for stale in (*self._folder.glob("unfinished-*"), place):
+            shutil.rmtree(stale, ignore_errors=True)
+        unfinished.mkdir()
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        _write(unfinished / STATE, buffer.getbuffer())
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        _write(unfinished / MARKER, json.dumps({"step": step, "sha256": digest}).encode())
+        unfinished.rename(place)
+        for old in sorted(self._folder.glob("step-*"))[:-NUM_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Forget all states: the training is finished, or another one begins."""
+        for pattern in ("step-*", "unfinished-*"):
+            for place in self._folder.glob(pattern):
+                shutil.rmtree(place, ignore_errors=True)
+
+    def close(self) -> None:
+        self._lock.release()
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _difference(found: Any, identity: Mapping[str, Any]) -> str:
+    if not isinstance(found, dict):
+        return "its identity is lost"
+    names = sorted(name for name in {*found, *identity} if found.get(name) != identity.get(name))
+    return ", ".join(f"{name} {_short(found.get(name))} -> {_short(identity.get(name))}" for name in names)
+
+
+def _short(value: Any) -> str:
+    return str(value) if len(str(value)) <= 20 else f"{str(value)[:12]}..."

@@ -1,0 +1,108 @@
+"""The processes of one training: one, or as many as `accelerate launch` or `torchrun` has started.
+
+FOCUS_LAUNCH is how many there are and where, for example `torchrun --nproc-per-node 8`: environment, because it changes
+no result beyond rounding. A stage that finds it starts itself anew under that command.
+
+Each process holds the whole model (DDP), or a share of every layer (FSDP2) when ACCELERATE_USE_FSDP is true, which is
+what `accelerate launch --use_fsdp` sets. Sharding is torch's `fully_shard` itself: accelerate has it for GPUs alone,
+and what runs on these should be what the tests run.
+"""
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, distributed
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from pipeline.core.focus import Encoder
+from pipeline.device import device
+from pipeline.errors import ConfigError
+
+LAUNCH = "FOCUS_LAUNCH"
+SHARD = "ACCELERATE_USE_FSDP"
+
+
+def launch(module: str, arguments: Sequence[str]) -> None:
+    """Under FOCUS_LAUNCH, replace this process by the processes that it starts; else, or within one, do nothing.
+
+    Raises:
+        ConfigError: there is no such command.
+    """
+    command = shlex.split(os.environ.get(LAUNCH) or "")
+    if not command or "RANK" in os.environ:
+        return
+    try:
+        os.execvp(command[0], [*command, "-m", module, *arguments])
+    except OSError as error:
+        raise ConfigError(
+            f"{LAUNCH} starts with {command[0]!r} ({error.strerror}); give a launcher on the PATH, such as `torchrun "
+            "--nproc-per-node 2`, or unset it"
+        ) from None
+
+
+class Processes:
+    """What a process knows of the others; see gradients.Processes."""
+
+    def __init__(self) -> None:
+        asked = os.environ.pop(SHARD, "").lower() in ("true", "1")  # else accelerate would shard by itself
+        self._accelerator = Accelerator(cpu=device().type == "cpu")
+        self.device: torch.device = self._accelerator.device
+        self.num: int = self._accelerator.num_processes
+        self.rank: int = self._accelerator.process_index
+        self.sharded = asked and self.num > 1
+        """The weights of each layer are spread over the processes."""
+
+    def spread(self, encoder: Encoder, layers: Sequence[str]) -> Any:
+        """The encoder, replicated or sharded over the processes; sharded are the modules of the classes `layers`, each
+        by itself, and the rest. An optimizer is to be made of its parameters after that."""
+        if not self.sharded:
+            return self._accelerator.prepare_model(encoder)
+        for module in encoder.modules():
+            if type(module).__name__ in layers:
+                fully_shard(module)
+        return fully_shard(encoder)
+
+    def clip(self, parameters: Iterable[Tensor], max_norm: float) -> float:
+        """Scale the gradients down to `max_norm` together, over all shards; the norm they had."""
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+    @property
+    def first(self) -> bool:
+        """The one that writes and talks."""
+        return self.rank == 0
+
+    def gather(self, own: Tensor) -> Tensor:
+        own = own.detach().contiguous()
+        if self.num == 1:
+            return own
+        found = [torch.empty_like(own) for _ in range(self.num)]
+        distributed.all_gather(found, own)
+        return torch.cat(found)
+
+    def apart(self, encoder: Any) -> AbstractContextManager[None]:
+        return _unsent(encoder) if self.sharded else self._accelerator.no_sync(encoder)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds in some process."""
+        return bool(self.gather(torch.tensor([flag], dtype=torch.int32, device=self.device)).any())
+
+    def close(self) -> None:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+@contextmanager
+def _unsent(encoder: Any) -> Iterator[None]:
+    """Gradients computed within are kept whole where they are."""
+    encoder.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        encoder.set_requires_gradient_sync(True)

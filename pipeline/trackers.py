@@ -1,0 +1,80 @@
+"""Experiment trackers beside DVCLive: FOCUS_TRACKERS names them, none by default; none of them can stop a training."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from accelerate import tracking
+
+from pipeline.errors import ConfigError
+
+TRACKERS = "FOCUS_TRACKERS"
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+FOLDER = "runs"
+
+
+class Watchers:
+    """The trackers of one run."""
+
+    def __init__(self, names: list[str], run: str, settings: Mapping[str, Any]) -> None:
+        """Start them; one that cannot start is left out with a line."""
+        self._trackers: list[Any] = []
+        for name in names:
+            try:
+                tracker = _start(name, run)
+                tracker.store_init_configuration(dict(settings))
+                self._trackers.append(tracker)
+            except Exception as error:  # a server that is down, a login that is missing: each package has its own
+                _left_out(name, error)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                tracker.log({f"train/{name}": value for name, value in values.items()}, step=step)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                _left_out(tracker.name, error)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            try:
+                tracker.finish()
+            except Exception as error:
+                _left_out(tracker.name, error)
+
+
+def chosen() -> list[str]:
+    """The names in FOCUS_TRACKERS.
+
+    Raises:
+        ConfigError: one is not known, or its package is not installed.
+    """
+    names = [name.strip() for name in (os.environ.get(TRACKERS) or "").split(",") if name.strip()]
+    for name in names:
+        if name not in PACKAGES:
+            raise ConfigError(f"{TRACKERS} names {name!r}; choose from {', '.join(PACKAGES)}, separated by commas")
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise ConfigError(f"{TRACKERS} names {name}, which is not installed; run `pip install {PACKAGES[name]}`")
+    return names
+
+
+def _start(name: str, run: str) -> Any:
+    if name == "tensorboard":
+        tracker: Any = tracking.TensorBoardTracker(run, logging_dir=FOLDER)
+    elif name == "wandb":
+        # Nothing leaves the machine unless asked to; `wandb sync` sends it later.
+        os.environ.setdefault("WANDB_MODE", "offline")
+        tracker = tracking.WandBTracker("focused-learning", name=run)
+    else:
+        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{FOLDER}/mlflow.db")
+        os.makedirs(FOLDER, exist_ok=True)
+        tracker = tracking.MLflowTracker("focused-learning", run_name=run)
+    tracker.start()
+    return tracker
+
+
+def _left_out(name: str, error: Exception) -> None:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    print(f"tracker {name} left out ({reason}); the curves are in reports/train all the same", file=sys.stderr)

@@ -1,0 +1,102 @@
+"""Several processes (gloo) train what one process trains: replicated (DDP), sharded (FSDP2), and by which command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline import processes
+from pipeline.errors import ConfigError
+from tests.conftest import ROOT
+from tests.toy_training import LORA, TRAIN, train, write_views
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+SHARDED = {"ACCELERATE_USE_FSDP": "true"}
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("views")
+    write_views(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def beside_the_base(views: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(views)
+
+
+def together(views: Path, name: str, *changes: str, **environment: str) -> dict[str, torch.Tensor]:
+    command = [*TORCHRUN, "-m", "tests.toy_training", str(views), name, "dropout=0", *changes]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("sharded\n" in done.stderr) is bool(environment), done.stderr
+    return load_file(views / name / "adapter_model.safetensors")
+
+
+def alone(views: Path, name: str, **changes: object) -> dict[str, torch.Tensor]:
+    settings = TRAIN.model_copy(update=changes)
+    folder = train(views, name, settings=settings, lora=LORA.model_copy(update={"dropout": 0.0}))
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize("negatives", ["graph", "cached"])
+def test_two_replicas_train_what_one_process_does(views: Path, negatives: str):
+    """Negatives come from both processes; labels and rows are not spread evenly."""
+    changes = ["questions_per_document=2", f"negatives={negatives}"]
+    found = together(views, f"two-{negatives}", *changes)
+    assert_same(found, alone(views, f"one-{negatives}", questions_per_document=2, negatives=negatives))
+
+
+def test_two_shards_train_what_one_process_does(views: Path):
+    found = together(views, "shards", "negatives=cached", **SHARDED)
+    assert_same(found, alone(views, "whole", negatives="cached"))
+
+
+def test_a_launcher_takes_over(tmp_path: Path):
+    """FOCUS_LAUNCH starts the module anew, once for each process; within these nothing is launched again."""
+    program = tmp_path / "echo_rank.py"
+    program.write_text(
+        "import os, sys\nfrom pipeline import processes\n"
+        "processes.launch('echo_rank', sys.argv[1:])\n"
+        "open(f'rank-{os.environ[\"RANK\"]}', 'w').write(' '.join(sys.argv[1:]))\n"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+        "FOCUS_LAUNCH": " ".join(TORCHRUN),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(program), "focused"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["focused", "focused"]
+
+
+def test_a_launcher_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FOCUS_LAUNCH", "no-such-launcher --nproc-per-node 2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match=r"FOCUS_LAUNCH starts with 'no-such-launcher' \(No such file"):
+        processes.launch("pipeline.stages.train", ["focused"])

@@ -1,0 +1,159 @@
+"""A training of seconds on tables made up here: toy base, eight examples. Also a program, for tests that kill it.
+
+python -m tests.toy_training FOLDER NAME [key=value of the settings ...]
+"""
+
+import hashlib
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from pipeline import adapters, checkpoints, tables, trackers, training, weights
+from pipeline.core import focus, masking, model, schedule
+from pipeline.processes import Processes
+from pipeline.settings import Lora, Train
+from pipeline.training_data import TrainingData, context_keys
+from tests.core import tiny
+from tests.core.test_focus import FOCUSED, examples
+
+LORA = Lora(rank=4, alpha=8, dropout=0.1, embedding="lora", norms=True)
+TRAIN = Train(
+    seed=1, steps=6, batch_examples=4, questions_per_document=1, batch_tokens=64, negatives="graph", learning_rate=1e-2,
+    embedding_learning_rate=1e-2, warmup_steps=1, max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
+)  # fmt: skip
+TOKENIZER = b"{}"
+CARD = weights.BaseCard(
+    "toy", None, "0" * 64, 48, hashlib.sha256(TOKENIZER).hexdigest(), tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK
+)
+
+
+def write_views(folder: Path) -> None:
+    """Full and masked views of eight training examples and one test example, and a base's tokenizer.
+
+    e7 and e8 ask about one context.
+    """
+    (folder / weights.BASE).mkdir(parents=True)
+    (folder / weights.BASE / "tokenizer.json").write_bytes(TOKENIZER)
+    full, masked = [], []
+    made = list(examples(9))
+    for number, (ids, starts, ends, prompt_end, kept) in enumerate(made):
+        name, document = f"e{number}", f"d{number}"
+        if number == 8:
+            end, document = made[7][2][-1], "d7"
+            ids, starts, ends, prompt_end = np.concatenate([made[7][0][:end], ids[-6:]]), *made[7][1:3], end + 3
+        full.append(
+            {
+                "example_id": name, "question_id": name, "split": "test" if number == 4 else "train",
+                "num_documents": 4, "gold_position": 0, "document_ids": [document, "x", "y", "z"],
+                "input_ids": ids.tolist(), "chunk_ids": list("abcd"), "chunk_starts": starts.tolist(),
+                "chunk_ends": ends.tolist(), "question_start": int(ends[-1]), "prompt_end": int(prompt_end),
+            }
+        )  # fmt: skip
+        view = masking.masked_view(ids, starts, ends, int(prompt_end), kept, "token", tiny.MASK)
+        masked.append(
+            {
+                "example_id": name, "input_ids": view.input_ids.tolist(), "position_ids": view.position_ids.tolist(),
+                "prompt_end": view.prompt_end, "kept_chunk_ids": ["a"], "kept_scores": [1.0], "kept_ranks": [0],
+                "gold_retained": True, "answer_retained": True,
+            }
+        )  # fmt: skip
+    tables.write(folder / "full.parquet", tables.FULL_VIEWS, full)
+    tables.write(folder / "masked.parquet", tables.MASKED_VIEWS, masked)
+
+
+def train(
+    views: Path,
+    name: str,
+    objective: focus.Objective = FOCUSED,
+    settings: Train = TRAIN,
+    identity: dict[str, str] | None = None,
+    lora: Lora = LORA,
+) -> Path:
+    """Train the toy base, checkpoints in <name>-state, curves in <name>-curves; the adapter's folder.
+
+    The current folder is that of the views, where models/base stands.
+    """
+    full, masked = views / "full.parquet", views / "masked.parquet"
+    batches = schedule.schedule(
+        context_keys(full), settings.steps, settings.batch_examples, settings.seed, settings.questions_per_document
+    )
+    data = TrainingData(batches, full, masked if objective.reads_masked else None)
+    set_seed(settings.seed)
+    adapted = model.add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
+    team = Processes()
+    if team.first and team.sharded:
+        print("sharded", file=sys.stderr)
+    kept = checkpoints.Checkpoints(views / f"{name}-state", identity or {}) if team.first else None
+    try:
+        fitted = training.fit(
+            adapted, data, objective, settings, pad_id=tiny.PAD, retained=settings.negatives == "graph",
+            processes=team, kept=kept, watchers=trackers.Watchers([], name, {}),
+        )  # fmt: skip
+        if team.first:
+            training.write_curves(fitted.points, views / f"{name}-curves")
+            adapters.save(adapted, CARD, views / name, fitted.weights)
+    finally:
+        if kept is not None:
+            kept.close()
+        team.close()
+    return views / name
+
+
+def killed(views: Path, name: str, num: int, settings: Train) -> None:
+    """Train in a child that is killed at some moment after its first new checkpoint, `num` times, then once to the end.
+
+    Libraries are imported once and nothing is computed here, so that each child is a process of its own at no cost.
+    """
+    rng = random.Random(1)
+    state = views / f"{name}-state"
+    for _ in range(num):
+        before = set(state.glob("step-*"))
+        child = fork(views, name, settings)
+        while not set(state.glob("step-*")) - before:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        print("killed" if os.WIFSIGNALED(status) else "through", flush=True)
+    status = os.waitpid(fork(views, name, settings), 0)[1]
+    print(f"ended with {os.waitstatus_to_exitcode(status)}", flush=True)
+
+
+def fork(views: Path, name: str, settings: Train) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            train(views, name, settings=settings)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def main() -> None:
+    folder, name, *rest = sys.argv[1:]
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    given = dict(part.split("=") for part in rest)
+    lora = LORA.model_copy(update={"dropout": float(given.pop("dropout", LORA.dropout))})
+    num_kills = int(given.pop("kills", 0))
+    changes = {key: value if key == "negatives" else int(value) for key, value in given.items()}
+    settings = Train.model_validate(TRAIN.model_dump() | changes)
+    if num_kills:
+        killed(Path(folder), name, num_kills, settings)
+    else:
+        train(Path(folder), name, settings=settings, lora=lora)
+
+
+if __name__ == "__main__":
+    from pipeline.errors import run
+
+    run(main)
