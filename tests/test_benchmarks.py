@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from tests import tiny_bert
 from tests.conftest import ROOT
 
 TOY = "--tokens 48 --questions 2 --options 3 --new-tokens 3 --rounds 2 --hidden 32 --layers 1"
@@ -54,6 +55,50 @@ def test_a_way_that_gives_other_numbers_fails_the_run(evaluate, monkeypatch):
     monkeypatch.setattr(evaluate["branches"], "answer", wrong)
     with pytest.raises(AssertionError, match="weigh options: document read once and a forward per option"):
         evaluate["main"](TOY.split())
+
+
+@pytest.fixture
+def score(one_thread, tmp_path, monkeypatch):
+    """The benchmark with a tiny encoder in MiniLM's place."""
+    pytest.importorskip("sentence_transformers")
+    run = runpy.run_path(str(ROOT / "benchmarks/score.py"))
+    settings = tiny_bert.retriever(tiny_bert.save(tmp_path / "bert"))
+    monkeypatch.setattr(run["config"], "load_retrievers", lambda *_: {"minilm": settings})
+    texts = [" ".join(f"word{place * 31 + number}" for place in range(40 + number)) for number in range(4)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return run, [str(tmp_path / "texts.jsonl"), *"--chunks 12 --words 5 --rounds 2".split()]
+
+
+def test_scoring_is_measured_against_sentence_transformers(score, capsys):
+    run, words = score
+    rows = run["main"](words)
+    printed = capsys.readouterr().out
+    assert [row["way"] for row in rows][:4] == [
+        "SentenceTransformer.encode (fp32)",
+        "SentenceTransformer.encode, bf16",
+        "torch fp32, as the texts come",
+        "ours, fp32",
+    ]
+    for row in rows:
+        assert row["seconds"] > 0 and row["encodes_per_unique_chunk"] >= 1
+        assert f"| {row['way']} |" in printed
+    assert rows[0]["ratio"] == 1 and rows[0]["encodes_per_unique_chunk"] == 1
+    for row in rows[2:4]:
+        assert row["min_cosine"] > 0.9999 and row["top_k_overlap"] == 1
+    assert "12 chunks of 5 words at most, 12 questions; 2 rounds" in printed
+
+
+def test_other_embeddings_than_those_of_sentence_transformers_fail_the_run(score, monkeypatch):
+    run, words = score
+    monkeypatch.setattr(run["encoder"], "pool", lambda hidden_BLD, mask_BL, pooling: hidden_BLD[:, 1].float())
+    with pytest.raises(AssertionError, match="ours, fp32: a cosine of"):
+        run["main"](words)
+
+
+def test_too_few_chunks_are_said(score):
+    run, words = score
+    with pytest.raises(SystemExit, match=r"texts\.jsonl: .* chunks of 5 words, --chunks is 5,000; lower it"):
+        run["main"]([*words, "--chunks", "5000"])
 
 
 def test_a_plan_is_measured_beside_its_prediction(capsys):
