@@ -86,6 +86,13 @@ class Processes:
         distributed.all_gather(found, own)
         return torch.cat(found)
 
+    def share(self, own: Any) -> Any:
+        """What the first process has, in all of them."""
+        found = [own]
+        if self.num > 1:
+            distributed.broadcast_object_list(found, src=0, device=self.device)
+        return found[0]
+
     def collect(self, own: Mapping[int, Any]) -> dict[int, Any]:
         """The entries of all processes together."""
         found: list[Any] = [dict(own)] * self.num
