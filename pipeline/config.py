@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.bundles import Retriever, Section
 from pipeline.errors import ConfigError, run
-from pipeline.settings import ScoreStage, Settings
+from pipeline.settings import RetrieverBundle, Settings
 
 GROUPS = ("data", "retriever", "model", "profile")
 PARAMS = Path("params.yaml")
@@ -59,7 +59,7 @@ def load_retrievers(names: Sequence[str], root: Path = Path()) -> dict[str, Retr
             continue
         try:
             bundle = {"retriever": _read_yaml(root / CONF / "retriever" / f"{name}.yaml")}
-            found[name] = ScoreStage.model_validate(bundle).retriever
+            found[name] = RetrieverBundle.model_validate(bundle).retriever
         except ValidationError as error:
             problems += [_describe(item, {}, {"retriever": name}) for item in error.errors()]
     if problems:

@@ -55,14 +55,24 @@ def find(settings: EncoderRetriever) -> Checkpoint:
         raise ConfigError(
             f"retriever.max_tokens is {settings.max_tokens}, but {settings.source} takes at most {limit}; lower it"
         )
-    sha256 = _sha256(weights)
+    sha256, files_sha256 = digests(folder)
     if settings.sha256 is not None and settings.sha256 != sha256:
         raise ArtifactError(
             f"retriever.source {settings.source!r}: {WEIGHTS} has sha256 {sha256}, retriever.sha256 is "
             f"{settings.sha256}; restore the weights, or set retriever.sha256 to null if you mean to use these"
         )
+    return Checkpoint(settings.source, folder, sha256, files_sha256)
+
+
+def digests(folder: Path) -> tuple[str, str]:
+    """Of model.safetensors, and of all that an embedding depends on.
+
+    Raises:
+        OSError: there is no model.safetensors.
+    """
+    sha256 = _sha256(folder / WEIGHTS)
     named = [f"{name} {_sha256(folder / name)}" for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return Checkpoint(settings.source, folder, sha256, hashlib.sha256("\n".join([sha256, *named]).encode()).hexdigest())
+    return sha256, hashlib.sha256("\n".join([sha256, *named]).encode()).hexdigest()
 
 
 def _folder(source: str, revision: str | None) -> Path:

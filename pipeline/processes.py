@@ -10,7 +10,7 @@ and what runs on these should be what the tests run.
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -19,8 +19,8 @@ from accelerate import Accelerator
 from torch import Tensor, distributed
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn import Module
 
-from pipeline.core.focus import Encoder
 from pipeline.device import device
 from pipeline.errors import ConfigError
 
@@ -58,7 +58,7 @@ class Processes:
         self.sharded = asked and self.num > 1
         """The weights of each layer are spread over the processes."""
 
-    def spread(self, encoder: Encoder, layers: Sequence[str]) -> Any:
+    def spread(self, encoder: Module, layers: Sequence[str]) -> Any:
         """The encoder, replicated or sharded over the processes; sharded are the modules of the classes `layers`, each
         by itself, and the rest. An optimizer is to be made of its parameters after that."""
         if not self.sharded:
@@ -85,6 +85,20 @@ class Processes:
         found = [torch.empty_like(own) for _ in range(self.num)]
         distributed.all_gather(found, own)
         return torch.cat(found)
+
+    def share(self, own: Any) -> Any:
+        """What the first process has, in all of them."""
+        found = [own]
+        if self.num > 1:
+            distributed.broadcast_object_list(found, src=0, device=self.device)
+        return found[0]
+
+    def collect(self, own: Mapping[int, Any]) -> dict[int, Any]:
+        """The entries of all processes together."""
+        found: list[Any] = [dict(own)] * self.num
+        if self.num > 1:
+            distributed.all_gather_object(found, dict(own))
+        return {key: value for part in found for key, value in part.items()}
 
     def apart(self, encoder: Any) -> AbstractContextManager[None]:
         return _unsent(encoder) if self.sharded else self._accelerator.no_sync(encoder)

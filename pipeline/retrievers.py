@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from pipeline import embeddings
 from pipeline.bundles import Bm25Retriever, EncoderRetriever, FusionRetriever, Retriever
@@ -24,31 +24,33 @@ class Built:
     """For the summary line."""
 
 
-def build(retriever: Retriever, texts: Sequence[str], questions: Sequence[str]) -> Built:
-    """A scorer for distinct chunk texts and distinct questions; an encoder embeds what the cache lacks.
+def build(
+    retriever: Retriever, texts: Sequence[str], questions: Sequence[str], engine: Literal["local", "ray"] = "local"
+) -> Built:
+    """A scorer for distinct chunk texts and distinct questions; an encoder embeds what the cache lacks, on `engine`.
 
     Raises:
         ArtifactError, ConfigError, NumericError, ResourceError: as the encoder's files, its device and the cache do.
     """
     if isinstance(retriever, FusionRetriever):
-        dense, encoder = _build_encoder(retriever, texts, questions)
+        dense, encoder = _build_encoder(retriever, texts, questions, engine)
         bm25 = retrieval.Bm25Scorer(texts, retriever.k1, retriever.b)
         return replace(encoder, scorer=retrieval.FusionScorer([dense, bm25], retriever.rank_constant))
     if isinstance(retriever, EncoderRetriever):
-        return _build_encoder(retriever, texts, questions)[1]
+        return _build_encoder(retriever, texts, questions, engine)[1]
     if isinstance(retriever, Bm25Retriever):
         return Built(retrieval.Bm25Scorer(texts, retriever.k1, retriever.b))
     return Built(retrieval.ControlScorer(retriever.kind, retriever.seed))
 
 
 def _build_encoder(
-    retriever: EncoderRetriever, texts: Sequence[str], questions: Sequence[str]
+    retriever: EncoderRetriever, texts: Sequence[str], questions: Sequence[str], engine: Literal["local", "ray"]
 ) -> tuple[retrieval.DenseScorer, Built]:
     # Here, because torch takes seconds to import, and BM25 and the controls do without.
     from pipeline import encoders
 
     with closing(embeddings.Cache(embeddings.folder() / embeddings.FILE)) as cache:
-        embedder = encoders.Embedder(retriever, cache)
+        embedder = encoders.Embedder(retriever, cache, engine)
         asked = embedder.embed(questions, "questions")
         read = embedder.embed(texts, "chunks")
     number_format = str(embedder.dtype).removeprefix("torch.")

@@ -21,6 +21,13 @@ from pipeline.bundles import (
 )
 
 
+class Score(Section):
+    """How the retriever's scores are made; it changes no score."""
+
+    engine: Literal["local", "ray"]
+    """Where texts are encoded: in the stage's process, or on the actors of a Ray cluster (pipeline/ray_encoding.py)."""
+
+
 class Validation(Section):
     """Retrievers compared on the benchmark before anything is trained."""
 
@@ -170,8 +177,15 @@ class ChunkStage(Section):
     chunk: Chunk
 
 
+class RetrieverBundle(Section):
+    """A file of conf/retriever."""
+
+    retriever: Retriever
+
+
 class ScoreStage(Section):
     retriever: Retriever
+    score: Score
 
 
 class ValidateStage(Section):
@@ -229,6 +243,7 @@ class Settings(Section):
     context: Context
     validation: Validation
     retriever: Retriever
+    score: Score
     model: Model
     mask: Mask
     gate: Gate

@@ -61,15 +61,19 @@ def chosen() -> list[str]:
 
 
 def _start(name: str, run: str) -> Any:
+    os.makedirs(FOLDER, exist_ok=True)
     if name == "tensorboard":
         tracker: Any = tracking.TensorBoardTracker(run, logging_dir=FOLDER)
     elif name == "wandb":
         # Nothing leaves the machine unless asked to; `wandb sync` sends it later.
         os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_DIR", FOLDER)
         tracker = tracking.WandBTracker("focused-learning", name=run)
     else:
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{FOLDER}/mlflow.db")
-        os.makedirs(FOLDER, exist_ok=True)
+        # A server that is down costs seconds, not the minutes that mlflow would wait by itself.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         tracker = tracking.MLflowTracker("focused-learning", run_name=run)
     tracker.start()
     return tracker

@@ -109,7 +109,7 @@ def fit(
     optimizer = _optimizer(adapted, settings)
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
     first_step, points, sums = 0, list[Point](), _Sums()
-    state = kept.latest() if kept is not None else None
+    state = processes.share(kept.latest() if kept is not None else None)
     if state is not None:
         set_state_dict(
             encoder,

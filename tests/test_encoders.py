@@ -79,6 +79,7 @@ def test_similarity_and_the_name_of_the_source_do_not(folder, cache, monkeypatch
 
 
 def test_bfloat16_is_close_and_kept_apart(folder, cache, monkeypatch):
+    monkeypatch.setattr(encoders, "dtype", lambda on: torch.float32)
     exact = embedder(folder, cache).embed(TEXTS, "chunks")
     monkeypatch.setattr(encoders, "dtype", lambda on: torch.bfloat16)
     rough = embedder(folder, cache).embed(TEXTS, "chunks")

@@ -30,7 +30,10 @@ def beside_the_base(views: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(views)
 
 
-def together(views: Path, name: str, *changes: str, **environment: str) -> dict[str, torch.Tensor]:
+def together(
+    views: Path, name: str, *changes: str, behind: int | None = None, **environment: str
+) -> dict[str, torch.Tensor]:
+    """The adapter of two processes; `behind`: they go on behind that step."""
     command = [*TORCHRUN, "-m", "tests.toy_training", str(views), name, "dropout=0", *changes]
     done = subprocess.run(
         command,
@@ -41,7 +44,8 @@ def together(views: Path, name: str, *changes: str, **environment: str) -> dict[
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert ("sharded\n" in done.stderr) is bool(environment), done.stderr
+    assert ("sharded\n" in done.stderr) is ("ACCELERATE_USE_FSDP" in environment), done.stderr
+    assert (f"goes on behind step {behind} of" in done.stderr) is (behind is not None), done.stderr
     return load_file(views / name / "adapter_model.safetensors")
 
 
@@ -68,6 +72,17 @@ def test_two_replicas_train_what_one_process_does(views: Path, negatives: str):
 def test_two_shards_train_what_one_process_does(views: Path):
     found = together(views, "shards", "negatives=cached", **SHARDED)
     assert_same(found, alone(views, "whole", negatives="cached"))
+
+
+@pytest.mark.parametrize("environment", [{}, SHARDED], ids=["replicas", "shards"])
+def test_processes_go_on_from_a_checkpoint_together(views: Path, environment: dict[str, str]):
+    """The last one is of step 5 of 6: what a second run adds to it is what the first one added."""
+    name, every_step = f"resumed-{len(environment)}", {"FOCUS_CHECKPOINT_SECONDS": "0"}
+    found = together(views, name, "negatives=cached", **environment, **every_step)
+    assert sorted(path.name for path in (views / f"{name}-state").glob("step-*"))[-1] == "step-00000005"
+    again = together(views, name, "negatives=cached", behind=5, **environment, **every_step)
+    for key, tensor in found.items():
+        assert torch.equal(tensor, again[key]), key
 
 
 def test_a_launcher_takes_over(tmp_path: Path):

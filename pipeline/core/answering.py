@@ -24,6 +24,24 @@ class Answer:
     log_probs: list[float]
 
 
+def shares(prompts: Sequence[Prompt], num: int) -> list[list[int]]:
+    """Indices of the prompts that each of `num` processes answers: a context in one of them, tokens spread evenly."""
+    groups: dict[bytes, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(prompt.prefix_ids.tobytes(), []).append(index)
+
+    def tokens(group: list[int]) -> int:
+        return len(prompts[group[0]].prefix_ids) + sum(len(prompts[index].suffix_ids) for index in group)
+
+    found: list[list[int]] = [[] for _ in range(num)]
+    loads = [0] * num
+    for group in sorted(groups.values(), key=tokens, reverse=True):
+        least = loads.index(min(loads))
+        found[least] += group
+        loads[least] += tokens(group)
+    return [sorted(share) for share in found]
+
+
 def answer_all(
     network: PreTrainedModel | PeftModel,
     prompts: Sequence[Prompt],

@@ -7,7 +7,7 @@ stands beside it, and a run that finds half of its texts in the cache gives the 
 
 # B texts of a batch, L tokens of its longest, D hidden
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -74,19 +74,26 @@ def embed(network: Any, rows: Sequence[list[int]], num_tokens: int, pad_id: int,
     return pool(hidden_BLD, mask_BL, pooling)
 
 
+def plan(ids: Sequence[list[int]], *, max_tokens: int, batch_tokens: int) -> Iterator[tuple[Batch, list[list[int]]]]:
+    """Each batch, and the token ids of its texts; longer texts are cut."""
+    rows = [cut(row, max_tokens) for row in ids]
+    for batch in batches([len(row) for row in rows], batch_tokens, max_tokens):
+        yield batch, [rows[index] for index in batch.indices]
+
+
+def embed_batch(network: Any, batch: Batch, rows: Sequence[list[int]], *, pad_id: int, pooling: Pooling) -> Tensor:
+    """embedding_BD of the texts of one batch, float32 on the CPU; the copies that fill it are left out."""
+    filled = [*rows, *[rows[-1]] * (batch.num_rows - len(rows))]
+    return embed(network, filled, batch.num_tokens, pad_id, pooling)[: len(rows)].cpu()
+
+
 def embed_all(
     network: Any,
-    ids: Sequence[list[int]],
+    planned: Iterable[tuple[Batch, list[list[int]]]],
     *,
     pad_id: int,
     pooling: Pooling,
-    max_tokens: int,
-    batch_tokens: int,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """For each batch: the indices of its texts and embedding_BD of these, float32 on the CPU. Longer texts are cut."""
-    rows = [cut(row, max_tokens) for row in ids]
-    for batch in batches([len(row) for row in rows], batch_tokens, max_tokens):
-        filled = [rows[index] for index in batch.indices]
-        filled += [filled[-1]] * (batch.num_rows - len(filled))
-        embedding_BD = embed(network, filled, batch.num_tokens, pad_id, pooling)
-        yield batch.indices, embedding_BD[: len(batch.indices)].cpu()
+    """For each batch of a plan: the indices of its texts and embedding_BD of these."""
+    for batch, rows in planned:
+        yield batch.indices, embed_batch(network, batch, rows, pad_id=pad_id, pooling=pooling)

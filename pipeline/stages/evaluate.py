@@ -45,10 +45,11 @@ def main() -> None:
         importlib.import_module("pipeline.scoring").main(sys.argv[1:])
         return
     # Here, because torch takes seconds to import, and scoring does without.
-    from pipeline import adapters, weights
+    from pipeline import adapters, processes, weights
     from pipeline.core import answering
 
     method = _method(sys.argv[1:])
+    processes.launch("pipeline.stages.evaluate", [method])
     settings = config.load(EvaluateStage)
     card, tokenizer = weights.read_card(), tokenization.load().tokenizer
     if (found := tables.metadata(FULL, tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
@@ -60,11 +61,13 @@ def main() -> None:
     top_k_of = {"retrieval": settings.eval.retrieval_top_k} | longbench
     asks, asked = _asks(settings.eval.split, top_k_of, settings.model.max_tokens, chunk_of)
     task = tasks.of(asks[0].example["benchmark"])
+    team = processes.Processes()
+    share = answering.shares(asked, team.num)[team.rank]
     network = adapters.load_method(method, settings.model)
-    with tqdm(total=len(asked), desc=f"evaluate@{method}", unit=" prompts", disable=None, mininterval=1) as bar:
-        found_answers = answering.answer_all(
+    with tqdm(total=len(share), desc=f"evaluate@{method}", unit=" prompts", disable=None, mininterval=1) as bar:
+        own_answers = answering.answer_all(
             network,
-            asked,
+            [asked[place] for place in share],
             max_new_tokens=settings.eval.max_new_tokens or task.max_new_tokens,
             eos_id=card.eos_id,
             pad_id=card.pad_id,
@@ -72,6 +75,11 @@ def main() -> None:
             batch_tokens=settings.eval.batch_tokens,
             progress=bar.update,
         )
+    answer_of = team.collect(dict(zip(share, own_answers, strict=True)))
+    team.close()
+    if not team.first:
+        return
+    found_answers: list[answering.Answer] = [answer_of[place] for place in range(len(asked))]
     predictions = [evaluation.answer_text(tokenizer.decode(answer.output_ids), task) for answer in found_answers]
     rows = [
         _row(ask, method, predictions[ask.prompt], found_answers[ask.prompt].log_probs, asked[ask.prompt], chunk_of)

@@ -24,12 +24,13 @@ REPORT = Path("reports/retrieval.json")
 
 def main() -> None:
     started = time.perf_counter()
-    retriever = config.load(ScoreStage).retriever
+    settings = config.load(ScoreStage)
+    retriever = settings.retriever
     known = collection.Collection(tables.scan(CHUNKS, tables.CHUNKS), with_title=getattr(retriever, "title", True))
     questions = list(dict.fromkeys(row["question"] for row in tables.scan(EXAMPLES, tables.EXAMPLES, ["question"])))
     if not known.texts or not questions:
         raise DataError(f"{EXAMPLES if known.texts else CHUNKS}: no rows, so there is nothing to score; check use.data")
-    built = retrievers.build(retriever, known.texts, questions)
+    built = retrievers.build(retriever, known.texts, questions, settings.score.engine)
     quality = recall.Quality()
     num_scores = 0
     with tables.Writer(SCORES, tables.SCORES) as writer:

@@ -61,6 +61,9 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
     adapted = model.add_adapter(
         weights.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
     )
+    if team.device.type == "cuda" and train.questions_per_document > 1:
+        # Rows that several questions share need a mask of their own, which flex attention alone never holds whole.
+        model.causal_lm(adapted).set_attn_implementation("flex_attention")
     num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     retained = False
     if team.sharded:

@@ -31,6 +31,13 @@ def log_prob(network, prompt, option):
     return sum(float(log_probs[prompt.num_tokens + place - 1, token]) for place, token in enumerate(option))
 
 
+def test_shares_hold_every_prompt_once_and_no_context_twice():
+    found = answering.shares(PROMPTS, 2)
+    assert found == [[0, 1, 2], [3, 4]]  # tokens: 7 of the first context and 4; 5 and 5
+    assert answering.shares(PROMPTS, 1) == [[0, 1, 2, 3, 4]]
+    assert sorted(index for share in answering.shares(PROMPTS, 9) for index in share) == [0, 1, 2, 3, 4]
+
+
 def test_every_prompt_is_answered_as_if_alone_in_the_order_they_came():
     network = tiny.network()
     counted = []

@@ -24,8 +24,8 @@ def embed(loaded, texts, pooling="mean", max_tokens=64, batch_tokens=256):
     network, tokenizer = loaded
     ids = encoder.tokenize(tokenizer, texts)
     found = np.full((len(texts), network.config.hidden_size), np.nan, dtype=np.float32)
-    settings = {"pooling": pooling, "max_tokens": max_tokens, "batch_tokens": batch_tokens}
-    for places, embedding_BD in encoder.embed_all(network, ids, pad_id=tokenizer.pad_token_id, **settings):
+    planned = encoder.plan(ids, max_tokens=max_tokens, batch_tokens=batch_tokens)
+    for places, embedding_BD in encoder.embed_all(network, planned, pad_id=tokenizer.pad_token_id, pooling=pooling):
         found[places] = embedding_BD.numpy()
     return found
 

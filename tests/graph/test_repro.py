@@ -72,6 +72,11 @@ def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothin
             {"use": {"retriever": "bm25"}},
             ["score", "mask", "gate", *FOCUSED, "evaluate@base", "evaluate@vanilla"],
         ),
+        (
+            "params.yaml",
+            {"score": {"engine": "ray"}},  # equal scores stop it after score
+            ["score", "mask", "gate", *FOCUSED, "evaluate@base", "evaluate@vanilla"],
+        ),
         ("params.yaml", {"chunk": {"words": 100}}, sorted(set(INSTANCES) - {"prepare", "validate", "base"})),
         ("params.yaml", {"data": {"seed": 2}}, sorted(set(INSTANCES) - {"base"})),
         ("conf/profile/cpu.yaml", {"eval": {"batch_tokens": 4096}}, [*EVALUATE, "analyze", "report"]),

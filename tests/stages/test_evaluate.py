@@ -1,7 +1,9 @@
 """The stage on a toy base: what each input holds, what is written, and what is refused."""
 
 import hashlib
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -187,6 +189,21 @@ def test_the_figures_are_those_of_the_predictions_and_equal_runs_write_equal_byt
 def _copy(value):
     files.write_json(Path("copy.json"), value)
     return Path("copy.json")
+
+
+def test_two_processes_write_what_one_writes(toy, monkeypatch):
+    run_stage(monkeypatch, "base")
+    paths = [evaluate.PREDICTIONS / "base.parquet", evaluate.FIGURES / "base.json"]
+    alone = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    environment = os.environ | {"FOCUS_LAUNCH": " ".join(launch), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline.stages.evaluate", "base"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("evaluate@base: ") == 1
+    assert [path.read_bytes() for path in paths] == alone
 
 
 def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
