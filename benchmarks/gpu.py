@@ -14,7 +14,9 @@ one is tried. Ways (keep 25 % of the chunks, InfoNCE in every focused step):
 
 Tokens are those of the examples' full views, a row each: what a plain fine-tuning would have read. FLOPs are those of
 pipeline/core/cost.py: the pairs of tokens that may see each other, frozen matrices without a gradient of their own, the
-checkpointed forward counted whole; so the share (MFU) counts recomputation as work. On a CPU it means nothing.
+checkpointed forward counted whole; so the share (MFU) counts recomputation as work. On a CPU it means nothing. Before
+all that a small model in fp32 must have the same gradient with the questions in one row as with a row each, and cached
+as retained, or the run fails: for each parameter |a - b| <= 1e-3 |b|.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from pipeline.core.shapes import Shape
 
 VANILLA, FLEX = "vanilla", "flex_attention"
 OUT_OF_MEMORY, NEWLINE = "out of memory", "\n"
+TOLERANCE = 1e-3  # |a - b| / |b| of each parameter's gradient
 ATTENTION_FORWARDS = 1 + 2.5 + 1  # forward, backward, recomputed
 
 
@@ -67,39 +70,97 @@ def row_flops(shape: Shape, row: batching.Row, *, cached: bool) -> float:
     return whole - (ATTENTION_FORWARDS + cached) * 4 * shape.layers * shape.attention * not_seen
 
 
-def ways(arguments: argparse.Namespace, shape: Shape, tokens: int) -> dict[str, Way]:
-    size: Any = {name: getattr(arguments, name) for name in ("answer", "chunks", "keep", "vocab")} | {"tokens": tokens}
-    single = random_training.examples(1, **size)
-    asked = random_training.examples(arguments.questions, **size, one_document=True)
-    many = random_training.examples(arguments.batch, **size)
-    assert asked.shared is not None
-    flex = FLEX if arguments.device.type == "cuda" else "sdpa"
+def way(
+    arguments: argparse.Namespace,
+    full: Sequence[batching.Row],
+    masked: Sequence[batching.Row] = (),
+    *,
+    retained: bool = True,
+) -> Way:
+    """A step over full views, a row each or all in one, and their masked views."""
+    shape = shape_of(arguments)
+    branches = [branch for row in full for branch in row.branches]
+    shared = len(full) < len(branches)
+    made = random_training.batch(len(branches), full, masked, device=arguments.device)
+    return Way(
+        made,
+        FOCUSED if masked else focus.VANILLA,
+        retained,
+        FLEX if shared and arguments.device.type == "cuda" else "sdpa",
+        sum(full[0].num_shared + branch.end - branch.start for branch in branches),
+        sum(row_flops(shape, row, cached=not retained) for row in (*full, *masked)),
+    )
 
-    def way(
-        num: int,
-        full: Sequence[batching.Row],
-        masked: Sequence[batching.Row] = (),
-        *,
-        retained: bool = True,
-        attention: str = "sdpa",
-    ) -> Way:
-        objective = FOCUSED if masked else focus.VANILLA
-        flops = sum(row_flops(shape, row, cached=not retained) for row in (*full, *masked))
-        made = random_training.batch(num, full, masked, device=arguments.device)
-        return Way(made, objective, retained, attention, num * tokens, flops)
 
+def rows_of(arguments: argparse.Namespace, num: int, tokens: int, one_document: bool = False) -> Any:
+    size: Any = {name: getattr(arguments, name) for name in ("answer", "chunks", "keep", "vocab")}
+    return random_training.examples(num, tokens=tokens, one_document=one_document, **size)
+
+
+def ways(arguments: argparse.Namespace, tokens: int) -> dict[str, Way]:
+    single = rows_of(arguments, 1, tokens)
+    asked = rows_of(arguments, arguments.questions, tokens, one_document=True)
+    many = rows_of(arguments, arguments.batch, tokens)
     return {
-        VANILLA: way(1, single.full),
-        "token": way(1, single.full, single.masked["token"]),
-        "skip": way(1, single.full, single.masked["skip"]),
-        f"shared vanilla, {arguments.questions} questions": way(arguments.questions, [asked.shared], attention=flex),
-        f"shared skip, {arguments.questions} questions": way(
-            arguments.questions, [asked.shared], asked.masked["skip"], attention=flex
-        ),
-        f"cached skip, {arguments.batch} examples": way(
-            arguments.batch, many.full, many.masked["skip"], retained=False
-        ),
+        VANILLA: way(arguments, single.full),
+        "token": way(arguments, single.full, single.masked["token"]),
+        "skip": way(arguments, single.full, single.masked["skip"]),
+        f"shared vanilla, {arguments.questions} questions": way(arguments, [asked.shared]),
+        f"shared skip, {arguments.questions} questions": way(arguments, [asked.shared], asked.masked["skip"]),
+        f"cached skip, {arguments.batch} examples": way(arguments, many.full, many.masked["skip"], retained=False),
     }
+
+
+def equal_gradients(arguments: argparse.Namespace) -> dict[str, float]:
+    """Of a small model in fp32: one row of all questions against a row each, cached against retained."""
+    small = argparse.Namespace(**vars(arguments))
+    small.hidden, small.layers = min(arguments.hidden, 512), min(arguments.layers, 4)
+    tokens = min(*arguments.lengths, 1024)
+    encoder = encoder_of(small, tokens, torch.float32)
+    asked = rows_of(small, small.questions, tokens, one_document=True)
+    sides = (asked.full, asked.masked["skip"])
+    found = {}
+    for name, step in {
+        "one row": way(small, [asked.shared], asked.masked["skip"]),
+        "a row each": way(small, *sides),
+        "cached": way(small, *sides, retained=False),
+    }.items():
+        run(encoder, step)
+        found[name] = {label: part.grad for label, part in encoder.named_parameters() if part.grad is not None}
+    return measuring.assert_equal(found, [("one row", "a row each"), ("cached", "a row each")], TOLERANCE)
+
+
+def shape_of(arguments: argparse.Namespace) -> Shape:
+    heads = 32 if arguments.hidden >= 1024 else 4
+    return Shape(
+        layers=arguments.layers,
+        hidden=arguments.hidden,
+        intermediate=7 * arguments.hidden // 2,
+        heads=heads,
+        kv_heads=heads // 4,
+        head_dim=arguments.hidden // heads,
+        vocabulary=arguments.vocab,
+        window=None,
+        bytes_per_weight=2,
+    )
+
+
+def encoder_of(arguments: argparse.Namespace, tokens: int, dtype: torch.dtype) -> focus.Encoder:
+    shape = shape_of(arguments)
+    encoder = random_training.encoder_of(
+        random_training.network(
+            vocab=shape.vocabulary,
+            hidden=shape.hidden,
+            layers=shape.layers,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            tokens=tokens,
+            dtype=dtype,
+            device=arguments.device,
+        )
+    )
+    random_training.checkpoint(encoder, True)
+    return encoder
 
 
 def run(encoder: focus.Encoder, way: Way) -> None:
@@ -130,36 +191,19 @@ def peak_gib(encoder: focus.Encoder, way: Way, device: torch.device) -> float | 
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    heads = 32 if arguments.hidden >= 1024 else 4
-    shape = Shape(
-        layers=arguments.layers,
-        hidden=arguments.hidden,
-        intermediate=7 * arguments.hidden // 2,
-        heads=heads,
-        kv_heads=heads // 4,
-        head_dim=arguments.hidden // heads,
-        vocabulary=arguments.vocab,
-        window=None,
-        bytes_per_weight=2,
-    )
-    encoder = random_training.encoder_of(
-        random_training.network(
-            vocab=shape.vocabulary,
-            hidden=shape.hidden,
-            layers=shape.layers,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-            tokens=max(arguments.lengths),
-            dtype=torch.bfloat16,
-            device=arguments.device,
-        )
-    )
-    random_training.checkpoint(encoder, True)
-    device, rows = arguments.device, []
-    print("| tokens | step | seconds | tokens/s | times vanilla (lowest to highest) | MFU | peak GiB |")
+    found = measuring.setting(arguments)
+    found["gpu"] = torch.cuda.get_device_name(arguments.device) if arguments.device.type == "cuda" else None
+    found["differences"] = equal_gradients(arguments)
+    for pair, difference in found["differences"].items():
+        print(f"- gradients, {pair}: {difference:.1e} apart (fp32, allowed: {TOLERANCE:.0e})")
+    encoder = encoder_of(arguments, max(arguments.lengths), torch.bfloat16)
+    device = arguments.device
+    rows = found["rows"] = []
+    print("\n| tokens | step | seconds | tokens/s | times vanilla (lowest to highest) | MFU | peak GiB |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for tokens in arguments.lengths:
-        made = ways(arguments, shape, tokens)
+        torch.compiler.reset()  # flex attention compiled for this length, not for any
+        made = ways(arguments, tokens)
         peaks = {name: peak_gib(encoder, way, device) for name, way in made.items()}
         steps = {
             name: lambda way=way: run(encoder, way) for name, way in made.items() if not isinstance(peaks[name], str)
@@ -178,7 +222,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     row["ratio"] = measuring.ratio(seconds[name], seconds[VANILLA], tokens / way.tokens)
             rows.append(row)
             print(line(row), flush=True)
-    return {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "rows": rows}
+        measuring.write(arguments.results, found)  # what is measured stays, whatever the next length does
+    return found
 
 
 def line(row: dict[str, Any]) -> str:
@@ -214,9 +259,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     if arguments.device.type == "cpu":
         torch.set_num_threads(1)
     print(f"torch {torch.__version__}, {arguments.device}, bf16, {arguments.rounds} rounds\n")
-    found = measuring.setting(arguments)
-    found |= measure(arguments)
-    measuring.write(arguments.results, found)
+    found = measure(arguments)
     if any(row.get("none", OUT_OF_MEMORY) != OUT_OF_MEMORY for row in found["rows"]):
         raise SystemExit("some steps failed, see the table")
     return found

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import io
 import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -44,6 +45,7 @@ def make(encoder: focus.Encoder, given: dict[str, Tensor]) -> dict[str, Callable
         {"input_ids": ids.tolist(), "labels": labels.tolist()}
         for ids, labels in zip(given["input_ids"], given["labels"], strict=True)
     ]
+    warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)  # TRL 1.16 asks by it
     settings = SFTConfig(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=len(rows),
