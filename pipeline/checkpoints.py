@@ -10,11 +10,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
+import transformers
 from filelock import FileLock, Timeout
 
 from pipeline.errors import ConfigError, ResourceError
@@ -38,6 +40,25 @@ def interval() -> float:
     if not 0 <= seconds < float("inf"):
         raise ConfigError(f"{SECONDS} is {given!r}; give seconds, 0 or more, or unset it (300)")
     return seconds
+
+
+def identity(settings: Mapping[str, Any], data: Sequence[Path]) -> dict[str, Any]:
+    """Everything that the adapter depends on: settings, the bytes of data and code, versions of the libraries."""
+    modules = {name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "pipeline"}
+    code = [Path(path) for _, path in sorted(modules.items()) if path is not None]
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
+    flat = {
+        f"{section}.{name}": value for section, values in settings.items() for name, value in sorted(values.items())
+    }
+    return {**flat, **versions, "code": _digest(code), **{str(path): _digest([path]) for path in data}}
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
 
 
 class Checkpoints:

@@ -1,17 +1,11 @@
 """The training loop: steps, curves, checkpoints, a clean stop; on one process or many."""
 
-import hashlib
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
-import peft
 import torch
 import transformers
 from dvclive import Live
@@ -24,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from tqdm import tqdm
 
-from pipeline import checkpoints, trackers
+from pipeline import checkpoints, interrupts, trackers
 from pipeline.core import focus, gradients, model
 from pipeline.errors import NumericError
 from pipeline.processes import Processes
@@ -60,25 +54,6 @@ class Fitted(NamedTuple):
     points: list[Point]
 
 
-def identity(settings: Mapping[str, Any], data: list[Path]) -> dict[str, Any]:
-    """Everything that the adapter depends on: settings, the bytes of data and code, versions of the libraries."""
-    modules = {name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "pipeline"}
-    code = [Path(path) for _, path in sorted(modules.items()) if path is not None]
-    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
-    flat = {
-        f"{section}.{name}": value for section, values in settings.items() for name, value in sorted(values.items())
-    }
-    return {**flat, **versions, "code": _digest(code), **{str(path): _digest([path]) for path in data}}
-
-
-def _digest(paths: list[Path]) -> str:
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
-
-
 def fit(
     adapted: torch.nn.Module,
     data: TrainingData,
@@ -104,72 +79,98 @@ def fit(
         whole: Any = model.causal_lm(adapted)
         whole.activation_checkpointing_enable({"use_reentrant": False})
     adapted.train()
-    encoder: Any = focus.Encoder(adapted, objective.representation)
-    encoder = processes.spread(encoder, model.causal_lm(adapted)._no_split_modules)
-    optimizer = _optimizer(adapted, settings)
-    schedule = transformers.get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
-    first_step, points, sums = 0, list[Point](), _Sums()
+    layers = model.causal_lm(adapted)._no_split_modules
+    encoder = processes.spread(focus.Encoder(adapted, objective.representation), layers)
+    run = _Run(encoder, _optimizer(adapted, settings), settings)
     state = processes.share(kept.latest() if kept is not None else None)
     if state is not None:
-        set_state_dict(
-            encoder,
-            optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=_TRAINABLE,
-        )
-        schedule.load_state_dict(state["schedule"])
-        first_step, sums = state["step"], _Sums(state["sums"], state["num_summed"])
-        points = [Point(step, values) for step, values in state["points"]]
+        run.restore(state)
         if processes.first:
-            print(f"goes on behind step {first_step:,} of {settings.steps:,}", file=sys.stderr)
-    for point in points:
+            print(f"goes on behind step {run.done:,} of {settings.steps:,}", file=sys.stderr)
+    for point in run.points:
         watchers.log(point.step, point.values)
-    device = processes.device
     saved_at, every = time.monotonic(), checkpoints.interval()
     with (
-        _stoppable() as stop,
-        tqdm(total=settings.steps, initial=first_step, desc="train", unit=" steps", disable=None) as bar,
+        interrupts.stoppable() as stop,
+        tqdm(total=settings.steps, initial=run.done, desc="train", unit=" steps", disable=None) as bar,
     ):
-        for step in range(first_step, settings.steps):
+        while run.done < settings.steps:
+            step = run.done
             _seed(settings.seed, step, processes.rank)
-            batch = gradients.to(data.batch(step, settings.batch_tokens, pad_id, processes.rank, processes.num), device)
+            batch = data.batch(step, settings.batch_tokens, pad_id, processes.rank, processes.num)
+            batch = gradients.to(batch, processes.device)
             outcome = gradients.accumulate(encoder, batch, objective, retained, processes)
             grad_norm = processes.clip(encoder.parameters(), settings.max_grad_norm)
             _require_finite(outcome, grad_norm, step, [data.example_ids[index] for index in data.batches[step]])
-            learning_rate = schedule.get_last_lr()[0]
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            sums.add(outcome.logged)
-            done = step + 1
-            if done % settings.log_every == 0 or done == settings.steps:
-                points.append(Point(done, sums.means() | {"grad_norm": grad_norm, "learning_rate": learning_rate}))
-                watchers.log(done, points[-1].values)
-                bar.set_postfix(loss=f"{points[-1].values['loss']:.3f}")
+            run.advance(outcome, grad_norm)
+            if run.points and run.points[-1].step == run.done:
+                watchers.log(run.done, run.points[-1].values)
+                bar.set_postfix(loss=f"{run.points[-1].values['loss']:.3f}")
             bar.update()
             told = processes.any(stop.told)
             due = processes.any(time.monotonic() - saved_at >= every)
-            if told or (due and done < settings.steps):
-                # All processes collect what is sharded; one writes.
-                weights, moments = get_state_dict(encoder, optimizer, options=_TRAINABLE)
+            if told or (due and run.done < settings.steps):
+                found = run.state()  # all processes collect what is sharded; one writes
                 if kept is not None:
-                    kept.save(
-                        done,
-                        {
-                            "step": done,
-                            "model": weights,
-                            "optimizer": moments,
-                            "schedule": schedule.state_dict(),
-                            "points": [(point.step, point.values) for point in points],
-                            "sums": sums.totals,
-                            "num_summed": sums.num,
-                        },
-                    )
+                    kept.save(run.done, found)
                 saved_at = time.monotonic()
             if told:
                 raise KeyboardInterrupt
-    return Fitted(_whole(encoder) if processes.sharded else None, points)
+    return Fitted(_whole(encoder) if processes.sharded else None, run.points)
+
+
+class _Run:
+    """What changes from step to step, and can be written down and taken up again."""
+
+    def __init__(self, encoder: Any, optimizer: torch.optim.Optimizer, settings: Train) -> None:
+        self.done = 0
+        """Steps."""
+        self.points: list[Point] = []
+        self._encoder, self._optimizer, self._settings = encoder, optimizer, settings
+        self._schedule = transformers.get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
+        self._sums: dict[str, Tensor] = {}
+        self._num_summed = 0
+
+    def advance(self, outcome: gradients.Outcome, grad_norm: float) -> None:
+        """Take the optimizer's step with the gradients that are there, and the curves' point when it is time."""
+        learning_rate = self._schedule.get_last_lr()[0]
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        for name, value in outcome.logged.items():
+            self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().cpu()
+        self._num_summed += 1
+        if self.done % self._settings.log_every == 0 or self.done == self._settings.steps:
+            means = {name: (total / self._num_summed).item() for name, total in self._sums.items()}
+            self.points.append(Point(self.done, means | {"grad_norm": grad_norm, "learning_rate": learning_rate}))
+            self._sums, self._num_summed = {}, 0
+
+    def state(self) -> dict[str, Any]:
+        """All of it, on the CPU; of the network only what is trained."""
+        network, moments = get_state_dict(self._encoder, self._optimizer, options=_TRAINABLE)
+        return {
+            "done": self.done,
+            "network": network,
+            "optimizer": moments,
+            "schedule": self._schedule.state_dict(),
+            "points": [tuple(point) for point in self.points],
+            "sums": self._sums,
+            "num_summed": self._num_summed,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        set_state_dict(
+            self._encoder,
+            self._optimizer,
+            model_state_dict=state["network"],
+            optim_state_dict=state["optimizer"],
+            options=_TRAINABLE,
+        )
+        self._schedule.load_state_dict(state["schedule"])
+        self.done, self._sums, self._num_summed = state["done"], state["sums"], state["num_summed"]
+        self.points = [Point(*point) for point in state["points"]]
 
 
 def _whole(encoder: Any) -> dict[str, Tensor]:
@@ -214,42 +215,3 @@ def _require_finite(outcome: gradients.Outcome, grad_norm: float, step: int, exa
         f"{what} at step {step + 1} with examples {', '.join(found or example_ids)}; lower train.learning_rate, or "
         "look at these examples"
     )
-
-
-class _Sums:
-    """Running sums of the logged scalars."""
-
-    def __init__(self, totals: dict[str, Tensor] | None = None, num: int = 0) -> None:
-        self.totals, self.num = dict(totals or {}), num
-
-    def add(self, logged: Mapping[str, Tensor]) -> None:
-        for name, value in logged.items():
-            self.totals[name] = self.totals.get(name, torch.zeros(())) + value.detach().cpu()
-        self.num += 1
-
-    def means(self) -> dict[str, float]:
-        found = {name: (total / self.num).item() for name, total in self.totals.items()}
-        self.totals, self.num = {}, 0
-        return found
-
-
-class _Stop:
-    told = False
-
-
-@contextmanager
-def _stoppable() -> Iterator[_Stop]:
-    """Within, SIGTERM and SIGINT are noted once and obeyed between two steps; a second one interrupts at once."""
-    stop = _Stop()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if stop.told:
-            raise KeyboardInterrupt
-        stop.told = True
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -262,8 +262,8 @@ def test_the_time_between_checkpoints_is_checked(given: str, monkeypatch: pytest
 
 def test_the_identity_names_settings_data_code_and_versions(views: Path):
     data = [views / "full.parquet"]
-    found = training.identity({"train": {"steps": 6, "seed": 1}}, data)
+    found = checkpoints.identity({"train": {"steps": 6, "seed": 1}}, data)
     assert (found["train.steps"], found["torch"]) == (6, torch.__version__)
     before = found[str(data[0])]
     data[0].write_bytes(b"other")
-    assert training.identity({}, data)[str(data[0])] != before
+    assert checkpoints.identity({}, data)[str(data[0])] != before

@@ -74,7 +74,7 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
         lengths = [data.forwards(step, train.batch_tokens, team.num) for step in range(train.steps)]
         retained = negatives.retained(train, shape, lengths, num_trainable, str(team.device))
     flat: dict[str, Any] = settings.model_dump()
-    identity = training.identity(flat, [FULL, *([masked] if masked else []), weights.BASE / weights.CARD])
+    identity = checkpoints.identity(flat, [FULL, *([masked] if masked else []), weights.BASE / weights.CARD])
     kept = checkpoints.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
     watchers = trackers.Watchers(tracked if team.first else [], method, identity)
     fitted = training.fit(
