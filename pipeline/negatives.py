@@ -24,7 +24,7 @@ def retained(
     largest = max(steps, key=lambda forwards: sum(rows * tokens for rows, tokens in forwards))
     peak = memory.train_peak_bytes(
         shape,
-        [memory.Microbatch(rows, tokens) for rows, tokens in largest],
+        [memory.Pack(rows, tokens) for rows, tokens in largest],
         retained=True,
         checkpointing=train.activation_checkpointing,
         num_trainable=num_trainable,

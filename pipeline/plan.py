@@ -18,7 +18,7 @@ from pipeline import config, hardware, workloads
 from pipeline.bundles import EncoderRetriever, Retriever
 from pipeline.core import fitting, forecast, memory, shapes, tasks
 from pipeline.core.forecast import Estimate, Hardware, Recipe
-from pipeline.core.memory import Microbatch
+from pipeline.core.memory import Pack
 from pipeline.core.shapes import Shape
 from pipeline.core.workload import Workload
 from pipeline.errors import ArtifactError, ResourceError, run
@@ -246,7 +246,7 @@ def _eval_advice(settings: PlanStage, shape: Shape, work: Workload, machine: Har
     """The largest eval.batch_tokens that fits; less than a row makes no difference."""
     longest = max(work.asked.longest, 1)
     for rows in range(settings.eval.batch_tokens // longest, 0, -1):
-        batch = Microbatch(rows, longest, padded=True)
+        batch = Pack(rows, longest, padded=True)
         held = memory.read_peak_bytes(shape, batch, rows * (longest + 1024)) + machine.overhead
         if held <= machine.memory:
             return f"eval.batch_tokens to {rows * longest}"

@@ -159,8 +159,8 @@ def test_the_adapter_loads_with_plain_peft_in_a_fresh_process(views: Path):
 def test_a_loss_that_is_not_finite_stops_and_names_the_example(views: Path, monkeypatch: pytest.MonkeyPatch):
     encode = focus.Encoder.forward
 
-    def poisoned(self, view):
-        found = encode(self, view)
+    def poisoned(self, view, **options):
+        found = encode(self, view, **options)
         return found._replace(clm_E=torch.where(view.end_E == 24, torch.nan, found.clm_E))
 
     monkeypatch.setattr(focus.Encoder, "forward", poisoned)

@@ -57,15 +57,18 @@ class Encoder(Module):
         self.network = network
         self._representation = representation
 
-    def forward(self, view: View) -> Encoded:
+    def forward(self, view: View, with_labels: bool = True) -> Encoded:
+        """Without labels, where representations alone are asked for, the cross-entropies are 0."""
         device = view.input_ids_BL.device
         number_format = model.causal_lm(self.network).lm_head.weight.dtype
         # The trainable parameters are fp32; over a bf16 base their products are taken in bf16.
         with torch.autocast(device.type, number_format, enabled=number_format == torch.bfloat16):
             hidden_BLD = model.hidden_states(self.network, view)
+            z_ED = represent(hidden_BLD, view, self._representation)
+            if not with_labels:
+                return Encoded(z_ED.new_zeros(len(z_ED)), z_ED)
             logits_NV = model.logits_at_labels(self.network, hidden_BLD, view)
-        clm_E = losses.causal_lm(logits_NV, view.labels_N, view.label_examples_N, len(view.row_E))
-        return Encoded(clm_E, represent(hidden_BLD, view, self._representation))
+        return Encoded(losses.causal_lm(logits_NV, view.labels_N, view.label_examples_N, len(view.row_E)), z_ED)
 
 
 def represent(hidden_BLD: Tensor, view: View, representation: Representation) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from pipeline.core import cost, memory
 from pipeline.core.masking import Mode
-from pipeline.core.memory import Microbatch
+from pipeline.core.memory import Pack
 from pipeline.core.shapes import Shape
 from pipeline.core.workload import Rows, Workload
 
@@ -127,7 +127,7 @@ def train_peak(
         together = max(1, min(rows, (recipe.batch_tokens or rows * round(tokens)) // round(tokens)))
         for start in range(0, rows, together):
             num = min(together, rows - start)
-            batches.append(Microbatch(num, round(tokens), round(num * labels), padded))
+            batches.append(Pack(num, round(tokens), round(num * labels), padded))
     num_trainable = shape.trainable(recipe.rank, embedding=recipe.embedding, norms=recipe.norms)
     peak = memory.train_peak_bytes(
         shape,
@@ -168,7 +168,7 @@ def score(
     padded = max(1, min(round(text_tokens) + 8, 512))  # to the next multiple of 16
     flops = num_texts * cost.encoder_flops(shape, padded)
     rows = max(1, batch_tokens // padded)
-    peak = memory.read_peak_bytes(shape, Microbatch(rows, padded, padded=True), 0)
+    peak = memory.read_peak_bytes(shape, Pack(rows, padded, padded=True), 0)
     kept = num_texts * padded * shape.layers * memory.layer_bytes(shape, padded, masked=True)
     seconds = flops / (GEMM_SHARE * hardware.flops) + kept * TRAFFIC / 3 / hardware.bandwidth
     return Estimate(name, num_texts * padded, flops, peak + hardware.overhead, seconds, "if no text is cached")
@@ -187,8 +187,8 @@ def evaluate(
     best = Rows(rows.num, rows.num, context * work.kept_share, round(rows.longest * work.kept_share), *rows[4:])
     parts += retrieval_inputs * [_read(shape, best, options, new_tokens, batch_tokens, hardware)]
     together = max(1, batch_tokens // max(rows.longest, 1))
-    in_batch = Microbatch(min(together, max(rows.num, 1)), max(rows.longest, 1), padded=False)
-    in_tree = Microbatch(1, max(rows.longest, 1), padded=False)
+    in_batch = Pack(min(together, max(rows.num, 1)), max(rows.longest, 1), padded=False)
+    in_tree = Pack(1, max(rows.longest, 1), padded=False)
     peak = max(
         memory.read_peak_bytes(shape, of, of.rows * (of.tokens + new_tokens))
         for of in ([in_tree] if options else [in_tree, in_batch])
@@ -230,7 +230,7 @@ def analyze(
         _read(shape, twice, False, 0, batch_tokens, hardware),
         _read(shape, answered, False, new_tokens, batch_tokens, hardware),
     ]
-    together = Microbatch(max(1, min(num, batch_tokens // max(rows.longest, 1))), max(rows.longest, 1), padded=True)
+    together = Pack(max(1, min(num, batch_tokens // max(rows.longest, 1))), max(rows.longest, 1), padded=True)
     peak = memory.read_peak_bytes(shape, together, together.rows * (together.tokens + new_tokens))
     tokens, flops, seconds = (sum(of) for of in zip(*parts, strict=True))
     return Estimate("analyze", tokens, flops, peak + hardware.overhead, seconds, "three methods")

@@ -133,7 +133,7 @@ def _cached(encoder: Encoder, batch: Batch, objective: Objective, processes: Pro
     with torch.no_grad():
         for pack in batch.packs:
             states.append(_random_state(device))
-            found.append(encoder(pack.view).z_ED)
+            found.append(encoder(pack.view, with_labels=False).z_ED)
     z_2bD = _placed(batch, torch.cat(found)).requires_grad_()
     contrast = _contrast(z_2bD, batch, objective, processes)
     (dz_2bD,) = torch.autograd.grad(objective.contrastive * contrast.loss, z_2bD)

@@ -34,7 +34,7 @@ _RANK = 8
 _LABELS = 32
 
 
-class Microbatch(NamedTuple):
+class Pack(NamedTuple):
     """What goes through the model in one forward."""
 
     rows: int
@@ -57,7 +57,7 @@ def layer_bytes(shape: Shape, tokens: int, *, masked: bool, rank: int = _RANK) -
     return norms + lora + attention + 3 * b * shape.intermediate
 
 
-def saved_bytes(shape: Shape, batch: Microbatch, *, checkpointing: bool, rank: int = _RANK) -> int:
+def saved_bytes(shape: Shape, batch: Pack, *, checkpointing: bool, rank: int = _RANK) -> int:
     """Kept by autograd from a forward to its backward, logits at the labels included; parameters are not."""
     b, d = shape.bytes_per_weight, shape.hidden
     num_tokens = batch.rows * batch.tokens
@@ -70,7 +70,7 @@ def saved_bytes(shape: Shape, batch: Microbatch, *, checkpointing: bool, rank: i
     return layers + embedding + last_norm + 4 * num_labels(batch) * shape.vocabulary
 
 
-def working_bytes(shape: Shape, batch: Microbatch, *, checkpointing: bool, rank: int = _RANK) -> int:
+def working_bytes(shape: Shape, batch: Pack, *, checkpointing: bool, rank: int = _RANK) -> int:
     """Beside what is kept: what backward holds at once, in its largest moment.
 
     Of a layer: the gradients of the MLP's three inner states and of the residual stream, and with checkpointing all
@@ -92,7 +92,7 @@ def state_bytes(shape: Shape, num_trainable: int) -> int:
 
 def train_peak_bytes(
     shape: Shape,
-    microbatches: Sequence[Microbatch],
+    packs: Sequence[Pack],
     *,
     retained: bool,
     checkpointing: bool,
@@ -103,15 +103,15 @@ def train_peak_bytes(
 
     Args:
         shape: of the base; its bytes_per_weight says in what numbers activations are kept.
-        microbatches: of the step, both views', in any order; plain (rows, tokens) pairs wrapped in Microbatch.
+        packs: of the step, both views', in any order; plain (rows, tokens) pairs wrapped in Pack.
         retained: every forward is kept until one backward (negatives: graph); else one after the other, each forward
             followed by its backward (negatives: cached, and vanilla training in parts).
         checkpointing: activation checkpointing of every layer.
         num_trainable: trained parameters, float32.
         rank: of LoRA.
     """
-    saved = [saved_bytes(shape, batch, checkpointing=checkpointing, rank=rank) for batch in microbatches]
-    working = [working_bytes(shape, batch, checkpointing=checkpointing, rank=rank) for batch in microbatches]
+    saved = [saved_bytes(shape, batch, checkpointing=checkpointing, rank=rank) for batch in packs]
+    working = [working_bytes(shape, batch, checkpointing=checkpointing, rank=rank) for batch in packs]
     if retained:
         step = sum(saved) + max(working)
     else:
@@ -119,7 +119,7 @@ def train_peak_bytes(
     return state_bytes(shape, num_trainable) + step
 
 
-def read_peak_bytes(shape: Shape, batch: Microbatch, cached_tokens: int) -> int:
+def read_peak_bytes(shape: Shape, batch: Pack, cached_tokens: int) -> int:
     """Largest memory of reading a batch without gradient while `cached_tokens` tokens stand in the cache."""
     b, num_tokens = shape.bytes_per_weight, batch.rows * batch.tokens
     inside = num_tokens * b * (3 * shape.intermediate + 3 * shape.hidden)
@@ -127,12 +127,12 @@ def read_peak_bytes(shape: Shape, batch: Microbatch, cached_tokens: int) -> int:
     return shape.weight_bytes + inside + mask + cached_tokens * shape.cache_bytes
 
 
-def masked(shape: Shape, batch: Microbatch) -> bool:
+def masked(shape: Shape, batch: Pack) -> bool:
     """Whether attention is given a mask for this batch."""
     padded = batch.rows > 1 if batch.padded is None else batch.padded
     return cost.has_mask(shape, batch.tokens, padded=padded)
 
 
-def num_labels(batch: Microbatch) -> int:
+def num_labels(batch: Pack) -> int:
     """Label tokens of all rows."""
     return _LABELS * batch.rows if batch.labels is None else batch.labels

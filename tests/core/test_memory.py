@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.core import losses, memory, model
-from pipeline.core.memory import Microbatch
+from pipeline.core.memory import Pack
 from tests.core.test_cost import LABELS, MISTRAL_7B, ROWS, network, shape_of, view
 
 
@@ -43,18 +43,18 @@ def test_what_autograd_keeps_is_predicted(tokens: int, checkpointing: bool, padd
     made.get_base_model().to(number_format)
     for parameter in made.parameters():
         parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
-    batch = Microbatch(ROWS, tokens, ROWS * LABELS, padded)
+    batch = Pack(ROWS, tokens, ROWS * LABELS, padded)
     predicted = memory.saved_bytes(shape_of(made), batch, checkpointing=checkpointing, rank=4)
     assert predicted == pytest.approx(kept(made, tokens, padded=padded), rel=0.05)
 
 
 def test_boundaries_of_7b_are_a_gibibyte_for_4096_tokens():
-    kept_bytes = memory.saved_bytes(MISTRAL_7B, Microbatch(1, 4096), checkpointing=True)
+    kept_bytes = memory.saved_bytes(MISTRAL_7B, Pack(1, 4096), checkpointing=True)
     assert kept_bytes / 2**30 == pytest.approx(1.0, abs=0.12)
 
 
 def test_a_step_keeps_every_forward_or_one():
-    batches = [Microbatch(1, 4096), Microbatch(1, 1024)]
+    batches = [Pack(1, 4096), Pack(1, 1024)]
     settings = {"checkpointing": True, "num_trainable": 7_000_000}
     retained = memory.train_peak_bytes(MISTRAL_7B, batches, retained=True, **settings)
     cached = memory.train_peak_bytes(MISTRAL_7B, batches, retained=False, **settings)
@@ -67,12 +67,12 @@ def test_a_step_keeps_every_forward_or_one():
 def test_padding_brings_a_mask_of_each_layer():
     plain, padded = (memory.layer_bytes(MISTRAL_7B, 8192, masked=masked) for masked in (False, True))
     assert padded - plain == 2 * 8192 + 2 * 2 * (4096 - 1024)
-    assert memory.masked(MISTRAL_7B, Microbatch(2, 100))
-    assert not memory.masked(MISTRAL_7B, Microbatch(2, 100, padded=False))
-    assert not memory.masked(MISTRAL_7B, Microbatch(1, 100))
+    assert memory.masked(MISTRAL_7B, Pack(2, 100))
+    assert not memory.masked(MISTRAL_7B, Pack(2, 100, padded=False))
+    assert not memory.masked(MISTRAL_7B, Pack(1, 100))
 
 
 def test_reading_holds_the_cache():
-    few, many = (memory.read_peak_bytes(MISTRAL_7B, Microbatch(1, 8192), cached) for cached in (0, 8192))
+    few, many = (memory.read_peak_bytes(MISTRAL_7B, Pack(1, 8192), cached) for cached in (0, 8192))
     assert many - few == 2**30
     assert few > MISTRAL_7B.weight_bytes
