@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from pipeline import files, weights
 from pipeline.core import model
 from pipeline.device import device
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, ResourceError
 from pipeline.settings import Model
 
 # peft 0.21 asks transformers 5.23 by the old name of a property; nothing for the user to act on.
@@ -43,9 +44,13 @@ def save(
     settings.base_model_name_or_path, settings.revision = card.source, card.revision
     # True or False, not "auto": auto asks the hub for the base's config.
     with_embedding = model.saves_base_embedding(adapted)
-    adapted.save_pretrained(
-        str(folder), state_dict=model.state_to_save(adapted, network_weights), save_embedding_layers=with_embedding
-    )
+    state = model.state_to_save(adapted, network_weights)
+    try:
+        adapted.save_pretrained(str(folder), state_dict=state, save_embedding_layers=with_embedding)
+    except SafetensorError as error:  # of a full disk, which safetensors does not call an OSError
+        raise ResourceError(
+            f"{folder / WEIGHTS}: cannot be written ({error}); free some disk and run it again"
+        ) from None
     written = files.read_json(folder / CONFIG, "train")
     # PEFT writes a set, in an order that changes from process to process.
     files.write_json(folder / CONFIG, written | {"target_modules": sorted(written["target_modules"])})

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,8 +45,9 @@ def interval() -> float:
 
 def identity(settings: Mapping[str, Any], data: Sequence[Path]) -> dict[str, Any]:
     """Everything that the adapter depends on: settings, the bytes of data and code, versions of the libraries."""
-    modules = {name: module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "pipeline"}
-    code = [Path(path) for _, path in sorted(modules.items()) if path is not None]
+    names = [name for name in sys.modules if name.partition(".")[0] == "pipeline" or name == "__main__"]
+    files = {getattr(sys.modules[name], "__file__", None) for name in names}  # the stage itself is __main__
+    code = [Path(path) for path in sorted(filter(None, files))]
     versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
     flat = {
         f"{section}.{name}": value for section, values in settings.items() for name, value in sorted(values.items())
@@ -81,23 +83,18 @@ class Checkpoints:
             ) from None
         found = _read_json(folder / IDENTITY)
         if found != dict(identity):
-            if list(folder.glob("step-*")):
+            if self._places():
                 print(f"not continued, for it was trained otherwise: {_difference(found, identity)}", file=sys.stderr)
             self.remove()
             _write(folder / IDENTITY, json.dumps(dict(identity), indent=1).encode())
 
     def latest(self) -> dict[str, Any] | None:
         """The newest state that is whole."""
-        for place in sorted(self._folder.glob("step-*"), reverse=True):
-            marker = _read_json(place / MARKER)
-            try:
-                written = (place / STATE).read_bytes()
-            except OSError:
-                written = b""
-            if marker is not None and marker.get("sha256") == hashlib.sha256(written).hexdigest():
-                state: dict[str, Any] = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
+        for place in reversed(self._places()):
+            if (state := _load(place)) is not None:
                 return state
-            print(f"{place}: not whole, passed over", file=sys.stderr)
+            print(f"{place}: not whole, removed", file=sys.stderr)
+            shutil.rmtree(place)  # else it would count as one of the newest
         return None
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
@@ -106,31 +103,54 @@ class Checkpoints:
         unfinished = self._folder / f"unfinished-{step:08d}"
         for stale in (*self._folder.glob("unfinished-*"), place):
             shutil.rmtree(stale, ignore_errors=True)
-        unfinished.mkdir()
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        _write(unfinished / STATE, buffer.getbuffer())
         digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        _write(unfinished / MARKER, json.dumps({"step": step, "sha256": digest}).encode())
-        unfinished.rename(place)
-        for old in sorted(self._folder.glob("step-*"))[:-NUM_KEPT]:
+        try:
+            unfinished.mkdir()
+            _write(unfinished / STATE, buffer.getbuffer())
+            _write(unfinished / MARKER, json.dumps({"step": step, "sha256": digest}).encode())
+            unfinished.rename(place)
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a full disk
+            raise
+        for old in self._places()[:-NUM_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def remove(self) -> None:
         """Forget all states: the training is finished, or another one begins."""
-        for pattern in ("step-*", "unfinished-*"):
-            for place in self._folder.glob(pattern):
-                shutil.rmtree(place, ignore_errors=True)
+        for place in (*self._places(), *self._folder.glob("unfinished-*")):
+            shutil.rmtree(place)
+
+    def _places(self) -> list[Path]:
+        """The folders of checkpoints, oldest first."""
+        return sorted(path for path in self._folder.glob("step-" + "[0-9]" * 8) if path.is_dir())
 
     def close(self) -> None:
         self._lock.release()
 
 
+def _load(place: Path) -> dict[str, Any] | None:
+    """The state in a folder, if it is what the marker says."""
+    marker = _read_json(place / MARKER)
+    try:
+        written = (place / STATE).read_bytes()
+        if not isinstance(marker, dict) or marker.get("sha256") != hashlib.sha256(written).hexdigest():
+            return None
+        state: dict[str, Any] = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
+        return state
+    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError):
+        return None
+
+
 def _write(path: Path, content: bytes | memoryview) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _read_json(path: Path) -> Any:

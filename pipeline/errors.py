@@ -10,6 +10,7 @@
 A message says what was given, what is allowed and what to do next, in one line; no traceback follows it.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -53,6 +54,8 @@ class ResourceError(PipelineError):
 
 
 INTERRUPTED = 130
+LAUNCHED = "FOCUS_LAUNCHED"
+"""Environment of processes that were started together: the file for the code and the line of the one that failed."""
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -68,12 +71,23 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code, str(error))
     except OSError as error:
         # A full disk or a read-only folder is the user's to mend; the path says where.
-        print(f"error: {error.strerror or error}: {error.filename or 'no path given'}", file=sys.stderr)
-        sys.exit(ResourceError.exit_code)
+        _leave(ResourceError.exit_code, f"{error.strerror or error}: {error.filename or 'no path given'}")
     except KeyboardInterrupt:
-        print("error: interrupted; finished artifacts are whole, run the same command to go on", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _leave(INTERRUPTED, "interrupted; finished artifacts are whole, run the same command to go on")
+
+
+def _leave(code: int, message: str) -> None:
+    """End with the line and the code; one of several processes leaves both to the one that started them."""
+    report = os.environ.get(LAUNCHED)
+    if report and "RANK" in os.environ:
+        try:
+            with open(report, "x", encoding="utf-8") as file:  # the first to fail tells why, the others fail for that
+                file.write(f"{code} {message}")
+        except OSError:
+            pass
+    else:
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -7,21 +7,16 @@ FOCUS_GIB      GiB of memory (H200: 139)
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from pipeline import device_memory
 from pipeline.core.forecast import Hardware
+from pipeline.device_memory import GIB, HOARD, OVERHEAD
 from pipeline.errors import ConfigError
 
-GIB = 2**30
 FLOPS_PER_BYTE = 206
 """Of a GPU whose memory speed is not measured: an H200's 989 TFLOP/s over 4.8 TB/s."""
-OVERHEAD = {"cpu": 0.6 * GIB, "cuda": 1.0 * GIB}
-"""Python, torch and transformers in memory; of a GPU its context and what the allocator cannot use."""
-HOARD = {"cpu": 2.0, "cuda": 1.05}
-"""See forecast.Hardware: of the CPU measured by benchmarks/plan.py (1.6 to 3.1), of CUDA's allocator an assumption."""
 MEMORY_THREADS = 4  # so many keep a CPU's memory busy
 _SECONDS = 0.3  # of each measurement
-_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def find(dtype: str, hidden: int, intermediate: int) -> Hardware:
@@ -49,7 +44,7 @@ def find(dtype: str, hidden: int, intermediate: int) -> Hardware:
     if tera is not None:
         flops, bandwidth = tera * 1e12, tera * 1e12 / FLOPS_PER_BYTE
         name = f"{tera:g} TFLOP/s (FOCUS_TFLOPS)"
-    held = gib * GIB if gib is not None else memory(str(on))
+    held = gib * GIB if gib is not None else device_memory.memory(str(on))
     return Hardware(name, flops, bandwidth, held, OVERHEAD[on.type], HOARD[on.type])
 
 
@@ -108,17 +103,3 @@ def _rate(work: Callable[[], object], clock: Callable[[], float]) -> float:
         work()
         best = min(best, clock() - started)
     return 1.0 / max(best, 1e-6)
-
-
-def memory(kind: str) -> float:
-    """Bytes of the device: of the GPU, or of the machine and the container it runs in."""
-    if kind.startswith("cuda"):
-        import torch
-
-        return float(torch.cuda.mem_get_info(torch.device(kind))[1])
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in _CGROUPS:
-        text = path.read_text().strip() if path.is_file() else ""
-        if text.isdigit():
-            total = min(total, int(text))
-    return float(total)

@@ -14,11 +14,14 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within, SIGTERM and SIGINT are noted once, to be obeyed where it suits; a second one interrupts at once."""
+    """Within, SIGTERM and SIGINT are noted, to be obeyed where it suits; a second Ctrl-C interrupts at once.
+
+    A second SIGTERM does not: a queue sends it to the launcher and to the processes, and the launcher passes it on.
+    """
     stop = Stop()
 
     def note(number: int, frame: FrameType | None) -> None:
-        if stop.told:
+        if stop.told and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.told = True
 

@@ -1,37 +1,55 @@
 """train.negatives: whether a contrastive batch is kept whole until one backward, or its forwards are computed twice."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pipeline import hardware
+from pipeline import device_memory
 from pipeline.core import memory, shapes
-from pipeline.errors import ConfigError
+from pipeline.errors import ArtifactError, ConfigError
 from pipeline.settings import Train
+
+BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def retained(
-    train: Train, shape: shapes.Shape, steps: Sequence[Sequence[tuple[int, int]]], num_trainable: int, kind: str
+    train: Train,
+    base_config: Mapping[str, Any],
+    dtype: str,
+    steps: Sequence[Sequence[tuple[int, int]]],
+    num_trainable: int,
+    kind: str,
+    num_processes: int = 1,
 ) -> bool:
     """Whether the graphs are kept. `auto` keeps them when the largest step fits into the memory of the device `kind`.
 
-    The memory there is counts, not what is free of it now: the same machine decides the same each time.
+    The memory there is counts, not what is free of it now: the same machine decides the same each time. Processes on
+    one CPU share it. Of a base whose cost is not known `auto` keeps nothing, with a line.
 
     Args:
-        steps: (rows, tokens) of each forward of each step, in one process.
+        base_config: config.json of the base.
+        dtype: model.dtype.
+        steps: (rows, tokens) of each forward of each step, in the process that has most.
     """
     if train.negatives != "auto":
         return train.negatives == "graph"
+    try:
+        shape = shapes.read(dict(base_config), BYTES[dtype], "the base")
+    except ArtifactError as error:
+        print(f"train.negatives auto is cached here: {error}", file=sys.stderr)
+        return False
     of = kind.split(":")[0]
     largest = max(steps, key=lambda forwards: sum(rows * tokens for rows, tokens in forwards))
-    peak = memory.train_peak_bytes(
+    needed = memory.process_peak_bytes(
         shape,
         [memory.Pack(rows, tokens) for rows, tokens in largest],
         retained=True,
         checkpointing=train.activation_checkpointing,
         num_trainable=num_trainable,
+        overhead=device_memory.OVERHEAD[of],
+        hoard=device_memory.HOARD[of],
     )
-    state = memory.state_bytes(shape, num_trainable)
-    needed = hardware.OVERHEAD[of] + state + hardware.HOARD[of] * (peak - state)
-    return needed <= hardware.memory(kind)
+    return needed <= device_memory.memory(kind) / (num_processes if of == "cpu" else 1)
 
 
 def refuse_graph_in_shards(train: Train) -> None:

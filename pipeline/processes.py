@@ -10,8 +10,13 @@ and what runs on these should be what the tests run.
 
 import os
 import shlex
+import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,28 +27,55 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Module
 
 from pipeline.device import device
-from pipeline.errors import ConfigError
+from pipeline.errors import LAUNCHED, ConfigError
 
 LAUNCH = "FOCUS_LAUNCH"
 SHARD = "ACCELERATE_USE_FSDP"
 
 
 def launch(module: str, arguments: Sequence[str]) -> None:
-    """Under FOCUS_LAUNCH, replace this process by the processes that it starts; else, or within one, do nothing.
+    """Under FOCUS_LAUNCH, start the module anew as the processes that it names, and leave with their code when they
+    end; without it, or within one of them, do nothing.
 
     Raises:
-        ConfigError: there is no such command.
+        ConfigError: the command cannot be started, or starts no processes of a group.
     """
-    command = shlex.split(os.environ.get(LAUNCH) or "")
-    if not command or "RANK" in os.environ:
+    given = os.environ.get(LAUNCH) or ""
+    if not given.strip() or "RANK" in os.environ:
         return
+    example = "give a launcher on the PATH, such as `torchrun --nproc-per-node 2`, or unset it"
+    if LAUNCHED in os.environ:
+        raise ConfigError(f"{LAUNCH} is {given!r}, which starts processes without a RANK; {example}")
     try:
-        os.execvp(command[0], [*command, "-m", module, *arguments])
-    except OSError as error:
-        raise ConfigError(
-            f"{LAUNCH} starts with {command[0]!r} ({error.strerror}); give a launcher on the PATH, such as `torchrun "
-            "--nproc-per-node 2`, or unset it"
-        ) from None
+        command = shlex.split(given)
+    except ValueError as error:
+        raise ConfigError(f"{LAUNCH} is {given!r} ({error}); {example}") from None
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "failure"
+        environment = os.environ | {LAUNCHED: str(report)}
+        try:
+            launcher = subprocess.Popen([*command, "-m", module, *arguments], env=environment)
+        except OSError as error:
+            raise ConfigError(f"{LAUNCH} starts with {command[0]!r} ({error.strerror}); {example}") from None
+        code = _wait(launcher)
+        if report.is_file():
+            first, _, line = report.read_text(encoding="utf-8").partition(" ")
+            print(f"error: {line}", file=sys.stderr)
+            code = int(first)
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+def _wait(launcher: subprocess.Popen[bytes]) -> int:
+    """Its code; signals are passed on (a Ctrl-C reaches the whole group by itself)."""
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: launcher.send_signal(number)),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    }
+    try:
+        return launcher.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Processes:

@@ -117,7 +117,7 @@ class Lora(Section):
 class Train(Section):
     """The optimisation, equal for all methods."""
 
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     steps: Positive
     """Optimizer steps."""
     batch_examples: Positive
@@ -216,12 +216,25 @@ class TrainVanillaStage(Section):
     train: Train
 
 
+def _refuse_no_loss(contrastive: Contrastive, views: Views) -> None:
+    if views.full == views.masked == contrastive.weight == 0:
+        raise ValueError(
+            "views.full, views.masked and contrastive.weight are all 0, so focused training has no loss; set one of "
+            "them above 0"
+        )
+
+
 class TrainFocusedStage(Section):
     model: Model
     lora: Lora
     train: Train
     contrastive: Contrastive
     views: Views
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Self:
+        _refuse_no_loss(self.contrastive, self.views)
+        return self
 
 
 class EvaluateStage(Section):
@@ -254,6 +267,11 @@ class Settings(Section):
     eval: Eval
     analyze: Analyze
     report: Report
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Self:
+        _refuse_no_loss(self.contrastive, self.views)
+        return self
 
     @model_validator(mode="after")
     def _longbench_is_its_own_setting(self) -> Self:

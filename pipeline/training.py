@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from tqdm import tqdm
 
 from pipeline import checkpoints, interrupts, trackers
 from pipeline.core import focus, gradients, model
-from pipeline.errors import NumericError
+from pipeline.errors import NumericError, ResourceError
 from pipeline.processes import Processes
 from pipeline.settings import Train
 from pipeline.training_data import TrainingData
@@ -99,7 +101,8 @@ def fit(
             _seed(settings.seed, step, processes.rank)
             batch = data.batch(step, settings.batch_tokens, pad_id, processes.rank, processes.num)
             batch = gradients.to(batch, processes.device)
-            outcome = gradients.accumulate(encoder, batch, objective, retained, processes)
+            with _named_shortage(batch, retained):
+                outcome = gradients.accumulate(encoder, batch, objective, retained, processes)
             grad_norm = processes.clip(encoder.parameters(), settings.max_grad_norm)
             _require_finite(outcome, grad_norm, step, [data.example_ids[index] for index in data.batches[step]])
             run.advance(outcome, grad_norm)
@@ -197,6 +200,22 @@ def _optimizer(adapted: torch.nn.Module, settings: Train) -> torch.optim.Optimiz
         {"params": rest, "lr": settings.embedding_learning_rate},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+
+
+@contextmanager
+def _named_shortage(batch: gradients.Batch, retained: bool) -> Iterator[None]:
+    """Running out of memory becomes a ResourceError that says how large the step is and what makes it smaller."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        rows, tokens = max((pack.view.input_ids_BL.shape for pack in batch.packs), key=lambda shape: shape.numel())
+        kept = "all kept at once; set train.negatives to cached, " if retained else "one at a time; set "
+        raise ResourceError(
+            f"out of memory in a step of {len(batch.packs)} forwards, the largest of {rows} rows of {tokens:,} tokens, "
+            f"{kept}train.batch_tokens lower, train.activation_checkpointing to true, or model.max_tokens lower"
+        ) from None
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

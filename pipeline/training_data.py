@@ -69,9 +69,14 @@ class TrainingData:
         return len(self._full)
 
     def forwards(self, step: int, batch_tokens: int, num: int = 1) -> list[tuple[int, int]]:
-        """(rows, tokens of the longest) of each forward of a step in the first of `num` processes."""
-        rows = [planned.row for planned in self._rows(self.batches[step][: len(self.batches[step]) // num])]
-        return [(len(pack), len(rows[pack[0]])) for pack in batching.packs(rows, batch_tokens)]
+        """(rows, tokens of the longest) of each forward of a step, in that of `num` processes that has most tokens."""
+        indices = self.batches[step]
+        num_own = len(indices) // num
+        found = []
+        for start in range(0, num * num_own, num_own):
+            rows = [planned.row for planned in self._rows(indices[start : start + num_own])]
+            found.append([(len(pack), len(rows[pack[0]])) for pack in batching.packs(rows, batch_tokens)])
+        return max(found, key=lambda forwards: sum(rows * tokens for rows, tokens in forwards))
 
     def batch(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1) -> gradients.Batch:
         """What process `rank` of `num` computes in a step: a `num`-th of the examples, in as many forwards as each."""

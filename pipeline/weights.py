@@ -142,8 +142,8 @@ def read_card(folder: Path = BASE, stage: str = "base") -> BaseCard:
         raise ArtifactError(f"{folder / CARD}: {error}; run `dvc repro -f {stage}`") from None
 
 
-def load_base(settings: Model, card: BaseCard) -> PreTrainedModel:
-    """The base in evaluation mode on the device, its vocabulary resized to the tokenizer's.
+def load_base(settings: Model, card: BaseCard, on: str | None = None) -> PreTrainedModel:
+    """The base in evaluation mode on the device (or `on` another), its vocabulary resized to the tokenizer's.
 
     Raises:
         ArtifactError: the weights are not those of the card.
@@ -165,7 +165,7 @@ def load_base(settings: Model, card: BaseCard) -> PreTrainedModel:
         folder, config=config, dtype=getattr(torch, settings.dtype), use_safetensors=True, trust_remote_code=False
     )
     model.resize(network, card.vocab_size)
-    loaded: PreTrainedModel = network.to(device()).eval()
+    loaded: PreTrainedModel = network.to(on or device()).eval()
     return loaded
 
 

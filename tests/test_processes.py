@@ -110,6 +110,43 @@ def test_a_launcher_takes_over(tmp_path: Path):
     assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["focused", "focused"]
 
 
+def test_a_launchers_processes_fail_with_one_line_and_their_own_code(tmp_path: Path):
+    """Both processes fail; torchrun's own code would be 1 and its last line a rule of dashes."""
+    program = tmp_path / "fail.py"
+    program.write_text(
+        "import sys\nfrom pipeline import processes\nfrom pipeline.errors import NumericError, run\n"
+        "def main():\n"
+        "    processes.launch('fail', sys.argv[1:])\n"
+        "    raise NumericError('loss is nan')\n"
+        "run(main)\n"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+        "FOCUS_LAUNCH": " ".join(TORCHRUN),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([sys.executable, str(program)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 5
+    assert done.stderr.endswith("\nerror: loss is nan\n")
+    assert done.stderr.count("loss is nan") == 1
+
+
+def test_a_launcher_that_starts_no_group_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """It would launch itself without end."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("FOCUS_LAUNCH", "env")
+    monkeypatch.setenv("FOCUS_LAUNCHED", "somewhere")
+    with pytest.raises(ConfigError, match="FOCUS_LAUNCH is 'env', which starts processes without a RANK"):
+        processes.launch("pipeline.stages.train", ["focused"])
+
+
+def test_a_launcher_with_an_open_quote_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FOCUS_LAUNCH", 'torchrun "x')
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match="No closing quotation"):
+        processes.launch("pipeline.stages.train", ["focused"])
+
+
 def test_a_launcher_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FOCUS_LAUNCH", "no-such-launcher --nproc-per-node 2")
     monkeypatch.delenv("RANK", raising=False)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pipeline import checkpoints, training
-from pipeline.core import focus, shapes
+from pipeline.core import focus
 from pipeline.errors import ConfigError, NumericError, ResourceError
 from pipeline.negatives import retained
 from pipeline.training_data import TrainingData, context_keys
@@ -63,18 +64,40 @@ def test_only_training_rows_are_read_and_paired_by_example(views: Path):
     assert batch.same_document_BB is None
 
 
-def test_negatives_are_kept_while_they_fit(views: Path, monkeypatch: pytest.MonkeyPatch):
+def test_negatives_are_kept_while_they_fit(
+    views: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     data = TrainingData([[0, 4], [0, 4, 6]], views / "full.parquet", views / "masked.parquet")
     assert data.forwards(0, 1) == [(1, 28), (1, 28), (1, 28), (1, 28)]
-    shape = shapes.read(tiny.network().config.to_dict(), 4, "toy")
     steps = [data.forwards(step, 64) for step in range(2)]
 
-    def kept(negatives: str, gib: float) -> bool:
-        monkeypatch.setattr("pipeline.hardware.memory", lambda kind: gib * 2**30)
-        return retained(with_settings(negatives=negatives), shape, steps, 1000, "cpu")
+    def kept(negatives: str, gib: float, num_processes: int = 1, **changed: object) -> bool:
+        monkeypatch.setattr("pipeline.device_memory.memory", lambda kind: gib * 2**30)
+        base = tiny.network().config.to_dict() | changed
+        return retained(with_settings(negatives=negatives), base, "float32", steps, 1000, "cpu", num_processes)
 
-    assert (kept("auto", 8.0), kept("auto", 0.5)) == (True, False)
+    assert (kept("auto", 8.0), kept("auto", 0.5), kept("auto", 8.0, num_processes=16)) == (True, False, False)
     assert (kept("graph", 0.5), kept("cached", 8.0)) == (True, False)
+    assert kept("auto", 8.0, model_type="gemma") is False
+    assert capsys.readouterr().err.startswith("train.negatives auto is cached here: ")
+
+
+def test_the_memory_that_counts_is_that_of_the_process_with_most_tokens(views: Path):
+    """e7 and e8 share a row, so the process that has them reads less, whichever it is."""
+    batches = [[0, 1, 6, 7], [6, 7, 0, 1], [0, 1], [6, 7]]
+    data = TrainingData(batches, views / "full.parquet", views / "masked.parquet")
+    assert data.forwards(0, 1, 2) == data.forwards(1, 1, 2) == data.forwards(2, 1) != data.forwards(3, 1)
+
+
+def test_out_of_memory_is_one_line_with_what_makes_the_step_smaller(views: Path, monkeypatch: pytest.MonkeyPatch):
+    def shortage(*arguments):
+        torch.empty(1 << 62, dtype=torch.uint8)
+
+    monkeypatch.setattr(training.gradients, "accumulate", shortage)
+    with pytest.raises(
+        ResourceError, match=r"out of memory in a step of \d+ forwards, .* all kept at once; set train.neg"
+    ):
+        train(views, "large")
 
 
 def test_questions_about_one_context_share_a_row(views: Path):
@@ -212,6 +235,7 @@ def test_stopped_between_two_steps_it_goes_on_to_the_same_adapter(views: Path, m
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # a queue tells the launcher, which passes it on, and the process too
         return step(*arguments)
 
     monkeypatch.setattr(training.gradients, "accumulate", told)
@@ -231,9 +255,34 @@ def test_a_damaged_checkpoint_is_passed_over(views: Path, every_step: None, caps
     capsys.readouterr()
     train(views, "one")
     errors = capsys.readouterr().err
-    assert f"{newest}: not whole, passed over" in errors
+    assert f"{newest}: not whole, removed" in errors
     assert "goes on behind step 4 of 6" in errors
     assert written(views / "one") == before
+
+
+@pytest.mark.parametrize("marker", ["[]", "null", "half", '{"sha256": 5}'])
+def test_what_is_not_whole_never_counts_as_one_of_the_newest(views: Path, marker: str):
+    kept = checkpoints.Checkpoints(views / "state", {})
+    for step in (49, 50):
+        kept.save(step, {"step": step})
+        (views / f"state/step-{step:08d}/{checkpoints.MARKER}").write_text(marker)
+    (views / "state/step-junk").touch()
+    assert kept.latest() is None
+    for step in (1, 2, 3):
+        kept.save(step, {"step": step})
+    assert kept.latest() == {"step": 3}
+    assert sorted(path.name for path in (views / "state").glob("step-0*")) == ["step-00000002", "step-00000003"]
+    kept.close()
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing_unfinished(views: Path, monkeypatch: pytest.MonkeyPatch):
+    kept = checkpoints.Checkpoints(views / "state", {})
+    monkeypatch.setattr(checkpoints.os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left") as caught:
+        kept.save(1, {"step": 1})
+    assert caught.value.filename == str(views / "state/unfinished-00000001/state.pt")
+    assert not list((views / "state").glob("*0000*"))
+    kept.close()
 
 
 def test_another_training_does_not_go_on_from_it(views: Path, every_step: None, capsys: pytest.CaptureFixture[str]):
@@ -260,9 +309,12 @@ def test_the_time_between_checkpoints_is_checked(given: str, monkeypatch: pytest
         checkpoints.interval()
 
 
-def test_the_identity_names_settings_data_code_and_versions(views: Path):
+def test_the_identity_names_settings_data_code_and_versions(views: Path, monkeypatch: pytest.MonkeyPatch):
     data = [views / "full.parquet"]
     found = checkpoints.identity({"train": {"steps": 6, "seed": 1}}, data)
+    # A stage that is run is __main__, not a module of the package.
+    monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__file__=str(data[0])))
+    assert checkpoints.identity({}, data)["code"] != found["code"]
     assert (found["train.steps"], found["torch"]) == (6, torch.__version__)
     before = found[str(data[0])]
     data[0].write_bytes(b"other")

@@ -20,8 +20,6 @@ TRAFFIC = 6
 """Times that a byte which autograd keeps of a layer is read or written, in forward and backward."""
 LAYER_CALL_SECONDS = 4e-4
 """Of one layer's Python and kernel launches, in a pass that has little to compute."""
-HOARDED_BYTES = 32 << 20
-"""The C library's allocator keeps smaller blocks that were freed; larger ones go back to the system at once."""
 PASS_TOKENS = 4096
 """Of questions that hang on a shared context, in one pass."""
 
@@ -41,7 +39,7 @@ class Hardware(NamedTuple):
     overhead: float
     """Bytes that Python and its libraries take before anything is loaded."""
     hoard: float = 1.0
-    """Bytes held to bytes in use, of what a step makes in blocks below HOARDED_BYTES."""
+    """Bytes held to bytes in use, of what a step makes in blocks below memory.HOARDED_BYTES."""
 
 
 class Estimate(NamedTuple):
@@ -129,17 +127,16 @@ def train_peak(
             num = min(together, rows - start)
             batches.append(Pack(num, round(tokens), round(num * labels), padded))
     num_trainable = shape.trainable(recipe.rank, embedding=recipe.embedding, norms=recipe.norms)
-    peak = memory.train_peak_bytes(
+    return memory.process_peak_bytes(
         shape,
         batches,
         retained=recipe.contrastive and negatives == "graph",
         checkpointing=recipe.checkpointing,
         num_trainable=num_trainable,
         rank=recipe.rank,
+        overhead=hardware.overhead,
+        hoard=hardware.hoard,
     )
-    state = memory.state_bytes(shape, num_trainable)
-    block = max(batch.rows * batch.tokens for batch in batches) * shape.intermediate * shape.bytes_per_weight
-    return hardware.overhead + state + (peak - state) * (hardware.hoard if block < HOARDED_BYTES else 1.0)
 
 
 def _views(recipe: Recipe, work: Workload, *, longest: bool) -> list[tuple[int, float, float, bool]]:

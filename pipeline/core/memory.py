@@ -30,6 +30,8 @@ from pipeline.core.shapes import Shape
 
 OPTIMIZER = 16
 """Bytes per trained parameter, all float32: itself, its gradient, Adam's two moments."""
+HOARDED_BYTES = 32 << 20
+"""The C library's allocator keeps smaller blocks that were freed; larger ones go back to the system at once."""
 _RANK = 8
 _LABELS = 32
 
@@ -117,6 +119,27 @@ def train_peak_bytes(
     else:
         step = max(kept + at_work for kept, at_work in zip(saved, working, strict=True))
     return state_bytes(shape, num_trainable) + step
+
+
+def process_peak_bytes(
+    shape: Shape,
+    packs: Sequence[Pack],
+    *,
+    retained: bool,
+    checkpointing: bool,
+    num_trainable: int,
+    overhead: float,
+    hoard: float,
+    rank: int = _RANK,
+) -> float:
+    """`train_peak_bytes` of a whole process: what libraries take (`overhead`), and `hoard` bytes held for each byte in
+    use where the step's blocks are small."""
+    peak = train_peak_bytes(
+        shape, packs, retained=retained, checkpointing=checkpointing, num_trainable=num_trainable, rank=rank
+    )
+    state = state_bytes(shape, num_trainable)
+    block = max(pack.rows * pack.tokens for pack in packs) * shape.intermediate * shape.bytes_per_weight
+    return overhead + state + (peak - state) * (hoard if block < HOARDED_BYTES else 1.0)
 
 
 def read_peak_bytes(shape: Shape, batch: Pack, cached_tokens: int) -> int:

@@ -49,8 +49,8 @@ def main() -> None:
     from pipeline.core import answering
 
     method = _method(sys.argv[1:])
-    processes.launch("pipeline.stages.evaluate", [method])
     settings = config.load(EvaluateStage)
+    processes.launch("pipeline.stages.evaluate", [method])
     card, tokenizer = weights.read_card(), tokenization.load().tokenizer
     if (found := tables.metadata(FULL, tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
         raise ArtifactError(

@@ -1,5 +1,7 @@
 """Stage train@<method>: a LoRA adapter, by vanilla fine-tuning or by focused learning."""
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,14 +9,13 @@ from typing import Any
 from transformers import set_seed
 
 from pipeline import adapters, checkpoints, config, negatives, processes, trackers, training, weights
-from pipeline.core import focus, model, schedule, shapes
+from pipeline.core import focus, model, schedule
 from pipeline.errors import ConfigError, run
 from pipeline.settings import TrainFocusedStage, TrainVanillaStage
 from pipeline.training_data import TrainingData, context_keys
 
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
 CURVES = Path("reports/train")
-BYTES = {"float32": 4, "bfloat16": 2}
 CHECKPOINTS = weights.MODELS / ".checkpoints"
 
 
@@ -59,7 +60,9 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
     data = TrainingData(batches, FULL, masked)
     set_seed(train.seed)
     adapted = model.add_adapter(
-        weights.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
+        weights.load_base(settings.model, card, "cpu" if team.sharded else None),
+        **settings.lora.model_dump(),
+        mask_id=card.mask_id,
     )
     if team.device.type == "cuda" and train.questions_per_document > 1:
         # Rows that several questions share need a mask of their own, which flex attention alone never holds whole.
@@ -69,26 +72,34 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
     if team.sharded:
         negatives.refuse_graph_in_shards(train)
     elif objective.contrastive > 0:
-        config_values = model.causal_lm(adapted).config.to_dict()
-        shape = shapes.read(config_values, BYTES[settings.model.dtype], f"model {settings.model.source}")
-        lengths = [data.forwards(step, train.batch_tokens, team.num) for step in range(train.steps)]
-        retained = negatives.retained(train, shape, lengths, num_trainable, str(team.device))
+        retained = negatives.retained(
+            train,
+            model.causal_lm(adapted).config.to_dict(),
+            settings.model.dtype,
+            [data.forwards(step, train.batch_tokens, team.num) for step in range(train.steps)],
+            num_trainable,
+            str(team.device),
+            team.num,
+        )
     flat: dict[str, Any] = settings.model_dump()
     identity = checkpoints.identity(flat, [FULL, *([masked] if masked else []), weights.BASE / weights.CARD])
     kept = checkpoints.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
-    watchers = trackers.Watchers(tracked if team.first else [], method, identity)
-    fitted = training.fit(
-        adapted,
-        data,
-        objective,
-        train,
-        pad_id=card.pad_id,
-        retained=retained,
-        processes=team,
-        kept=kept,
-        watchers=watchers,
-    )
-    watchers.close()
+    run_name = f"{method}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
+    watchers = trackers.Watchers(tracked if team.first else [], run_name, identity)
+    try:
+        fitted = training.fit(
+            adapted,
+            data,
+            objective,
+            train,
+            pad_id=card.pad_id,
+            retained=retained,
+            processes=team,
+            kept=kept,
+            watchers=watchers,
+        )
+    finally:
+        watchers.close()
     if kept is not None:
         with weights.workspace(method) as folder:
             training.write_curves(fitted.points, folder / "curves")
