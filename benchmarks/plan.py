@@ -89,7 +89,7 @@ def predict(method: Any, checkpointing: bool, batch: int, tokens: int, machine: 
 
     shape = _shape()
     rows = workload.Rows(batch, batch, tokens, tokens, 0, LABELS)
-    work = workload.Workload("random rows", True, rows, rows, 1.0, 1.0, 0, 0.0)
+    work = workload.Workload("random rows", rows, rows, 1.0, 1.0, 0, 0.0)
     recipe = forecast.Recipe(
         method, 1, batch, None, "graph", 1, checkpointing, RANK, True, True, "token", method == "focused", True
     )  # fmt: skip

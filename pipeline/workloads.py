@@ -36,7 +36,7 @@ def find(settings: Settings, vocabulary: int) -> Workload:
     masked_share, kept_share = None, None
     if fresh["tokenize"] and FULL.is_file():
         rows = {split: _counted(split) for split in ("train", settings.eval.split)}
-        source, exact = f"{FULL}, counted", True
+        source = f"{FULL}, counted"
         if fresh["mask"] and MASK.is_file():
             shares = files.read_json(MASK, "mask")["splits"].get("train") or {}
             if shares:
@@ -44,10 +44,9 @@ def find(settings: Settings, vocabulary: int) -> Workload:
                 kept_share = shares["kept_token_share"]
     elif fresh["chunk"] and EXAMPLES.is_file() and CHUNKS.is_file():
         rows = {split: _estimated(split, vocabulary) for split in ("train", settings.eval.split)}
-        source, exact = f"{EXAMPLES} and {CHUNKS}, tokens estimated from characters; {EXACT}", False
+        source = f"{EXAMPLES} and {CHUNKS}, tokens estimated from characters; {EXACT}"
     else:
         rows, source = _from_benchmark(settings, vocabulary)
-        exact = False
     train, asked = rows["train"], rows[settings.eval.split]
     any_rows = train if train.num else asked
     words_tokens = settings.chunk.words * (1.45 if vocabulary >= workload.SMALL_VOCABULARY else 3.0)
@@ -57,7 +56,7 @@ def find(settings: Settings, vocabulary: int) -> Workload:
         outside = (any_rows.question_tokens + any_rows.label_tokens) / max(any_rows.mean_tokens, 1.0)
         masked_share = min(1.0, kept_share + outside)
     num_texts, text_tokens = _texts(settings, fresh["chunk"], train, asked, words_tokens)
-    made = Workload(source, exact, train, asked, masked_share, kept_share, num_texts, text_tokens)
+    made = Workload(source, train, asked, masked_share, kept_share, num_texts, text_tokens)
     return workload.with_cut(made, settings.model.max_tokens)
 
 

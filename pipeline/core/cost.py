@@ -35,13 +35,6 @@ def attention_flops(shape: Shape, tokens: int, *, masked: bool) -> float:
     return 4.0 * shape.layers * shape.attention * pairs
 
 
-def needed_pairs(tokens: int, window: int | None) -> float:
-    """Pairs of a token and a key it may see: what no kernel can do without."""
-    if window is None or window >= tokens:
-        return tokens * (tokens + 1) / 2
-    return window * (window + 1) / 2 + (tokens - window) * window
-
-
 def matrix_flops(shape: Shape, tokens: int) -> float:
     """Of the matrices of all layers for `tokens` tokens."""
     return 2.0 * shape.layers * shape.matrix_weights * tokens

@@ -36,8 +36,6 @@ class Workload:
 
     source: str
     """Where the numbers come from, in words."""
-    exact: bool
-    """Counted, not estimated."""
     train: Rows
     asked: Rows
     """Of the split that evaluation asks."""

@@ -119,12 +119,6 @@ def test_a_mask_costs_the_upper_half_and_a_window_brings_one():
     assert cost.forward_flops(windowed, 8192) == pytest.approx(13.96e9 * 8192 + 524_288 * 8192**2, rel=0.001)
 
 
-@pytest.mark.parametrize(("tokens", "window"), [(7, None), (7, 3), (7, 7), (7, 1)])
-def test_needed_pairs_are_counted_one_by_one(tokens: int, window: int | None):
-    one_by_one = sum(min(place + 1, window or tokens) for place in range(tokens))
-    assert cost.needed_pairs(tokens, window) == one_by_one
-
-
 def test_tokens_behind_a_cache_cost_what_the_whole_row_costs_beyond_it():
     shape = shape_of(network(adapter=False))
     whole = cost.forward_flops(shape, 100, padded=True)

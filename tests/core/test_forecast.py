@@ -12,7 +12,7 @@ GIB = 2**30
 SHAPE = shapes.read(shapes.PUBLISHED["mistralai/Mistral-7B-v0.1"] | {"sliding_window": None}, 2, "Mistral-7B")
 H200 = Hardware("H200", 989e12, 4.8e12, 139 * GIB, GIB)
 STORIES = Rows(2_000, 100, 7_500.0, 8_192, 90.0, 3.0)
-WORK = Workload("test", True, STORIES, STORIES._replace(num=200, num_contexts=10), 0.25, 0.2, 1_000, 200.0)
+WORK = Workload("test", STORIES, STORIES._replace(num=200, num_contexts=10), 0.25, 0.2, 1_000, 200.0)
 FOCUSED = Recipe("focused", 10, 8, 8_192, "graph", 1, True, 8, True, True, "token", True, True)
 VANILLA = replace(FOCUSED, method="vanilla", contrastive=False, reads_masked=False)
 
