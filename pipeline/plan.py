@@ -230,6 +230,10 @@ def _too_large(
         if row.peak <= machine.memory:
             continue
         clause = f"{row.name} needs {row.peak / GIB:,.1f} GiB, there are {machine.memory / GIB:,.1f}"
+        if row.name in ("score", "validate"):
+            setting = "use.retriever to bm25" if row.name == "score" else "validation.retrievers to [bm25, random]"
+            yield f"{clause}; set {setting}, which has no encoder"
+            continue
         if memory.state_bytes(shape, 0) + machine.overhead > machine.memory:
             smaller = "model.dtype to bfloat16, or " if shape.bytes_per_weight == 4 else ""
             yield f"{clause}: the weights alone do not fit; set {smaller}use.model to a smaller one"
