@@ -58,7 +58,7 @@ def alone(views: Path, name: str, **changes: object) -> dict[str, torch.Tensor]:
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(tensor, other[name], rtol=1e-6, atol=1e-6, msg=lambda text, name=name: name + text)
 
 
 @pytest.mark.parametrize("negatives", ["graph", "cached"])

@@ -60,7 +60,7 @@ def test_only_training_rows_are_read_and_paired_by_example(views: Path):
     batch = data.batch(0, 1024, tiny.PAD)
     assert batch.num_own == 2
     assert sorted(place for pack in batch.packs for place in pack.places_E.tolist()) == [0, 1, 2, 3]
-    assert batch.num_labels_full == batch.num_labels_masked == 6
+    assert batch.num_labels_full == batch.num_labels_masked == 3 + 5
     assert batch.same_document_BB is None
 
 
@@ -68,7 +68,7 @@ def test_negatives_are_kept_while_they_fit(
     views: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     data = TrainingData([[0, 4], [0, 4, 6]], views / "full.parquet", views / "masked.parquet")
-    assert data.forwards(0, 1) == [(1, 28), (1, 28), (1, 28), (1, 28)]
+    assert data.forwards(0, 1) == [(1, 30), (1, 30), (1, 28), (1, 28)]
     steps = [data.forwards(step, 64) for step in range(2)]
 
     def kept(negatives: str, gib: float, num_processes: int = 1, **changed: object) -> bool:
@@ -113,7 +113,9 @@ def test_each_process_has_its_examples_and_as_many_forwards_as_the_others(views:
     parts = [data.batch(0, 1, tiny.PAD, rank, 2) for rank in range(2)]
     assert [len(part.packs) for part in parts] == [4, 4]
     assert [[pack.idle for pack in part.packs].count(True) for part in parts] == [1, 0]
-    assert all(part.num_own == 2 and part.num_labels_full == 12 for part in parts)
+    assert all(part.num_own == 2 and part.num_labels_full == 16 for part in parts)
+    own = [sum(len(pack.view.labels_N) for pack in part.packs if not pack.idle) // 2 for part in parts]
+    assert own == [9, 7]  # label tokens are not spread evenly, and each process divides by those of all
 
 
 def test_the_same_run_gives_the_same_adapter_and_curves(views: Path):

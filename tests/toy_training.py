@@ -48,6 +48,7 @@ def write_views(folder: Path) -> None:
         if number == 8:
             end, document = made[7][2][-1], "d7"
             ids, starts, ends, prompt_end = np.concatenate([made[7][0][:end], ids[-6:]]), *made[7][1:3], end + 3
+        ids = np.concatenate([ids[:-1], ids[: number % 3], ids[-1:]])  # answers of two, three and four tokens, and EOS
         full.append(
             {
                 "example_id": name, "question_id": name, "split": "test" if number == 4 else "train",

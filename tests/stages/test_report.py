@@ -38,7 +38,7 @@ def run_stage() -> Stage:
 
 
 def lay_out(root: Path, hostile: str = "", **changes: object) -> Path:
-    made_results.write(root, hostile=hostile, **changes)  # type: ignore[arg-type]
+    made_results.write(root, hostile=hostile, **changes)
     shutil.copytree(ROOT / "conf", root / "conf")
     params = (ROOT / "params.yaml").read_text()
     (root / "params.yaml").write_text(params.replace("\neval:\n", "\neval:\n  bootstrap_resamples: 100\n"))
