@@ -1,6 +1,6 @@
 """The page's small tables, from what the earlier stages measured; what a file lacks is a gap, not an error."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.core import summary, wording
@@ -54,6 +54,19 @@ ANALYSIS: dict[str, tuple[str, Format]] = {
     "full_score": ("Score, full view", wording.percent),
     "masked_score": ("Score, masked view", wording.percent),
 }
+VALIDATED: dict[str, tuple[str, Format]] = {
+    "num_gold_known": ("Gold known", _count),
+    "mean_chunks": ("Chunks, mean", _decimal),
+    "truncated_chunks": ("Chunks truncated", wording.percent),
+}
+FOUND: dict[str, tuple[str, Format]] = {
+    **{f"recall.{k}": (f"Recall@{k}", wording.percent) for k in (1, 3, 5, 7, 10)},
+    "all_gold.5": ("All gold@5", wording.percent),
+    "mrr": ("MRR", _hundredths),
+    "answer_retention.5": ("Answer@5", wording.percent),
+    "collection.recall.1": ("Collection: @1", wording.percent),
+    "collection.recall.5": ("@5", wording.percent),
+}
 
 
 def mask(values: Values) -> Grid:
@@ -62,25 +75,46 @@ def mask(values: Values) -> Grid:
 
 
 def validation(values: Values, split: str) -> Grid:
-    """Each retriever at each size of chunk that was measured, on one split."""
+    """Each retriever at each size of chunk that was measured, on one split; without what holds for all rows."""
+    rows = _validated(values, split)
+    return _grid(rows, {**{key: VALIDATED[key] for key in VALIDATED if not _constant(rows, key)}, **FOUND})
+
+
+def validation_constants(values: Values, split: str) -> list[str]:
+    """What holds for all rows of `validation`, as `name value`."""
+    rows = _validated(values, split)
+    known = {key: next(iter(rows.values())).get(key) for key in VALIDATED if rows and _constant(rows, key)}
+    return [f"{VALIDATED[key][0]} {VALIDATED[key][1](value)}" for key, value in known.items() if value is not None]
+
+
+def alike(values: Values) -> list[list[int]]:
+    """Sizes of chunks in words, smallest first; those that cut all documents alike, and are measured once, together."""
+    groups: dict[int, list[int]] = {}
+    for words, measured in values.get("measured_as", {}).items():
+        groups.setdefault(measured, []).append(int(words))
+    return sorted(sorted(group) for group in groups.values())
+
+
+def listed(items: Sequence[object]) -> str:
+    """In words, one or more: 100, 200 and 300."""
+    *most, last = map(str, items)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _validated(values: Values, split: str) -> dict[str, Values]:
     rows = [row for row in values.get("rows", []) if row["split"] == split]
-    sizes = {row["chunk_words"] for row in rows}
-    named = {
-        row["retriever"] if len(sizes) == 1 else f"{row['retriever']}, {row['chunk_words']} words": dict(_walk(row))
+    several = len({row["chunk_words"] for row in rows}) > 1
+    sizes = {group[0]: listed(group) for group in alike(values)}
+    return {
+        f"{row['retriever']}, {sizes.get(row['chunk_words'], row['chunk_words'])} words"
+        if several
+        else row["retriever"]: dict(_walk(row))
         for row in sorted(rows, key=lambda row: row["chunk_words"])
     }
-    columns: dict[str, tuple[str, Format]] = {
-        "num_gold_known": ("Gold known", _count),
-        "mean_chunks": ("Chunks, mean", _decimal),
-        **{f"recall.{k}": (f"Recall@{k}", wording.percent) for k in (1, 3, 5, 7, 10)},
-        "all_gold.5": ("All gold@5", wording.percent),
-        "mrr": ("MRR", _hundredths),
-        "answer_retention.5": ("Answer@5", wording.percent),
-        "collection.recall.1": ("Collection: @1", wording.percent),
-        "collection.recall.5": ("@5", wording.percent),
-        "truncated_chunks": ("Chunks truncated", wording.percent),
-    }
-    return _grid(named, columns)
+
+
+def _constant(rows: Mapping[str, Values], key: str) -> bool:
+    return len({row.get(key) for row in rows.values()}) == 1
 
 
 def lengths(values: Values) -> Grid:
@@ -150,6 +184,14 @@ def _walk(values: Values, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def settings(values: Values) -> list[tuple[str, str]]:
     """Settings or counts as (dotted name, text), as they would stand in YAML."""
     return [(name, _yaml(value)) for name, value in _walk(values)]
+
+
+def by_values(values: Mapping[str, Values]) -> list[tuple[list[str], list[tuple[str, str]]]]:
+    """Names that share all their values together, with these: (names, settings)."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name in sorted(values, key=summary.method_order):
+        groups.setdefault(tuple(settings(values[name])), []).append(name)
+    return [(names, list(rows)) for rows, names in groups.items()]
 
 
 def _yaml(value: Any) -> str:

@@ -4,14 +4,14 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
-from pipeline.core import figures, grids, paper, summary, wording
+from pipeline.core import figures, grids, paper, readings, summary, surface, wording
 from pipeline.core.figures import Label, Point, Share, Step
 from pipeline.core.readings import Reading
 from pipeline.core.summary import Measured, Summary
@@ -38,6 +38,9 @@ CURVES = {
 OTHERS = {"alignment": "alignment_others"}
 """Curves that are drawn dashed into another one's figure."""
 
+PAPER_ROWS = {"vanilla": "vanilla", "vanilla + retrieval": "retrieval", "focused": "focused"}
+"""Rows of the main table that the paper has too, and their names in paper.FIGURES."""
+
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 """Method -> name of the curve -> (optimizer step, value)."""
 
@@ -53,6 +56,12 @@ class Contents:
     sources: Mapping[str, Any]
     """The stages' own figures: prepare, retrieval, mask, analysis, base; what is missing is not shown."""
     settings: Mapping[str, Any]
+    surface: Sequence[Mapping[str, Any]] = ()
+    """How hard the context is, by number of documents and share of borrowed names; none: no such section."""
+    versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Method -> library -> version, as its training noted them."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Path -> md5 of the files that the page was made from."""
 
 
 def render(contents: Contents) -> str:
@@ -64,6 +73,7 @@ def render(contents: Contents) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         finalize=_shown,
+        loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
     )
     environment.filters |= {
         "percent": wording.percent,
@@ -72,8 +82,9 @@ def render(contents: Contents) -> str:
         "points": wording.points,
         "points_interval": wording.points_interval,
         "p_value": wording.p_value,
+        "listed": grids.listed,
     }
-    template = environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text("utf-8"))
+    template = environment.get_template("page.html.j2")
     found, sources = contents.summary, contents.sources
     analysis = sources.get("analysis", {})
     split = contents.settings.get("eval", {}).get("split", "test")
@@ -102,6 +113,8 @@ def render(contents: Contents) -> str:
         retrieval_figure=_retrieval_figure(sources.get("retrieval", {}), found, split),
         validation_figures=_validation_figures(sources.get("validation", {}), contents.settings, split),
         validation_table=grids.validation(sources.get("validation", {}), split),
+        validation_constants=grids.validation_constants(sources.get("validation", {}), split),
+        alike=grids.alike(sources.get("validation", {})),
         retrieval_table=grids.retrieval(sources.get("retrieval", {})),
         retriever=grids.settings(sources.get("retrieval", {}).get("retriever", {})),
         tokenize=sources.get("tokenize", {}),
@@ -112,7 +125,14 @@ def render(contents: Contents) -> str:
         base=grids.settings(sources.get("base", {})),
         prepared=grids.settings(sources.get("prepare", {})),
         paper=paper.FIGURES,
+        paper_rows=PAPER_ROWS,
         readings=contents.readings,
+        reading_methods=(asked := list(dict.fromkeys(row.method for row in found.longest))),
+        reading_kinds=[_kinds(reading, asked) for reading in contents.readings],
+        surfaces=_surfaces(contents.surface, f"{measure[0].upper()}{measure[1:]}"),
+        with_intervals=surface.with_intervals(contents.surface),
+        versions=grids.by_values(contents.versions),
+        inputs=sorted(contents.inputs.items()),
         settings=grids.settings(contents.settings),
     )
 
@@ -160,6 +180,30 @@ def _error_figure(rows: Sequence[Measured]) -> Figure:
     return _figure(label, figures.stacked_bars(label, shares))
 
 
+def _kinds(reading: Reading, methods: Sequence[str]) -> list[str]:
+    """What the filters ask for: `<kind>` of any answer on the full context, and `<method>-<kind>`; all counted from 1."""
+    found = [
+        (methods.index(answer.method) + 1, readings.KINDS.index(answer.kind) + 1)
+        for answer in reading.answers
+        if answer.input == "full"
+    ]
+    return sorted({str(kind) for _, kind in found} | {f"{method}-{kind}" for method, kind in found})
+
+
+def _surfaces(rows: Sequence[surface.Row], measure: str) -> list[tuple[str, list[Figure]]]:
+    """Title of each measure, and its maps."""
+    if not rows:
+        return []
+    titles: dict[surface.Measure, str] = {"score": measure, "distraction_rate": "Distraction errors"}
+    return [
+        (
+            title,
+            [Figure(drawn.name, Markup(wording.visible(drawn.svg))) for drawn in surface.heat_maps(rows, key, title)],
+        )
+        for key, title in titles.items()
+    ]
+
+
 def _training_figures(curves: Curves) -> list[Figure]:
     drawn = []
     methods = sorted(curves, key=summary.method_order)
@@ -202,8 +246,10 @@ def _validation_figures(found: Mapping[str, Any], settings: Mapping[str, Any], s
     rows = [row for row in found.get("rows", []) if row["split"] == split and row["num_gold_known"]]
     if not rows:
         return []
-    measured_as = found["measured_as"]
-    used = measured_as.get(str(settings.get("chunk", {}).get("words")), rows[0]["chunk_words"])
+    words = settings.get("chunk", {}).get("words")
+    used = found["measured_as"].get(str(words), rows[0]["chunk_words"])
+    named = {group[0]: grids.listed(group) for group in grids.alike(found)}
+    shown = words if str(words) in found["measured_as"] else named.get(used, used)
     sizes = sorted({row["chunk_words"] for row in rows})
 
     def point(row: Mapping[str, Any], k: str, group: str) -> Point:
@@ -213,10 +259,12 @@ def _validation_figures(found: Mapping[str, Any], settings: Mapping[str, Any], s
 
     y = f"Gold chunk found, {split} (%)"
     by_k = [point(row, k, k) for row in rows if row["chunk_words"] == used for k in sorted(row["recall"], key=int)]
-    label = Label("validation-k", f"Retrievers compared, chunks of {used} words", "Best-scored chunks (k)", y)
+    label = Label("validation-k", f"Retrievers compared, chunks of {shown} words", "Best-scored chunks (k)", y)
     drawn = [_figure(label, figures.curve(label, by_k, top=100.0))]
     if len(sizes) > 1:
-        by_size = [point(row, "5", str(size)) for size in sizes for row in rows if row["chunk_words"] == size]
+        by_size = [
+            point(row, "5", named.get(size, str(size))) for size in sizes for row in rows if row["chunk_words"] == size
+        ]
         label = Label("validation-words", "Best 5 chunks, by their size", "Words of a chunk", y)
         drawn.append(_figure(label, figures.curve(label, by_size, top=100.0)))
     return drawn

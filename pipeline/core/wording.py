@@ -136,8 +136,31 @@ def caption(summary: Summary) -> str:
         f"{', '.join(summary.benchmarks)}: {named} and the rest with {summary.documents} in the context, "
         f"{summary.longest[0].num_examples:,} answers per row, in percent. {' '.join([*meanings, ''])}To vanilla: "
         f"points of {measure} more or less than vanilla on the full context, same examples. Retrieval: only the best "
-        "chunks are read."
+        f"chunks are read.{_same_reading(summary)}"
     )
+
+
+def _same_reading(summary: Summary) -> str:
+    """Where the best chunks are the whole context, retrieval and the full context are one reading."""
+    rows = {(row.method, row.input, row.group): row for row in summary.by_length}
+    same = [
+        length.label()
+        for length in summary.lengths
+        if (
+            pairs := [
+                (row, rows[row.method, "retrieval", length.label()])
+                for row in summary.by_length
+                if row.input == "full"
+                and (row.method, "retrieval", length.label()) in rows
+                and row.group == length.label()
+            ]
+        )
+        and all((a.mean_prompt_tokens, a.score) == (b.mean_prompt_tokens, b.score) for a, b in pairs)
+    ]
+    if not same:
+        return ""
+    documents = "document" if same == ["1"] else "documents"
+    return f" With {' and '.join(same)} {documents} these are the whole context, so both rows of a method are one."
 
 
 def headings(measure: tasks.Measure) -> list[str]:

@@ -4,6 +4,7 @@
 """
 
 import csv
+import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.settings import ReportStage
 
 PREDICTIONS, CURVES = Path("reports/predictions"), Path("reports/train")
 EXAMPLES, DOCUMENTS = Path("data/examples.parquet"), Path("data/documents.parquet")
+MASKED = Path("data/views/masked.parquet")
 SOURCES = {  # of the page and the summary; name -> file and who wrote it
     "prepare": (Path("reports/prepare.json"), "prepare"),
     "retrieval": (Path("reports/retrieval.json"), "score"),
@@ -25,7 +27,7 @@ SOURCES = {  # of the page and the summary; name -> file and who wrote it
     "base": (Path("models/base/base.json"), "base"),
 }
 PAGE, SUMMARY, TABLE = Path("reports/index.html"), Path("reports/summary.json"), Path("reports/table.md")
-NUM_READINGS = 10
+NUM_READINGS = 40
 
 
 def main() -> None:
@@ -38,21 +40,23 @@ def main() -> None:
     predictions = _predictions()
     found = summary.summarise(predictions, resamples=settings.eval.bootstrap_resamples)
     sources = {name: files.read_json(path, stage) for name, (path, stage) in SOURCES.items()}
-    errors = readings.choose(predictions, num=NUM_READINGS, longest=found.lengths[-1].low)
+    chosen = readings.choose(predictions, num=NUM_READINGS, longest=found.lengths[-1].low)
     contents = page.Contents(
         title=settings.report.title,
         summary=found,
         curves=_curves(),
-        readings=_readings(errors, predictions),
+        readings=_readings(chosen, predictions),
         sources=sources,
         settings=settings.model_dump(),
+        versions=_versions(),
+        inputs=_inputs(),
     )
     files.write_text(PAGE, page.render(contents))
     files.write_text(TABLE, wording.table(found))
     files.write_json(SUMMARY, summary.record(found, {**sources, "settings": settings.model_dump()}))
     print(
         f"report: {len(predictions):,} answers of {len(found.longest)} combinations of method and input, "
-        f"{len(errors)} distraction errors to read; {PAGE}"
+        f"{len(chosen)} examples to read; {PAGE}"
     )
 
 
@@ -95,9 +99,30 @@ def _curves() -> page.Curves:
     return curves
 
 
-def _readings(errors: list[readings.Row], predictions: list[tables.Row]) -> list[readings.Reading]:
-    """The examples and documents of the chosen errors; the files are streamed, nothing else stays."""
-    wanted = {error["example_id"] for error in errors}
+def _versions() -> dict[str, dict[str, str]]:
+    """Of the libraries, as each training noted them."""
+    return {path.parent.name: files.read_json(path, "train") for path in sorted(CURVES.glob("*/versions.json"))}
+
+
+def _inputs() -> dict[str, str]:
+    """Path -> md5 of the files behind the page, as DVC counts it; those of folders stand in dvc.lock alone."""
+    given = [
+        EXAMPLES,
+        DOCUMENTS,
+        MASKED,
+        *sorted(PREDICTIONS.glob("*.parquet")),
+        *(path for path, _ in SOURCES.values()),
+    ]
+    digests = {}
+    for path in given:
+        with path.open("rb") as file:
+            digests[path.as_posix()] = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return digests
+
+
+def _readings(chosen: list[str], predictions: list[tables.Row]) -> list[readings.Reading]:
+    """The examples and documents to read; the files are streamed, nothing else stays."""
+    wanted = set(chosen)
     example_of = {
         row["example_id"]: row for row in tables.scan(EXAMPLES, tables.EXAMPLES) if row["example_id"] in wanted
     }
@@ -111,13 +136,18 @@ def _readings(errors: list[readings.Row], predictions: list[tables.Row]) -> list
         raise ArtifactError(
             f"{DOCUMENTS}: document {missing[0]} of {EXAMPLES} is not there; run `dvc repro -f prepare`"
         )
-    answered: dict[str, list[Any]] = {example_id: [] for example_id in wanted}
+    kept_of = {
+        row["example_id"]: row["kept_chunk_ids"]
+        for row in tables.scan(MASKED, tables.MASKED_VIEWS, ["example_id", "kept_chunk_ids"])
+        if row["example_id"] in wanted
+    }
+    answered: dict[str, list[Any]] = {example_id: [] for example_id in chosen}
     for row in sorted(predictions, key=lambda row: (summary.method_order(row["method"]), row["input"])):
         if row["example_id"] in wanted:
             answered[row["example_id"]].append(row)
+    folded = readings.folded_characters(sum(len(example["document_ids"]) for example in example_of.values()))
     return [
-        readings.reading(error, example_of[error["example_id"]], document_of, answered[error["example_id"]])
-        for error in errors
+        readings.reading(example_of[key], document_of, kept_of.get(key, ()), answered[key], folded) for key in chosen
     ]
 
 

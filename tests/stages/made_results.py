@@ -82,6 +82,7 @@ def write(
             answers.append((context, gold))
     tables.write(root / "data/documents.parquet", tables.DOCUMENTS, documents)
     tables.write(root / "data/examples.parquet", tables.EXAMPLES, examples)
+    tables.write(root / "data/views/masked.parquet", tables.MASKED_VIEWS, map(_masked, examples))
     for method in skill:
         rows = [
             _prediction(draw, example, context, gold, facts, method, given, skill[method], hostile)
@@ -92,6 +93,17 @@ def write(
     _write_sources(root, lengths, num_questions, hostile)
     for method in ("vanilla", "focused"):
         _write_curves(root / "reports/train" / method, method, draw)
+
+
+def _masked(example: dict[str, Any]) -> dict[str, Any]:
+    """The gold document and its neighbour are kept."""
+    place = example["gold_position"]
+    kept = example["document_ids"][place : place + 2]
+    return {
+        "example_id": example["example_id"], "input_ids": [0, 1], "position_ids": [0, 1], "prompt_end": 1,
+        "kept_chunk_ids": [f"{name}#0" for name in kept], "kept_scores": [0.5] * len(kept),
+        "kept_ranks": list(range(len(kept))), "gold_retained": True, "answer_retained": True,
+    }  # fmt: skip
 
 
 def _prediction(
@@ -204,3 +216,4 @@ def _write_curves(folder: Path, method: str, draw: random.Random) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n")
     (folder / "metrics.json").write_text('{"step": 120}\n')
+    files.write_json(folder / "versions.json", {"python": "3.11.2", "torch": "2.13.0"})
