@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from pipeline import run_log
+
 
 class PipelineError(Exception):
     """Base of every error that is the user's to mend."""
@@ -69,7 +71,8 @@ def run(main: Callable[[], None]) -> None:
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        main()
+        with run_log.timed():
+            main()
     except PipelineError as error:
         _leave(error.exit_code, str(error))
     except OSError as error:

@@ -181,7 +181,7 @@ def _error_figure(rows: Sequence[Measured]) -> Figure:
 
 
 def _kinds(reading: Reading, methods: Sequence[str]) -> list[str]:
-    """What the filters ask for: `<kind>` of any answer on the full context, and `<method>-<kind>`; all counted from 1."""
+    """What the filters ask for, all counted from 1: `<kind>` of any answer on the full context, `<method>-<kind>`."""
     found = [
         (methods.index(answer.method) + 1, readings.KINDS.index(answer.kind) + 1)
         for answer in reading.answers

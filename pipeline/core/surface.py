@@ -74,11 +74,8 @@ def _heat_map(
         }
         for row in rows
     ]
-    axis = {"ticks": False, "domain": False}
-    x = alt.X(
-        "length:O", sort=None, title=label.x, axis=alt.Axis(labelAngle=0, **axis), scale=_places(map(str, lengths))
-    )
-    y = alt.Y("rate:O", sort=None, title=label.y, axis=alt.Axis(**axis), scale=_places(map(_rate, rates)))
+    x = alt.X("length:O", sort=None, title=label.x, axis=_axis(), scale=_places(map(str, lengths)))
+    y = alt.Y("rate:O", sort=None, title=label.y, axis=_axis(), scale=_places(map(_rate, rates)))
     chart = alt.Chart(figures.data(cells)).encode(x=x, y=y)
     ink_of = alt.Color("ink:N", scale=None)
     roomy = len(lengths) <= MOST_WITH_INTERVALS
@@ -115,6 +112,10 @@ def luminance(fill: str) -> float:
 
 def _channels(fill: str) -> list[int]:
     return [int(fill[place : place + 2], 16) for place in (1, 3, 5)]
+
+
+def _axis() -> alt.Axis:
+    return alt.Axis(labelAngle=0, ticks=False, domain=False, labelPadding=6)
 
 
 def _rate(share: float) -> str:

@@ -1,6 +1,7 @@
 """Stage report: the summary, the table and the page, from what the other stages measured. No torch.
 
-`--show` prints the table of the last run and where its page is, and does nothing else.
+`--show` prints the table of the last run, where its page is, and what the page cannot hold, for it is no function of
+its inputs: the commit and the times of the stages. It does nothing else.
 """
 
 import csv
@@ -9,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, files, tables
-from pipeline.core import page, readings, summary, wording
+from pipeline import config, files, provenance, run_log, tables
+from pipeline.core import page, plots, readings, summary, wording
 from pipeline.errors import ArtifactError, ConfigError, run
 from pipeline.settings import ReportStage
 
@@ -27,6 +28,7 @@ SOURCES = {  # of the page and the summary; name -> file and who wrote it
     "base": (Path("models/base/base.json"), "base"),
 }
 PAGE, SUMMARY, TABLE = Path("reports/index.html"), Path("reports/summary.json"), Path("reports/table.md")
+BY_LENGTH, BY_POSITION = Path("reports/plots/by_num_documents.csv"), Path("reports/plots/by_gold_position.csv")
 NUM_READINGS = 40
 
 
@@ -53,6 +55,8 @@ def main() -> None:
     )
     files.write_text(PAGE, page.render(contents))
     files.write_text(TABLE, wording.table(found))
+    files.write_text(BY_LENGTH, plots.scores(found.longest, found.by_length, "num_documents"))
+    files.write_text(BY_POSITION, plots.scores(found.longest, found.by_position, "gold_position"))
     files.write_json(SUMMARY, summary.record(found, {**sources, "settings": settings.model_dump()}))
     print(
         f"report: {len(predictions):,} answers of {len(found.longest)} combinations of method and input, "
@@ -61,7 +65,7 @@ def main() -> None:
 
 
 def show() -> None:
-    """Print the table and the path of the page.
+    """Print the table, the commit, the times of the stages here, and the path of the page.
 
     Raises:
         ArtifactError: there is no report yet.
@@ -69,7 +73,11 @@ def show() -> None:
     for path in (TABLE, PAGE):
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file, so there is no report to show yet; run `make repro` first")
-    print(f"\n{TABLE.read_text(encoding='utf-8')}\nreport: {PAGE.resolve()}")
+    print(f"\n{TABLE.read_text(encoding='utf-8')}\ncode: {provenance.commit()}")
+    if seconds := run_log.latest():
+        listed = ", ".join(f"{stage} {taken:,.0f} s" for stage, taken in seconds.items())
+        print(f"last executed here: {listed}; {sum(seconds.values()):,.0f} s in all")
+    print(f"report: {PAGE.resolve()}")
 
 
 def _predictions() -> list[tables.Row]:

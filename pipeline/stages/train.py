@@ -8,7 +8,18 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline import adapters, checkpoints, config, negatives, processes, trackers, training, weights
+from pipeline import (
+    adapters,
+    checkpoints,
+    config,
+    environment,
+    files,
+    negatives,
+    processes,
+    trackers,
+    training,
+    weights,
+)
 from pipeline.core import focus, model, schedule
 from pipeline.errors import ConfigError, run
 from pipeline.settings import TrainFocusedStage, TrainVanillaStage
@@ -103,6 +114,7 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
     if kept is not None:
         with weights.workspace(method) as folder:
             training.write_curves(fitted.points, folder / "curves")
+            files.write_json(folder / "curves/versions.json", environment.versions())
             adapters.save(adapted, card, folder / "adapter", fitted.weights)
             weights.put(folder / "adapter", weights.MODELS / method)
             weights.put(folder / "curves", CURVES / method)
