@@ -10,10 +10,10 @@ READY := $(VENV)/.ready
 METHOD ?= focused
 OUT ?= models/merged-$(METHOD)
 
-.PHONY: help setup plan repro eval merge test check format base-model lock clean
+.PHONY: help setup plan repro eval merge readme-results test check format base-model lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=...")'
@@ -35,6 +35,9 @@ eval: $(READY) ## Evaluate, analyze and report; print the table
 	@python -m pipeline.config
 	dvc repro report
 	@python -m pipeline.stages.report --show
+
+readme-results: $(READY) ## Write the results table in README.md from reports/summary.json
+	@python -m pipeline.readme_results
 
 merge: $(READY) ## Merge the adapter of METHOD (focused) into one plain transformers model in OUT
 	@python -m pipeline.merge "$(METHOD)" --out "$(OUT)"

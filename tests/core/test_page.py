@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -42,18 +43,42 @@ def contents(hostile: str = "", **changes: Any) -> page.Contents:
     ]
     reading = readings.Reading(
         example_id=f"q1{hostile}",
-        method="focused",
         question=f"Where?{hostile}",
+        options=[(f"(A) Porto{hostile}", True), ("(B) Lyon", False)],
         answer_lead="",
-        given=f"Lyon{hostile}",
         right=["Porto", f"Oporto{hostile}"],
-        gold=[readings.Passage(2, [], [readings.Segment("In ", False), readings.Segment(f"Porto{hostile}", True)])],
-        distractor=readings.Passage(
-            1, [readings.Segment(f"Title{hostile}", False)], [readings.Segment(f"Lyon{hostile}", True)]
-        ),
-        context=[readings.Place(1, f"Title{hostile}", "holds the given answer"), readings.Place(2, "", "gold")],
-        others=[readings.Answer("vanilla", f"Porto{hostile}", "correct")],
+        answers=[
+            readings.Answer("vanilla", "vanilla", "full", f"Porto{hostile}", f"wrote{hostile}", "correct"),
+            readings.Answer("focused", "focused", "full", f"Lyon{hostile}", "", "distraction"),
+            readings.Answer("focused + retrieval", "focused", "retrieval", "", "", "other"),
+        ],
+        context=[
+            readings.Place(
+                position=1,
+                title=[readings.Segment(f"Title{hostile}", "")],
+                text=[readings.Segment(f"Lyon{hostile}", "wrong")],
+                gold=False,
+                kept=True,
+                answered_by=["focused"],
+            ),
+            readings.Place(
+                position=2,
+                title=[],
+                text=[readings.Segment("In ", ""), readings.Segment(f"Porto{hostile}", "right")],
+                gold=True,
+                kept=False,
+                answered_by=[],
+            ),
+            readings.Place(3, [], [readings.Segment(f"Else{hostile}", "")], False, False, []),
+        ],
     )
+    cell = {"mean": 0.5, "low": 0.25, "high": 0.75}
+    surface = [
+        {"method": f"focused{hostile}", "input": "full", "num_documents": length, "name_sharing_rate": rate,
+         "num_examples": 12, "score": cell, "distraction_rate": cell}
+        for length in (4, 8)
+        for rate in (0.0, 0.5)
+    ]  # fmt: skip
     shares = {
         "num_examples": 12,
         "mean_chunks": 8.0,
@@ -79,6 +104,9 @@ def contents(hostile: str = "", **changes: Any) -> page.Contents:
         "readings": [reading],
         "sources": sources,
         "settings": {"mask": {"top_k": 4, "mode": f"token{hostile}"}, "train": {"learning_rate": 0.003}},
+        "surface": surface,
+        "versions": {"vanilla": {"torch": f"2.0{hostile}"}, "focused": {"torch": f"2.0{hostile}"}},
+        "inputs": {f"data/made{hostile}": "cd" * 16},
     }
     return page.Contents(**{**values, **changes})
 
@@ -121,7 +149,9 @@ def test_every_id_stands_once_and_every_reference_has_its_id(whole: str):
     ids = re.findall(r'\bid="([^"]+)"', whole)
     assert [found for found, times in Counter(ids).items() if times > 1] == []
     references = set(re.findall(r'href="#([^"]+)"', whole)) | set(re.findall(r"url\(#([^)]+)\)", whole))
-    references |= set(re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', whole))
+    references |= {
+        name for found in re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', whole) for name in found.split()
+    }
     assert references <= set(ids)
 
 
@@ -130,7 +160,7 @@ def test_hostile_data_is_text_and_adds_no_element(whole: str):
     outline = Outline(hostile)
     assert outline.elements == Outline(whole).elements
     shown = HOSTILE.replace("\x1b", "␛").replace("\x00", "␀")
-    assert outline.text.count(shown) == 18  # every place of `contents`, some of them shown more than once
+    assert outline.text.count(shown) == 25  # every place of `contents`, some of them shown more than once
     assert "\x1b" not in hostile and "\x00" not in hostile
 
 
@@ -138,24 +168,68 @@ def test_equal_contents_give_equal_bytes(whole: str):
     assert page.render(contents()) == whole
 
 
-def test_answers_are_marked_and_the_context_is_folded_away(whole: str):
+def test_answers_are_marked_and_other_documents_are_folded_away(whole: str):
     assert 'In <mark class="right">Porto</mark>' in whole
     assert '<mark class="wrong">Lyon</mark>' in whole
-    assert "<details><summary>2 documents in the context, 1 other answers</summary>" in whole
-    assert "(no title)" in whole
-
-
-def test_the_papers_figures_stand_beside_ours_with_the_warning(whole: str):
+    assert "<details><summary>3 · (no title)</summary>" in whole
     text = " ".join(Outline(whole).text.split())
-    assert "Our work here is not the same" in text
-    for figure in ("47.17", "50.14", "51.39", "48.65", "59.62"):
-        assert figure in text
-    assert "Ours: made, 8 documents exact match 50.0 50.0 66.7".replace(" ", "") in text.replace(" ", "")
+    assert "1 · Title kept holds the answer of focused Lyon" in text and "2 · (no title) gold In Porto" in text
+    assert "(A) Porto" in text and "generated: wrote" in text and "focused + retrieval(nothing)other" in text
+
+
+def test_what_the_filters_ask_for_is_written_on_every_example(whole: str):
+    """Methods and kinds are counted from 1: vanilla (2) was right (1), focused (3) made a distraction error (2)."""
+    assert 'data-kinds="1 2 2-1 3-2"' in whole
+    for method, kind in ((1, 1), (2, 1), (3, 2), (3, 3)):
+        chosen = f"#reading:has(#method-{method}:checked):has(#kind-{kind}:checked)"
+        assert f'{chosen} article:not([data-kinds~="{method}-{kind}"])' in whole
+    assert whole.count('type="radio"') == 4 + 4
+
+
+def test_headings_are_in_order_and_every_table_names_its_columns_and_rows(whole: str):
+    levels = [int(level) for level in re.findall(r"<h(\d)\b", whole)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    outline = Outline(whole)
+    scopes = Counter(value for tag, name, value in outline.attributes if (tag, name) == ("th", "scope"))
+    assert scopes.total() == outline.elements["th"]
+    for table in re.findall(r"<table.*?</table>", whole, re.DOTALL):
+        assert 'scope="col"' in table and 'scope="row"' in table
+    assert outline.elements["figcaption"] == outline.elements["svg"] == whole.count('role="img"')
+
+
+def test_the_papers_figures_stand_in_the_main_table_beside_ours_with_the_warning(whole: str):
+    table = whole[whole.index('<table class="main"') : whole.index("</table>")]
+    cells = {
+        re.sub("<[^>]+>", "", row.partition("</th>")[0]).strip(): re.findall(r'<td class="paper[^>]*>([^<]*)<', row)
+        for row in table.partition("<tbody>")[2].split("</tr>")
+    }
+    assert cells["vanilla"] == ["47.17", "48.65"]
+    assert cells["vanilla + retrieval"] == ["50.14", wording.NONE]
+    assert cells["focused"] == ["51.39", "59.62"]
+    assert cells["base"] == cells["focused + retrieval"] == [wording.NONE] * 2
+    text = " ".join(Outline(whole).text.split())
+    assert "QuALITY accuracy" in text and "Our work here is not the same, neither in model nor in data" in text
+
+
+def test_the_surface_has_a_map_for_each_method_and_measure_and_no_section_without_rows(whole: str):
+    shown = whole[whole.index('<section id="surface">') :].partition("</section>")[0]
+    assert re.findall("<h3>(.*?)</h3>", shown) == ["Exact match", "Distraction errors"]
+    assert shown.count("<svg") == 2 and shown.count(f">25{wording.NONE}75</text>") == 8
+    assert "How hard the context is" not in page.render(contents(surface=[]))
 
 
 def test_settings_and_provenance_are_shown(whole: str):
     text = re.sub(r"\s+", " ", Outline(whole).text)
-    for shown in ("mask.top_k 4", "train.learning_rate 0.003", "revision null", "ab" * 32, "names [n, true]"):
+    for shown in (
+        "Versions that trained vanilla and focused torch 2.0",
+        "data/made" + "cd" * 16,
+        "mask.top_k 4",
+        "train.learning_rate 0.003",
+        "revision null",
+        "ab" * 32,
+        "names [n, true]",
+    ):
         assert shown.replace(" ", "") in text.replace(" ", ""), shown
 
 
@@ -168,6 +242,9 @@ def test_a_page_with_little_to_show_says_so():
             readings=[],
             sources={},
             settings={},
+            surface=[],
+            versions={},
+            inputs={},
             title="Bare",
         )
     )
@@ -178,7 +255,8 @@ def test_a_page_with_little_to_show_says_so():
     assert "No training curves were found" in shown
     assert "reports/retrieval.json and reports/mask.json hold no figures" in shown
     assert "reports/analysis.json holds no figures" in shown
-    assert "No distraction errors on the full context with 1 document" in shown
+    assert "No answers on the full context with 1 document to show." in shown
+    assert "Versions" not in shown and "Made from" not in shown
     assert Outline(text).elements["svg"] == 1  # the kinds of error
 
 
@@ -210,10 +288,26 @@ def test_retrievers_are_compared_over_k_and_over_sizes_on_the_split_that_is_aske
     assert [name for name, _ in grid.rows] == [
         "minilm, 100 words", "random, 100 words", "minilm, 200 words", "random, 200 words",
     ]  # fmt: skip
-    assert grid.headings == [
-        "Gold known", "Chunks, mean", "Recall@1", "Recall@5", "Answer@5", "Chunks truncated",
+    assert grid.headings == ["Chunks truncated", "Recall@1", "Recall@5", "Answer@5"]
+    assert grid.rows[0][1] == ["25.0", "50.0", "50.0", "50.0"]
+    assert grid.rows[1][1][0] == wording.NONE
+    assert "In all rows: Gold known 12; Chunks, mean 8.0." in text
+    assert "are the same here" not in text
+
+
+def test_sizes_that_cut_all_documents_alike_are_named_together_and_explained():
+    rows = [validated(name, 100, 0.5) for name in ("minilm", "random")]
+    found = {"measured_as": {"100": 100, "200": 100, "300": 100}, "rows": rows}
+    text = page.render(contents(sources={"validation": found}, settings={"chunk": {"words": 200}}))
+    assert "Retrievers compared, chunks of 200 words" in text and "chunks of 100 words" not in text
+    assert "Chunks of 100, 200 and 300 words are the same here" in text
+    assert [name for name, _ in grids.validation(found, "test").rows] == ["minilm", "random"]
+    rows += [validated(name, 200, 0.25) for name in ("minilm", "random")]
+    found = {"measured_as": {"100": 100, "200": 200, "300": 200}, "rows": rows}
+    assert [name for name, _ in grids.validation(found, "test").rows][2:] == [
+        "minilm, 200 and 300 words", "random, 200 and 300 words",
     ]  # fmt: skip
-    assert grid.rows[0][1] == ["12", "8.0", "50.0", "50.0", "50.0", "25.0"]
+    assert "Chunks of 200 and 300 words are the same" in page.render(contents(sources={"validation": found}))
 
 
 def test_retrievers_on_data_without_gold_have_a_table_and_no_figure():

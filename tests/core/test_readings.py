@@ -1,5 +1,6 @@
-"""Errors to read: which are chosen, what is marked in them."""
+"""Answers to read: which examples are chosen, what is marked in them, how much of a document is shown."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -7,106 +8,161 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import answers, readings
+from pipeline.core.readings import Segment
 from tests.core.test_summary import answer
 
 DOCUMENTS = {
     "d1": {"document_id": "d1", "title": "Ada Holm", "text": "Ada Holm was born in Porto. She died in Lyon."},
     "d2": {"document_id": "d2", "title": "Ada Berg", "text": "Ada Berg was born in Vienna, and left vienna early."},
-    "d3": {"document_id": "d3", "title": "", "text": "Nothing to see."},
+    "d3": {"document_id": "d3", "title": "", "text": "Nothing to see in Porto."},
 }
 EXAMPLE: dict[str, Any] = {
     "example_id": "q1", "question": "Where was Ada Holm born?", "answer_lead": "in", "answers": ["Porto", "Oporto"],
-    "document_ids": ["d3", "d2", "d1"], "gold_document_ids": ["d1"],
+    "document_ids": ["d3", "d2", "d1"], "gold_document_ids": ["d1"], "options": [], "gold_option": -1,
     "evidence": [{"document_id": "d1", "start": 0, "end": 27}],
+}  # fmt: skip
+CHOICE = EXAMPLE | {
+    "answer_lead": "", "answers": ["Porto"], "options": ["Porto", "Lyon"], "gold_option": 0, "gold_document_ids": [],
+    "evidence": [],
 }  # fmt: skip
 
 
-def marked(segments: list[readings.Segment]) -> list[str]:
-    return [segment.text for segment in segments if segment.marked]
+def marked(segments: list[Segment]) -> list[tuple[str, str]]:
+    return [(segment.text, segment.mark) for segment in segments if segment.mark]
 
 
-def error(prediction: str = "Vienna.", distractor: str = "d2", **more: Any) -> dict[str, Any]:
-    return answer("q1", 0, "focused", length=3, **{"prediction": prediction, "distractor_id": distractor, **more})
+def error(prediction: str = "Vienna.", distractor: str = "d2", method: str = "focused", **more: Any) -> dict[str, Any]:
+    return answer("q1", 0, method, length=3, **{"prediction": prediction, "distractor_id": distractor, **more})
 
 
-def test_both_answers_are_marked_where_they_stand():
-    found = readings.reading(error(), EXAMPLE, DOCUMENTS, [])
-    assert found.distractor is not None
-    assert (found.distractor.position, marked(found.distractor.text)) == (2, ["Vienna", "vienna"])
-    assert [(passage.position, marked(passage.text)) for passage in found.gold] == [(3, ["Porto"])]
-    assert "".join(segment.text for segment in found.gold[0].text) == DOCUMENTS["d1"]["text"]
-    assert [(place.position, place.role) for place in found.context] == [
-        (1, ""), (2, "holds the given answer"), (3, "gold"),
-    ]  # fmt: skip
+def read(
+    answered: list[dict[str, Any]], documents: dict[str, Any] = DOCUMENTS, kept: tuple[str, ...] = (), **changes: Any
+) -> readings.Reading:
+    return readings.reading(EXAMPLE | changes, documents, kept, answered, 500)
 
 
-def test_an_answer_in_the_title_is_marked_there():
-    found = readings.reading(error("Ada Berg"), EXAMPLE, DOCUMENTS, [])
-    assert found.distractor is not None
-    assert marked(found.distractor.title) == ["Ada Berg"]
-    assert marked(found.distractor.text) == ["Ada Berg"]
-
-
-def test_the_evidence_is_marked_where_the_right_answer_is_not_in_these_words():
-    found = readings.reading(error(), {**EXAMPLE, "answers": ["Portugal"]}, DOCUMENTS, [])
-    assert marked(found.gold[0].text) == ["Ada Holm was born in Porto."]
-
-
-def test_the_other_methods_answers_stand_beside_it():
-    answered = [error(), answer("q1", 1, "focused", "retrieval"), answer("q1", 1, "vanilla", prediction="Porto")]
-    found = readings.reading(error(), EXAMPLE, DOCUMENTS, answered)
-    assert found.others == [
-        readings.Answer("focused + retrieval", "x", "correct"),
-        readings.Answer("vanilla", "Porto", "correct"),
+def test_every_document_of_the_context_stands_there_in_order_with_what_it_is():
+    found = read([error()], kept=("d1#0", "d3#12"))
+    assert [(place.position, place.gold, place.kept, place.answered_by, place.open) for place in found.context] == [
+        (1, False, True, [], False),
+        (2, False, False, ["focused"], True),
+        (3, True, True, [], True),
     ]
 
 
+def test_right_answers_are_marked_in_gold_documents_and_wrong_ones_where_they_stand():
+    found = read([error()])
+    assert [marked(place.text) for place in found.context] == [
+        [],  # Porto stands here too, but the document is not known to answer the question
+        [("Vienna", "wrong"), ("vienna", "wrong")],
+        [("Porto", "right")],
+    ]
+    assert "".join(segment.text for segment in found.context[2].text) == DOCUMENTS["d1"]["text"]
+
+
+def test_an_answer_in_the_title_is_marked_there():
+    found = read([error("Ada Berg")])
+    assert marked(found.context[1].title) == marked(found.context[1].text) == [("Ada Berg", "wrong")]
+
+
+def test_the_evidence_is_marked_where_the_right_answer_is_not_in_these_words():
+    found = read([], answers=["Portugal"])
+    assert marked(found.context[2].text) == [("Ada Holm was born in Porto.", "right")]
+
+
+def test_answers_of_several_methods_in_one_document_are_all_named_and_marked():
+    found = read([error(method="base"), error("born", method="vanilla"), error(method="focused", input="retrieval")])
+    assert found.context[1].answered_by == ["base", "vanilla", "focused + retrieval"]
+    assert [text for text, _ in marked(found.context[1].text)] == ["born", "Vienna", "vienna"]
+
+
+def test_every_answer_stands_with_its_kind():
+    found = read([answer("q1", 1, "vanilla", prediction="Porto"), error(), answer("q1", 1, "focused", "retrieval")])
+    assert [(it.name, it.method, it.input, it.text, it.note, it.kind) for it in found.answers] == [
+        ("vanilla", "vanilla", "full", "Porto", "", "correct"),
+        ("focused", "focused", "full", "Vienna.", "", "distraction"),
+        ("focused + retrieval", "focused", "retrieval", "x", "", "correct"),
+    ]
+    assert (found.right, found.options) == (["Porto", "Oporto"], [])
+
+
+def test_of_a_multiple_choice_the_likeliest_option_is_the_answer_and_what_was_generated_stands_beside_it():
+    row = error("B, I think", "", error="other", likeliest_option=1, generated_option=1)
+    found = readings.reading(CHOICE, DOCUMENTS, (), [row], 500)
+    assert found.options == [("(A) Porto", True), ("(B) Lyon", False)]
+    assert found.right == ["(A) Porto"]
+    assert (found.answers[0].text, found.answers[0].note) == ("(B) Lyon", "B, I think")
+    assert not any(place.open for place in found.context)
+
+
+def test_without_gold_documents_and_masks_everything_is_folded():
+    found = read([error(distractor="", error="other")], gold_document_ids=[], evidence=[])
+    assert [(place.open, place.kept, marked(place.text)) for place in found.context] == [(False, False, [])] * 3
+
+
 def test_a_distractor_out_of_the_context_is_left_out():
-    assert readings.reading(error(distractor=""), EXAMPLE, DOCUMENTS, []).distractor is None
+    assert not any(place.answered_by for place in read([error(distractor="d9")]).context)
 
 
 def test_a_long_document_is_cut_around_the_first_marked_words():
     text = "before " * 1000 + "Vienna" + " after" * 1000
-    found = readings.reading(error(), EXAMPLE, {**DOCUMENTS, "d2": {**DOCUMENTS["d2"], "text": text}}, [])
-    assert found.distractor is not None
-    segments = found.distractor.text
-    assert marked(segments) == ["Vienna"]
+    segments = read([error()], DOCUMENTS | {"d2": DOCUMENTS["d2"] | {"text": text}}).context[1].text
+    assert marked(segments) == [("Vienna", "wrong")]
     assert (segments[0].text, segments[-1].text) == ("… ", " …")
     assert sum(len(segment.text) for segment in segments[1:-1]) == readings.EXCERPT_CHARACTERS
     assert "".join(segment.text for segment in segments[1:-1]) in text
 
 
-@given(st.text(max_size=3000), st.text(alphabet="ab ", max_size=3))
-def test_segments_are_the_text_or_a_piece_of_it(text: str, prediction: str):
-    documents = {**DOCUMENTS, "d2": {**DOCUMENTS["d2"], "text": text}}
-    found = readings.reading(error(prediction), EXAMPLE, documents, [])
-    assert found.distractor is not None
-    shown = "".join(segment.text for segment in found.distractor.text)
-    whole = len(text) <= readings.EXCERPT_CHARACTERS
-    assert shown == text if whole else shown.removeprefix("… ").removesuffix(" …") in text
+@given(st.text(max_size=3000), st.text(alphabet="ab ", max_size=3), st.integers(1, 2000))
+def test_segments_are_the_text_or_a_piece_of_it(text: str, prediction: str, folded: int):
+    documents = DOCUMENTS | {"d2": DOCUMENTS["d2"] | {"text": text}, "d3": DOCUMENTS["d3"] | {"text": text}}
+    found = readings.reading(EXAMPLE, documents, (), [error(prediction)], folded)
+    for place, length in ((found.context[1], readings.EXCERPT_CHARACTERS), (found.context[0], folded)):
+        shown = "".join(segment.text for segment in place.text)
+        assert shown == text if len(text) <= length else shown.removeprefix("… ").removesuffix(" …") in text
 
 
-def test_errors_are_chosen_evenly_from_focused_at_the_longest_context():
-    rows = [answer(f"q{n}", 0, method, length=8) for method in ("base", "focused", "vanilla") for n in range(40)]
-    rows += [answer("short", 0, "focused", length=4), answer("q1", 0, "focused", "retrieval", length=8)]
-    chosen = readings.choose(rows, num=10, longest=8)
-    assert [row["example_id"] for row in chosen] == [f"q{n}" for n in range(0, 40, 4)]
-    assert {(row["method"], row["input"]) for row in chosen} == {("focused", "full")}
+@given(st.integers(0, 100_000))
+def test_folded_documents_together_stay_below_their_budget(num: int):
+    each = readings.folded_characters(num)
+    assert 0 <= each <= readings.FOLDED_CHARACTERS and each * num <= readings.ALL_FOLDED_CHARACTERS
 
 
-def test_other_methods_fill_up_with_other_examples_and_wrong_answers_elsewhere_do_not():
-    rows = [answer(f"q{n}", 0, "focused") for n in range(2)]
-    rows += [answer(f"q{n}", 0, "vanilla") for n in range(4)] + [answer(f"q{n}", 0, "base") for n in range(9)]
-    rows += [answer("q9", 0, "focused", error="other"), answer("q8", 1, "focused")]
-    chosen = readings.choose(rows, num=6, longest=1)
-    assert [(row["method"], row["example_id"]) for row in chosen] == [
-        ("focused", "q0"), ("focused", "q1"), ("vanilla", "q2"), ("vanilla", "q3"), ("base", "q4"), ("base", "q6"),
-    ]  # fmt: skip
+def test_examples_are_spread_over_methods_and_kinds():
+    kinds = {"base": "distraction", "vanilla": "other", "focused": "correct"}
+    rows = [
+        answer(f"{first} {n}", 0, method, error=kinds[method] if method == first else "correct", length=8)
+        for method in kinds
+        for first in kinds
+        for n in range(40)
+    ]
+    chosen = readings.choose(rows, num=15, longest=8)
+    found = Counter(name.split()[0] for name in chosen)
+    assert len(chosen) == 15 and found["base"] >= 3 and found["vanilla"] >= 3
+    order = list(dict.fromkeys(row["example_id"] for row in rows))
+    assert chosen == sorted(chosen, key=order.index)
 
 
-def test_fewer_errors_than_wanted_are_all_shown():
-    assert readings.choose([answer("q1", 0)], num=10, longest=1) == [answer("q1", 0)]
-    assert readings.choose([answer("q1", 1)], num=10, longest=1) == []
+def test_a_rare_kind_is_shown_whole():
+    rows = [answer(f"q{n}", 1) for n in range(500)] + [answer(f"e{n}", 0) for n in range(3)]
+    assert {"e0", "e1", "e2"} < set(readings.choose(rows, num=40, longest=1))
+
+
+def test_only_the_longest_contexts_in_full_are_chosen_from():
+    rows = [answer("short", 0, length=4), answer("retrieved", 0, "focused", "retrieval", length=8)]
+    assert readings.choose([*rows, answer("q1", 0, length=8)], num=40, longest=8) == ["q1"]
+    assert readings.choose(rows, num=40, longest=8) == []
+
+
+@given(st.lists(st.sampled_from(["correct", "distraction", "other"]), max_size=60), st.integers(1, 50))
+def test_as_many_as_are_wanted_are_chosen_and_none_twice(kinds: list[str], num: int):
+    rows = [
+        answer(f"q{n}", 0, method, error=kind)
+        for method in ("base", "focused")
+        for n, kind in enumerate(kinds if method == "base" else reversed(kinds))
+    ]
+    chosen = readings.choose(rows, num=num, longest=1)
+    assert len(chosen) == len(set(chosen)) == min(num, len(kinds))
 
 
 @pytest.mark.parametrize(

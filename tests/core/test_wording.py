@@ -119,3 +119,21 @@ def test_numbers_are_written_in_percent_with_a_real_minus():
 @pytest.mark.parametrize("p", [0.0005, 0.00051])
 def test_a_p_value_is_never_written_as_zero(p: float):
     assert "0.000" not in wording.p_value(p)
+
+
+def test_the_caption_says_where_retrieval_reads_the_whole_context():
+    rows = [
+        answer(
+            f"q{n}/{length}", n % 2, method, given, length=length, prompt_tokens=40 * (length if given == "full" else 4)
+        )
+        for n in range(6)
+        for length in (4, 8)
+        for method in ("vanilla", "focused")
+        for given in ("full", "retrieval")
+    ]
+    said = " With 4 documents these are the whole context, so both rows of a method are one."
+    assert wording.caption(summary.summarise(rows, resamples=100)).endswith(f"only the best chunks are read.{said}")
+    rows[1] |= {"score": 1.0 - rows[1]["score"]}  # as many tokens, but another answer: not the same reading
+    assert "the whole context" not in wording.caption(summary.summarise(rows, resamples=100))
+    longer = [row for row in rows if row["num_documents"] == 8]
+    assert wording.caption(summary.summarise(longer, resamples=100)).endswith("only the best chunks are read.")

@@ -158,6 +158,21 @@ def test_the_run_cache_keeps_every_stage():
     assert written(INSTANCES["report"])["reports/summary.json"] is False
 
 
+def test_plots_read_what_stages_write_and_show_every_method():
+    """So `dvc plots` draws the numbers of the page; a method that is added to evaluate must be added to them."""
+    plots = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"]
+    outs = [path for stage in INSTANCES.values() for path in written(stage)]
+    methods = [name.partition("@")[2] for name in INSTANCES if name.startswith("evaluate@")]
+    for plot in plots:
+        (drawn,) = plot.values()
+        for path, columns in drawn["y"].items():
+            assert any(path.startswith(f"{out}/") for out in outs), path
+            if path.startswith("reports/plots/"):
+                assert columns == [f"{method}{given}" for method in methods for given in ("", "_retrieval")], path
+            else:
+                assert path.endswith(f"/{columns}.tsv"), path
+
+
 def test_no_module_has_two_nouns():
     long = {
         str(path.relative_to(ROOT)): num_lines

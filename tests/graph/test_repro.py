@@ -1,11 +1,14 @@
 """The real thing at toy size: `dvc repro` from nothing, again, after an edit, after the edit is undone."""
 
+import csv
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.graph.project import Project
 from tests.graph.test_dvc_yaml import INSTANCES, written
@@ -40,6 +43,44 @@ def test_a_second_run_executes_nothing(project: Project):
     assert "Running stage" not in done.stdout
     assert "Data and pipelines are up to date." in done.stdout
     assert seconds < 10  # about 1.5 on an idle machine
+
+
+def test_metrics_plots_and_experiments_show_the_numbers_of_the_page(project: Project):
+    summary = json.loads((project.root / "reports/summary.json").read_text())
+    shown = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert list(shown) == ["reports/summary.json"]
+    metrics = shown["reports/summary.json"]["data"]
+    page = (project.root / "reports/index.html").read_text()
+    table = page[page.index('<table class="main"') : page.index("</table>")]
+    for row in summary["longest"]:
+        name = row["method"] if row["input"] == "full" else f"{row['method']}_{row['input']}"
+        assert metrics["score"][name] == row["score"]["mean"]
+        cells = table.partition(f"</span>{name.replace('_', ' + ')}</th>")[2].partition("</tr>")[0]
+        assert f'<td class="figure">{100 * row["score"]["mean"]:.1f}<small>' in cells
+    experiments = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    recorded = experiments[0]["data"]["metrics"]["reports/summary.json"]["data"]
+    assert recorded["score"] == metrics["score"] and recorded["distraction_rate"] == metrics["distraction_rate"]
+    plots = json.loads(project.run("dvc", "plots", "show", "--json").stdout)
+    drawn = json.dumps(plots)
+    for path in ("by_num_documents", "by_gold_position"):
+        assert f"reports/plots/{path}.csv" in drawn
+        with (project.root / f"reports/plots/{path}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in summary[path]:
+            (found,) = (line for line in rows if row["group"] in line.values())
+            name = row["method"] if row["input"] == "full" else f"{row['method']}_{row['input']}"
+            assert float(found[name]) == row["score"]["mean"]
+
+
+def test_the_page_names_the_md5_that_the_lock_file_has(project: Project):
+    page = (project.root / "reports/index.html").read_text()
+    lock = YAML(typ="safe").load((project.root / "dvc.lock").read_text())["stages"]
+    digests = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+    named = re.findall(r"<dt>([\w/.-]+)</dt><dd>([0-9a-f]{32})</dd>", page)
+    assert {path for path, _ in named} >= {"data/examples.parquet", "reports/predictions/focused.parquet"}
+    for path, digest in named:
+        if path != "models/base/base.json":  # of a folder, whose files DVC counts together
+            assert digest == digests[path], path
 
 
 def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothing(project: Project):

@@ -1,0 +1,88 @@
+"""The README's results are those of the summary in git, and are written from it alone."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import files, readme_results
+from pipeline.core import results, summary, wording
+from pipeline.errors import ArtifactError, ConfigError
+from tests.conftest import ROOT
+from tests.core.test_summary import answer
+
+
+def call(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["readme_results", *arguments])
+    readme_results.main()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    (tmp_path / "reports").mkdir()
+    for name in ("README.md", "reports/summary.json"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_the_readme_of_the_repository_has_the_results_of_its_summary(monkeypatch: pytest.MonkeyPatch):
+    call(monkeypatch, ROOT, "--check")
+
+
+def test_another_summary_fails_the_check_and_is_then_written(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    before = (copy / "README.md").read_text()
+    record = json.loads((copy / "reports/summary.json").read_text())
+    record["longest"][-1]["score"]["mean"] = 0.98765
+    (copy / "reports/summary.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match=r"README.md: its results are not those of .*run `make readme-results`"):
+        call(monkeypatch, copy, "--check")
+    assert (copy / "README.md").read_text() == before
+    call(monkeypatch, copy)
+    after = (copy / "README.md").read_text()
+    assert "| 98.8 |" in after
+    around = [text.partition(results.BEGIN)[0] + text.partition(results.END)[2] for text in (before, after)]
+    assert around[0] == around[1]
+    call(monkeypatch, copy, "--check")
+
+
+def test_the_table_from_the_record_is_the_one_of_the_run(tmp_path: Path):
+    hits = {"base": [0, 1, 0, 0], "vanilla": [1, 0, 0, 1], "focused": [1, 1, 0, 1]}
+    rows = [
+        answer(f"q{index}/{length}", hit, method, given, length=length, position=index % 2)
+        for method in hits
+        for given in ("full", "retrieval")
+        for length in range(2, 12)
+        for index, hit in enumerate(hits[method])
+    ]
+    found = summary.summarise(rows, resamples=100)
+    assert any(length.low != length.high for length in found.lengths)  # ranges too are read back
+    path = tmp_path / "summary.json"
+    files.write_json(path, summary.record(found, {}))
+    section = results.section(json.loads(path.read_text()))
+    assert section == f"{results.BEGIN}\n{wording.table(found)}{results.END}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", results.BEGIN, f"{results.END}{results.BEGIN}", f"{results.BEGIN}{results.BEGIN}{results.END}"],
+)
+def test_without_both_marks_in_order_nothing_is_written(text: str, copy: Path, monkeypatch: pytest.MonkeyPatch):
+    (copy / "README.md").write_text(text)
+    with pytest.raises(ArtifactError, match=r"README.md: the results stand between .*put the two marks back"):
+        call(monkeypatch, copy)
+    assert (copy / "README.md").read_text() == text
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", '{"by_num_documents": [{"group": "x"}]}'])
+def test_what_is_no_summary_is_named(record: str, copy: Path, monkeypatch: pytest.MonkeyPatch):
+    (copy / "reports/summary.json").write_text(record)
+    with pytest.raises(ArtifactError, match=r"summary.json: not a summary of this version .*`dvc repro -f report`"):
+        call(monkeypatch, copy)
+
+
+def test_an_unknown_argument_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ConfigError, match="no arguments but --check, got --chek"):
+        call(monkeypatch, copy, "--chek")
