@@ -75,8 +75,8 @@ def show() -> None:
             raise ArtifactError(f"{path}: no such file, so there is no report to show yet; run `make repro` first")
     print(f"\n{TABLE.read_text(encoding='utf-8')}\ncode: {provenance.commit()}")
     if seconds := run_log.latest():
-        listed = ", ".join(f"{stage} {taken:,.0f} s" for stage, taken in seconds.items())
-        print(f"last executed here: {listed}; {sum(seconds.values()):,.0f} s in all")
+        listed = ", ".join(f"{stage} {taken:,.1f} s" for stage, taken in seconds.items())
+        print(f"last executed here: {listed}; {sum(seconds.values()):,.1f} s in all")
     print(f"report: {PAGE.resolve()}")
 
 

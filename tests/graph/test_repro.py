@@ -1,6 +1,5 @@
 """The real thing at toy size: `dvc repro` from nothing, again, after an edit, after the edit is undone."""
 
-import csv
 import json
 import re
 import time
@@ -61,15 +60,32 @@ def test_metrics_plots_and_experiments_show_the_numbers_of_the_page(project: Pro
     recorded = experiments[0]["data"]["metrics"]["reports/summary.json"]["data"]
     assert recorded["score"] == metrics["score"] and recorded["distraction_rate"] == metrics["distraction_rate"]
     plots = json.loads(project.run("dvc", "plots", "show", "--json").stdout)
-    drawn = json.dumps(plots)
-    for path in ("by_num_documents", "by_gold_position"):
-        assert f"reports/plots/{path}.csv" in drawn
-        with (project.root / f"reports/plots/{path}.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        for row in summary[path]:
-            (found,) = (line for line in rows if row["group"] in line.values())
-            name = row["method"] if row["input"] == "full" else f"{row['method']}_{row['input']}"
-            assert float(found[name]) == row["score"]["mean"]
+    assert not plots.get("errors")
+    for title, groups in (
+        ("Score by number of documents", "num_documents"), ("Score by place of the gold document", "gold_position")
+    ):  # fmt: skip
+        ((drawn,),) = [plots["data"][title]]
+        values = drawn["content"]["data"]["values"]
+        assert {(value[groups], value["field"]): float(value[value["field"]]) for value in values} == {
+            (row["group"], row["method"] if row["input"] == "full" else f"{row['method']}_{row['input']}"): row[
+                "score"
+            ]["mean"]
+            for row in summary[f"by_{groups}"]
+        }
+
+
+def test_metrics_diff_shows_what_moved_in_the_summary(project: Project):
+    path = project.root / "reports/summary.json"
+    before = path.read_text()
+    moved = json.loads(before)
+    moved["score"]["focused"] -= 0.25
+    path.write_text(json.dumps(moved))
+    try:
+        found = json.loads(project.run("dvc", "metrics", "diff", "--json").stdout)
+    finally:
+        path.write_text(before)
+    (changed,) = found["reports/summary.json"].items()
+    assert changed[0] == "score.focused" and changed[1]["diff"] == pytest.approx(-0.25)
 
 
 def test_the_page_names_the_md5_that_the_lock_file_has(project: Project):

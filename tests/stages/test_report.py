@@ -134,7 +134,7 @@ def test_the_run_is_logged_and_show_tells_commit_and_times(
     clean = run(*stage, "--show")
     head = run("git", "rev-parse", "--short=12", "HEAD").strip()
     assert f"\ncode: commit {head}, the tree is clean\n" in clean
-    assert re.search(r"\nlast executed here: report \d+ s; \d+ s in all\n", clean)
+    assert re.search(r"\nlast executed here: report [\d.]+ s; [\d.]+ s in all\n", clean)
     assert len((root / "runs/stages.jsonl").read_text().splitlines()) == 1  # --show is no execution
     (root / "params.yaml").write_text((root / "params.yaml").read_text() + "\n# edited\n")
     run_stage(root, "--show")
