@@ -63,7 +63,8 @@ class Encoder(Module):
         number_format = model.causal_lm(self.network).lm_head.weight.dtype
         # The trainable parameters are fp32; over a bf16 base their products are taken in bf16.
         with torch.autocast(device.type, number_format, enabled=number_format == torch.bfloat16):
-            hidden_BLD = model.hidden_states(self.network, view)
+            read_E = None if with_labels else representation_positions(view, self._representation)
+            hidden_BLD = model.hidden_states(self.network, view, read_E)
             z_ED = represent(hidden_BLD, view, self._representation)
             if not with_labels:
                 return Encoded(z_ED.new_zeros(len(z_ED)), z_ED)
@@ -77,10 +78,9 @@ def represent(hidden_BLD: Tensor, view: View, representation: Representation) ->
     The default is the last prompt token: it has read everything but the answer, so that two views cannot be matched
     by the answer they share.
     """
-    if representation == "last_prompt":
-        return hidden_BLD[view.row_E, view.prompt_end_E - 1]
-    if representation == "eos":
-        return hidden_BLD[view.row_E, view.end_E - 1]
+    positions_E = representation_positions(view, representation)
+    if positions_E is not None:
+        return hidden_BLD[view.row_E, positions_E]
     places = torch.stack([view.row_E, view.num_shared_E, view.start_E, view.prompt_end_E]).T.tolist()
     return torch.stack(
         [
@@ -89,3 +89,8 @@ def represent(hidden_BLD: Tensor, view: View, representation: Representation) ->
             for row, num_shared, start, end in places
         ]
     )
+
+
+def representation_positions(view: View, representation: Representation) -> Tensor | None:
+    """The token of each example whose hidden state represents it; None where that is the mean of several."""
+    return {"last_prompt": view.prompt_end_E - 1, "eos": view.end_E - 1, "mean": None}[representation]
