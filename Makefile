@@ -64,4 +64,4 @@ lock: $(READY) ## Resolve pyproject.toml into requirements.lock anew
 	sed -i 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' requirements.lock
 
 clean: ## Remove what the pipeline wrote, keep the environment and DVC's cache
-	rm -rf data models/base models/vanilla models/focused models/merged-* models/.checkpoints reports
+	rm -rf data models/base models/vanilla models/focused models/distill models/merged-* models/.checkpoints reports

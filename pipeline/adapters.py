@@ -15,7 +15,7 @@ from pipeline import files, weights
 from pipeline.core import model
 from pipeline.device import device
 from pipeline.errors import ArtifactError, ResourceError
-from pipeline.settings import Model
+from pipeline.sections import Model
 
 # peft 0.21 asks transformers 5.23 by the old name of a property; nothing for the user to act on.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -27,6 +27,8 @@ class BiosData(Section):
     kind: Literal["bios"]
     seed: int
     train_questions: Count
+    unlabelled_questions: Count
+    """Without answers, over contexts of train_documents: what label-free training (method `distill`) reads."""
     dev_questions: Count
     test_questions: Count
     train_documents: DocumentCounts
@@ -35,6 +37,16 @@ class BiosData(Section):
     test_documents: DocumentCounts
     name_sharing_rate: Fraction
     """Share of the distractors that carry the first or the last name of the person asked about."""
+    gold_position: Literal["spread", "first", "middle", "last"]
+    """Where the gold document stands in its context; spread: anywhere, drawn."""
+    facts_per_person: Annotated[list[Annotated[int, Field(ge=1, le=8)]], Field(min_length=1)]
+    """Sentences of a biography, one of these numbers drawn for each."""
+    wording: Literal["fixed", "paraphrased"]
+    """paraphrased: each question in one of four wordings, drawn."""
+    surface_questions: Count
+    """Test questions asked over each of surface_documents with each of surface_name_sharing_rates; 0: no surface."""
+    surface_documents: DocumentCounts
+    surface_name_sharing_rates: Annotated[list[Fraction], Field(min_length=1)]
 
 
 class JsonlData(Section):

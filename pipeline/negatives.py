@@ -7,7 +7,7 @@ from typing import Any
 from pipeline import device_memory
 from pipeline.core import memory, shapes
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.settings import Train
+from pipeline.sections import Train
 
 BYTES = {"float32": 4, "bfloat16": 2}
 

@@ -51,15 +51,23 @@ def find(data: Data) -> Source:
                     seed=data.seed,
                     num_questions={
                         "train": data.train_questions,
+                        "unlabelled": data.unlabelled_questions,
                         "dev": data.dev_questions,
                         "test": data.test_questions,
                     },
                     num_documents={
                         "train": data.train_documents,
+                        "unlabelled": data.train_documents,
                         "dev": data.dev_documents,
                         "test": data.test_documents,
                     },
                     name_sharing_rate=data.name_sharing_rate,
+                    gold_position=data.gold_position,
+                    facts_per_person=data.facts_per_person,
+                    wording=data.wording,
+                    surface=bios.Surface(
+                        data.surface_questions, data.surface_documents, data.surface_name_sharing_rates
+                    ),
                 )
             )
         case JsonlData():

@@ -24,13 +24,14 @@ from pipeline import checkpoints, interrupts, trackers
 from pipeline.core import focus, gradients, model
 from pipeline.errors import NumericError, ResourceError
 from pipeline.processes import Processes
-from pipeline.settings import Train
+from pipeline.sections import Train
 from pipeline.training_data import TrainingData
 
 CURVES = (
     "loss",
     "clm_full",
     "clm_masked",
+    "divergence",
     "info_nce",
     "in_batch_accuracy",
     "alignment",
@@ -88,7 +89,7 @@ def fit(
     if state is not None:
         run.restore(state)
         if processes.first:
-            print(f"goes on behind step {run.done:,} of {settings.steps:,}", file=sys.stderr)
+            print(f"goes on after step {run.done:,} of {settings.steps:,}", file=sys.stderr)
     for point in run.points:
         watchers.log(point.step, point.values)
     saved_at, every = time.monotonic(), checkpoints.interval()

@@ -9,6 +9,7 @@ import torch
 
 from pipeline import tables
 from pipeline.core import batching, gradients
+from pipeline.taught import Taught
 
 Ints = batching.Ints
 
@@ -39,8 +40,11 @@ class _Planned(NamedTuple):
 class TrainingData:
     """The training examples of a schedule; only rows that some step uses are held in memory."""
 
-    def __init__(self, batches: Sequence[Sequence[int]], full: Path, masked: Path | None) -> None:
+    def __init__(
+        self, batches: Sequence[Sequence[int]], full: Path, masked: Path | None, taught: Taught | None = None
+    ) -> None:
         self.batches = batches
+        self._taught = taught
         used = {index for batch in batches for index in batch}
         self._keys = context_keys(full)
         self.example_ids: dict[int, str] = {}
@@ -96,12 +100,17 @@ class TrainingData:
             for pack in own_packs
         ]
         packs += [packs[-1]._replace(idle=True)] * (max(map(len, packed)) - len(packs))
+        taught, num_labels_taught = (
+            ([], 0) if self._taught is None else self._taught.packs(step, batch_tokens, pad_id, rank, num)
+        )
         return gradients.Batch(
             packs,
             num_own,
             sum(self._full[index].num_labels for index in indices),
             sum(self._masked[index].num_labels for index in indices if self._masked),
             self._same_document(indices),
+            taught,
+            num_labels_taught,
         )
 
     def _rows(self, indices: Sequence[int]) -> list[_Planned]:
@@ -141,11 +150,11 @@ class TrainingData:
         return torch.from_numpy(same)
 
 
-def context_keys(full: Path) -> list[str]:
-    """What makes two training examples share a context, for each: the gold document, or else the whole context."""
+def context_keys(full: Path, splits: Sequence[str] = ("train",)) -> list[str]:
+    """What makes two examples of `splits` share a context, for each: the gold document, or else the whole context."""
     rows = tables.scan(full, tables.FULL_VIEWS, ["split", "document_ids", "gold_position"])
     return [
         row["document_ids"][row["gold_position"]] if row["gold_position"] >= 0 else "\n".join(row["document_ids"])
         for row in rows
-        if row["split"] == "train"
+        if row["split"] in splits
     ]

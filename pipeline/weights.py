@@ -25,7 +25,7 @@ from pipeline import files
 from pipeline.core import model
 from pipeline.device import device
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.settings import Model
+from pipeline.sections import Model
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers ships no type for it

@@ -179,7 +179,7 @@ def test_every_profile_has_the_sections_that_dvc_tracks():
     for name in bundles("profile"):
         path = ROOT / "conf/profile" / f"{name}.yaml"
         assert path.read_text().startswith("# @package _global_\n")
-        assert set(YAML(typ="safe").load(path.read_text())) == {"train", "eval"}
+        assert set(YAML(typ="safe").load(path.read_text())) == {"train", "teach", "eval"}
 
 
 def test_settings_that_do_not_go_together_are_one_line(project: Path):

@@ -45,7 +45,7 @@ def together(
     )
     assert done.returncode == 0, done.stderr
     assert ("sharded\n" in done.stderr) is ("ACCELERATE_USE_FSDP" in environment), done.stderr
-    assert (f"goes on behind step {behind} of" in done.stderr) is (behind is not None), done.stderr
+    assert (f"goes on after step {behind} of" in done.stderr) is (behind is not None), done.stderr
     return load_file(views / name / "adapter_model.safetensors")
 
 

@@ -212,7 +212,7 @@ def test_killed_at_twenty_points_it_ends_with_the_same_adapter(views: Path):
         output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     assert output.split("\n")[:-1] == ["killed"] * 20 + ["ended with 0"], errors
-    assert errors.count("goes on behind step") == 20
+    assert errors.count("goes on after step") == 20
     with program(views, "whole", "steps=100") as process:
         assert process.communicate(timeout=300)[1] == ""
     assert written(views / "killed") == written(views / "whole")
@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_is_passed_over(views: Path, every_step: None, caps
     train(views, "one")
     errors = capsys.readouterr().err
     assert f"{newest}: not whole, removed" in errors
-    assert "goes on behind step 4 of 6" in errors
+    assert "goes on after step 4 of 6" in errors
     assert written(views / "one") == before
 
 

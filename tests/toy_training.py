@@ -18,7 +18,7 @@ from transformers import set_seed
 from pipeline import adapters, checkpoints, tables, trackers, training, weights
 from pipeline.core import focus, masking, model, schedule
 from pipeline.processes import Processes
-from pipeline.settings import Lora, Train
+from pipeline.sections import Lora, Train
 from pipeline.training_data import TrainingData, context_keys
 from tests.core import tiny
 from tests.core.test_focus import FOCUSED, examples

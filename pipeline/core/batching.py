@@ -105,6 +105,9 @@ class View(NamedTuple):
     label_positions_N: Tensor
     """Token whose hidden state predicts the label."""
     labels_N: Tensor
+    taught_ids_NK: Tensor | None = None
+    """Of views that are taught: the teacher's likeliest tokens at each label, and their log-probabilities in nats."""
+    taught_log_probs_NK: Tensor | None = None
 
     def to(self, device: torch.device) -> "View":
         moved: list[Any] = [None if tensor is None else tensor.to(device) for tensor in self]

@@ -38,7 +38,7 @@ class Example:
     answer_lead: str
     """Words that open the answer and belong to the prompt; may be empty."""
     answers: list[str]
-    """References; the first one is trained on."""
+    """References; the first one is trained on. Empty in split `unlabelled` alone."""
     document_ids: list[str]
     gold_document_ids: list[str]
     evidence: list[Evidence]

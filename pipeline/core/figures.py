@@ -16,10 +16,10 @@ from scipy import optimize
 
 from pipeline.core import wording
 
-COLOURS = {"base": "#767b82", "vanilla": "#cb5a00", "focused": "#1a7fc4"}
-OTHER_COLOURS = ("#7566d6", "#9c7600", "#00838f", "#a1584b")
-SHAPES = {"base": "circle", "vanilla": "square", "focused": "triangle-up"}
-OTHER_SHAPES = ("diamond", "cross", "triangle-down", "triangle-left")
+COLOURS = {"base": "#767b82", "vanilla": "#cb5a00", "focused": "#1a7fc4", "distill": "#7566d6"}
+OTHER_COLOURS = ("#9c7600", "#00838f", "#a1584b", "#b14a92")
+SHAPES = {"base": "circle", "vanilla": "square", "focused": "triangle-up", "distill": "diamond"}
+OTHER_SHAPES = ("cross", "triangle-down", "triangle-left", "triangle-right")
 ERRORS = {"correct": "#1f8a65", "distraction": "#b14a92", "other": "#7d838a"}
 
 WIDTH, HEIGHT = 330, 220  # of the plot in px: two figures side by side on a desk, one on a phone, both legible
@@ -175,7 +175,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def colours(series: Sequence[str]) -> list[str]:
-    """A colour for each name: fixed for the three methods, by order for the others."""
+    """A colour for each name: fixed for our methods, by order for the others."""
     return _assigned(series, COLOURS, OTHER_COLOURS)
 
 

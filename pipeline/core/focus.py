@@ -1,9 +1,10 @@
 """The objective of focused learning (paper section 3), and what a forward gives towards it.
 
-    loss = full * CLM(x) + masked * CLM(x') + weight * InfoNCE(z(x), z(x'))
+    loss = full * CLM(x) + masked * CLM(x') + weight * InfoNCE(z(x), z(x')) + taught * KL(teacher, x of other questions)
 
-Each CLM is the mean over the label tokens of the whole batch. Vanilla fine-tuning is the same with the full view alone:
-masked = weight = 0 computes nothing of x'.
+Each CLM, and KL, is the mean over the label tokens of the whole batch. Vanilla fine-tuning is the same with the full
+view alone: masked = weight = 0 computes nothing of x'. The last part is ours, for questions whose answer need not be
+known: the teacher is the base, which read the best-scored chunks alone.
 """
 
 # B rows, L tokens, E examples of the rows, D hidden, N label tokens, V vocabulary
@@ -21,7 +22,7 @@ Representation = Literal["last_prompt", "mean", "eos"]
 
 
 class Objective(NamedTuple):
-    """Weights of the three parts, and how views are compared."""
+    """Weights of the parts, and how views are compared."""
 
     full: float
     masked: float
@@ -30,6 +31,7 @@ class Objective(NamedTuple):
     representation: Representation
     same_document: Literal["mask", "keep"] = "mask"
     """Whether two examples over one context are left out of the contrastive loss, or repel each other."""
+    taught: float = 0.0
 
     @property
     def reads_masked(self) -> bool:
@@ -44,7 +46,8 @@ class Encoded(NamedTuple):
     """What the losses are made of."""
 
     clm_E: Tensor
-    """Cross-entropy of each example, summed over its label tokens, in nats."""
+    """Cross-entropy of each example, summed over its label tokens, in nats; of a taught one its divergence from the
+    teacher."""
     z_ED: Tensor
     """Representation of each example."""
 
@@ -63,12 +66,19 @@ class Encoder(Module):
         number_format = model.causal_lm(self.network).lm_head.weight.dtype
         # The trainable parameters are fp32; over a bf16 base their products are taken in bf16.
         with torch.autocast(device.type, number_format, enabled=number_format == torch.bfloat16):
-            hidden_BLD = model.hidden_states(self.network, view)
+            read_E = None if with_labels else representation_positions(view, self._representation)
+            hidden_BLD = model.hidden_states(self.network, view, read_E)
             z_ED = represent(hidden_BLD, view, self._representation)
             if not with_labels:
                 return Encoded(z_ED.new_zeros(len(z_ED)), z_ED)
             logits_NV = model.logits_at_labels(self.network, hidden_BLD, view)
-        return Encoded(losses.causal_lm(logits_NV, view.labels_N, view.label_examples_N, len(view.row_E)), z_ED)
+        examples_N, num_examples = view.label_examples_N, len(view.row_E)
+        if view.taught_ids_NK is None or view.taught_log_probs_NK is None:
+            return Encoded(losses.causal_lm(logits_NV, view.labels_N, examples_N, num_examples), z_ED)
+        divergence_E = losses.divergence(
+            logits_NV, view.taught_ids_NK, view.taught_log_probs_NK, examples_N, num_examples
+        )
+        return Encoded(divergence_E, z_ED)
 
 
 def represent(hidden_BLD: Tensor, view: View, representation: Representation) -> Tensor:
@@ -77,10 +87,9 @@ def represent(hidden_BLD: Tensor, view: View, representation: Representation) ->
     The default is the last prompt token: it has read everything but the answer, so that two views cannot be matched
     by the answer they share.
     """
-    if representation == "last_prompt":
-        return hidden_BLD[view.row_E, view.prompt_end_E - 1]
-    if representation == "eos":
-        return hidden_BLD[view.row_E, view.end_E - 1]
+    positions_E = representation_positions(view, representation)
+    if positions_E is not None:
+        return hidden_BLD[view.row_E, positions_E]
     places = torch.stack([view.row_E, view.num_shared_E, view.start_E, view.prompt_end_E]).T.tolist()
     return torch.stack(
         [
@@ -89,3 +98,8 @@ def represent(hidden_BLD: Tensor, view: View, representation: Representation) ->
             for row, num_shared, start, end in places
         ]
     )
+
+
+def representation_positions(view: View, representation: Representation) -> Tensor | None:
+    """The token of each example whose hidden state represents it; None where that is the mean of several."""
+    return {"last_prompt": view.prompt_end_E - 1, "eos": view.end_E - 1, "mean": None}[representation]

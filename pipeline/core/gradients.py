@@ -47,13 +47,20 @@ class Batch(NamedTuple):
     num_labels_masked: int
     same_document_BB: Tensor | None
     """True for two examples over one context, never on the diagonal; None when there are none."""
+    taught: Sequence[Pack] = ()
+    """Views with a teacher's distribution, apart from the others; their places mean nothing."""
+    num_labels_taught: int = 0
+    """Of the step, over all processes."""
 
 
 def to(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on `device`."""
-    packs = [Pack(pack.view.to(device), pack.places_E.to(device), pack.idle) for pack in batch.packs]
+    packs, taught = (
+        [Pack(pack.view.to(device), pack.places_E.to(device), pack.idle) for pack in found]
+        for found in (batch.packs, batch.taught)
+    )
     same = None if batch.same_document_BB is None else batch.same_document_BB.to(device)
-    return batch._replace(packs=packs, same_document_BB=same)
+    return batch._replace(packs=packs, same_document_BB=same, taught=taught)
 
 
 class Processes(Protocol):
@@ -96,6 +103,29 @@ class Outcome(NamedTuple):
 def accumulate(encoder: Encoder, batch: Batch, objective: Objective, retained: bool, processes: Processes) -> Outcome:
     """Add the gradient of the step's loss to the encoder's parameters, as the mean over processes that a data-parallel
     wrapper takes: each process differentiates `num` times its share."""
+    taught = _taught(encoder, batch, objective, processes)  # first: the last of the other packs sends the gradients
+    outcome = _accumulate(encoder, batch, objective, retained, processes)
+    if taught is None:
+        return outcome
+    loss = outcome.logged["loss"] + objective.taught * taught
+    return outcome._replace(logged=outcome.logged | {"loss": loss, "divergence": taught})
+
+
+def _taught(encoder: Encoder, batch: Batch, objective: Objective, processes: Processes) -> Tensor | None:
+    """Forward and backward of the taught views; their divergence per label token of the step."""
+    if not batch.taught:
+        return None
+    found: list[Tensor] = []
+    for pack in batch.taught:
+        with processes.apart(encoder):
+            encoded: Encoded = encoder(pack.view)
+            divergence = encoded.clm_E.sum() * (not pack.idle) / batch.num_labels_taught
+            _backward(objective.taught * divergence * processes.num)
+        found.append(divergence.detach())
+    return processes.gather(torch.stack(found).sum()[None]).sum()
+
+
+def _accumulate(encoder: Encoder, batch: Batch, objective: Objective, retained: bool, processes: Processes) -> Outcome:
     if objective.contrastive == 0:
         numbers = range(len(batch.packs))
         encoded = [_differentiate(encoder, batch, number, objective, None, processes) for number in numbers]

@@ -1,6 +1,6 @@
-"""The two losses of focused learning (paper section 3): causal LM on each view, InfoNCE between the views."""
+"""The losses: causal LM on each view and InfoNCE between the views (paper section 3); divergence from a teacher."""
 
-# B pairs, N label tokens of the batch, V vocabulary, D hidden
+# B pairs, N label tokens of the batch, V vocabulary, D hidden, K likeliest tokens of the teacher
 
 from typing import NamedTuple
 
@@ -13,6 +13,26 @@ def causal_lm(logits_NV: Tensor, labels_N: Tensor, examples_N: Tensor, num_examp
     """Cross-entropy of each of the E examples, shape (E,), summed over its label tokens, in nats, at least in fp32."""
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     token_N = functional.cross_entropy(logits_NV, labels_N, reduction="none")
+    return token_N.new_zeros(num_examples).index_add(0, examples_N, token_N)
+
+
+def divergence(
+    logits_NV: Tensor, top_ids_NK: Tensor, top_log_probs_NK: Tensor, examples_N: Tensor, num_examples: int
+) -> Tensor:
+    """Kullback-Leibler divergence from the teacher to the model, shape (E,), summed over each example's label tokens.
+
+    In nats, at least in fp32. Of the teacher's distribution its K likeliest tokens are known; all others count as one
+    outcome, so that it is a lower bound, and exact for K = V.
+    """
+    number_format = torch.promote_types(logits_NV.dtype, torch.float32)
+    log_q_NK = functional.log_softmax(logits_NV.to(number_format), dim=-1).gather(1, top_ids_NK)
+    log_p_NK = top_log_probs_NK.to(number_format)
+    p_NK = log_p_NK.exp()
+    tiny = torch.finfo(number_format).eps
+    rest_p_N = (1 - p_NK.sum(dim=1)).clamp(min=0)
+    rest_q_N = (1 - log_q_NK.exp().sum(dim=1)).clamp(min=tiny)
+    rest_N = torch.xlogy(rest_p_N, rest_p_N) - rest_p_N * rest_q_N.log()
+    token_N = (p_NK * (log_p_NK - log_q_NK)).sum(dim=1) + rest_N
     return token_N.new_zeros(num_examples).index_add(0, examples_N, token_N)
 
 

@@ -7,7 +7,8 @@ holds the exact set of trainable parameters of every choice, for models whose lm
 # B examples, L tokens, D hidden, N label tokens, V vocabulary
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -150,17 +151,39 @@ def windows(config: Any) -> dict[str, int | None]:
     return {kind: window if kind == _SLIDING else None for kind in kinds}
 
 
-def hidden_states(network: Module, view: View) -> Tensor:
-    """Hidden states of the last layer, after the final norm: shape (B, L, D)."""
+def hidden_states(network: Module, view: View, positions_E: Tensor | None = None) -> Tensor:
+    """Hidden states of the last layer, after the final norm: shape (B, L, D).
+
+    Where `positions_E` is given, they are right at that position of each example alone, and cheaper: nothing reads
+    what the last layer's MLP makes of the others.
+    """
     whole = causal_lm(network)
-    output = whole.model(
-        input_ids=view.input_ids_BL,
-        attention_mask=view.mask_BL if view.branch_BL is None else _tree_masks(whole, view),
-        position_ids=view.position_ids_BL,
-        use_cache=False,
-    )
+    with nullcontext() if positions_E is None else _mlp_only_at(whole.model.layers[-1].mlp, view, positions_E):
+        output = whole.model(
+            input_ids=view.input_ids_BL,
+            attention_mask=view.mask_BL if view.branch_BL is None else _tree_masks(whole, view),
+            position_ids=view.position_ids_BL,
+            use_cache=False,
+        )
     hidden: Tensor = output.last_hidden_state
     return hidden
+
+
+@contextmanager
+def _mlp_only_at(mlp: Module, view: View, positions_E: Tensor) -> Iterator[None]:
+    def chosen(_: Module, hidden: tuple[Tensor]) -> tuple[Tensor]:
+        return (hidden[0][view.row_E, positions_E],)
+
+    def in_place(_: Module, __: tuple[Tensor], made_ED: Tensor) -> Tensor:
+        made_BLD = made_ED.new_zeros(*view.input_ids_BL.shape, made_ED.shape[-1])
+        return made_BLD.index_put((view.row_E, positions_E), made_ED)
+
+    handles = (mlp.register_forward_pre_hook(chosen), mlp.register_forward_hook(in_place))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _tree_masks(whole: Any, view: View) -> Any:

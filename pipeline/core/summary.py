@@ -1,8 +1,8 @@
 """From predictions to one summary: the measures by method, by context length and by place of the gold document.
 
-Method names are the files evaluate wrote; base, vanilla and focused come first, later ones follow by name. The unit of
-every measure is one example; differences are paired by example, against vanilla on the full context; intervals resample
-questions.
+Method names are the files evaluate wrote; those of methods.py come first, in its order, others follow by name. The unit
+of every measure is one example; differences are paired by example, against vanilla on the full context; intervals
+resample questions.
 """
 
 from collections import defaultdict
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import official, paper, statistics, tasks
+from pipeline.core.methods import METHODS
 from pipeline.core.ranges import Range, ranges
 from pipeline.errors import ArtifactError
 
-METHODS = ("base", "vanilla", "focused")
 REFERENCE = ("vanilla", "full")
 COLUMNS = (
     "example_id", "question_id", "benchmark", "method", "input", "num_documents", "gold_position", "prompt_tokens",
@@ -134,7 +134,7 @@ def row_name(method: str, given: str) -> str:
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """Sort key: base, vanilla, focused, then the others by name."""
+    """Sort key: the order of methods.py, then the others by name."""
     return (METHODS.index(method) if method in METHODS else len(METHODS), method)
 
 

@@ -30,7 +30,10 @@ class Context(NamedTuple):
 
 
 class FullView(NamedTuple):
-    """Token ids of context, question, answer and EOS; token span of each chunk; where question and answer begin."""
+    """Token ids of context, question, answer and EOS; token span of each chunk; where question and answer begin.
+
+    The view of an unlabelled question ends with the question.
+    """
 
     input_ids: list[int]
     chunk_starts: list[int]
@@ -79,8 +82,7 @@ def cut(laid: Context, max_tokens: int, where: Cut) -> Context:
 
 
 def full_view(laid: Context, question_ids: Ids, answer_ids: Ids, eos_id: int) -> FullView:
-    """Context, question and answer in one row."""
+    """Context, question and answer in one row; without an answer there is no EOS either."""
     prompt = [*laid.input_ids, *question_ids]
-    return FullView(
-        [*prompt, *answer_ids, eos_id], laid.chunk_starts, laid.chunk_ends, len(laid.input_ids), len(prompt)
-    )
+    labels = [*answer_ids, eos_id] if answer_ids else []
+    return FullView([*prompt, *labels], laid.chunk_starts, laid.chunk_ends, len(laid.input_ids), len(prompt))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pipeline import config, files
 from pipeline.errors import DataError, run
-from pipeline.settings import Gate, GateStage
+from pipeline.sections import Gate
+from pipeline.settings import GateStage
 
 MASK, RETRIEVAL = Path("reports/mask.json"), Path("reports/retrieval.json")
 REPORT = Path("reports/gate.json")

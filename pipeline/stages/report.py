@@ -15,7 +15,7 @@ from pipeline.core import page, plots, readings, summary, wording
 from pipeline.errors import ArtifactError, ConfigError, run
 from pipeline.settings import ReportStage
 
-PREDICTIONS, CURVES = Path("reports/predictions"), Path("reports/train")
+PREDICTIONS, CURVES, SURFACE = Path("reports/predictions"), Path("reports/train"), Path("reports/surface")
 EXAMPLES, DOCUMENTS = Path("data/examples.parquet"), Path("data/documents.parquet")
 MASKED = Path("data/views/masked.parquet")
 SOURCES = {  # of the page and the summary; name -> file and who wrote it
@@ -50,6 +50,7 @@ def main() -> None:
         readings=_readings(chosen, predictions),
         sources=sources,
         settings=settings.model_dump(),
+        surface=_surface(),
         versions=_versions(),
         inputs=_inputs(),
     )
@@ -105,6 +106,11 @@ def _curves() -> page.Curves:
                 ) from None
         curves.setdefault(method, {})[name] = steps
     return curves
+
+
+def _surface() -> list[dict[str, Any]]:
+    """The cells of every method; none where the benchmark has no such questions."""
+    return [cell for path in sorted(SURFACE.glob("*.json")) for cell in files.read_json(path, "surface")["rows"]]
 
 
 def _versions() -> dict[str, dict[str, str]]:

@@ -70,8 +70,11 @@ def main() -> None:
 
 
 def _question_and_answer(row: tables.Row, encode: views.Encode) -> tuple[views.Ids, views.Ids]:
-    question = prompts.question_segment(row["question"], row["answer_lead"], row["options"])
-    return encode(question), encode(prompts.answer_segment(prompts.target(row["answers"], row["gold_option"])))
+    """Token ids; none of the answer of an unlabelled question."""
+    question = encode(prompts.question_segment(row["question"], row["answer_lead"], row["options"]))
+    if not row["answers"]:
+        return question, []
+    return question, encode(prompts.answer_segment(prompts.target(row["answers"], row["gold_option"])))
 
 
 def _rooms(encode: views.Encode, max_tokens: int) -> dict[tuple[str, ...], int]:

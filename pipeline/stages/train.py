@@ -1,4 +1,4 @@
-"""Stage train@<method>: a LoRA adapter, by vanilla fine-tuning or by focused learning."""
+"""Stage train@<method>: a LoRA adapter, by vanilla fine-tuning, focused learning, or what a teacher says."""
 
 import hashlib
 import json
@@ -20,38 +20,57 @@ from pipeline import (
     training,
     weights,
 )
-from pipeline.core import focus, model, schedule
+from pipeline.core import focus, methods, model, schedule
 from pipeline.errors import ConfigError, run
-from pipeline.settings import TrainFocusedStage, TrainVanillaStage
+from pipeline.settings import TrainDistillStage, TrainFocusedStage, TrainVanillaStage
+from pipeline.taught import SPLITS, Taught
 from pipeline.training_data import TrainingData, context_keys
 
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
+TEACHINGS = Path("data/teachings.parquet")
 CURVES = Path("reports/train")
 CHECKPOINTS = weights.MODELS / ".checkpoints"
 
 
 def main() -> None:
     method = sys.argv[1] if len(sys.argv) == 2 else ""
-    if method == "vanilla":
-        train_adapter(method, config.load(TrainVanillaStage), focus.VANILLA)
-    elif method == "focused":
-        settings = config.load(TrainFocusedStage)
-        contrastive = settings.contrastive
-        objective = focus.Objective(
-            full=settings.views.full,
-            masked=settings.views.masked,
-            contrastive=contrastive.weight,
-            temperature=contrastive.temperature,
-            representation=contrastive.representation,
-            same_document=contrastive.same_document,
-        )
-        train_adapter(method, settings, objective)
-    else:
-        raise ConfigError(f"train takes one method, got {' '.join(sys.argv[1:]) or 'none'}; choose vanilla or focused")
+    match method:
+        case methods.VANILLA:
+            train_adapter(method, config.load(TrainVanillaStage), focus.VANILLA)
+        case methods.FOCUSED:
+            focused = config.load(TrainFocusedStage)
+            train_adapter(method, focused, _focused(focused))
+        case methods.DISTILL:
+            distill = config.load(TrainDistillStage)
+            objective = focus.VANILLA._replace(full=distill.distill.labelled, taught=distill.distill.weight)
+            train_adapter(method, distill, objective, distill.distill.batch_questions)
+        case _:
+            given = " ".join(sys.argv[1:]) or "none"
+            raise ConfigError(f"train takes one method, got {given}; choose from {', '.join(methods.TRAINED)}")
 
 
-def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, objective: focus.Objective) -> None:
-    """Train, then put adapter and curves in their place; until then the earlier ones stay."""
+def _focused(settings: TrainFocusedStage) -> focus.Objective:
+    contrastive = settings.contrastive
+    return focus.Objective(
+        full=settings.views.full,
+        masked=settings.views.masked,
+        contrastive=contrastive.weight,
+        temperature=contrastive.temperature,
+        representation=contrastive.representation,
+        same_document=contrastive.same_document,
+    )
+
+
+def train_adapter(
+    method: str,
+    settings: TrainVanillaStage | TrainFocusedStage | TrainDistillStage,
+    objective: focus.Objective,
+    batch_questions: int = 0,
+) -> None:
+    """Train, then put adapter and curves in their place; until then the earlier ones stay.
+
+    `batch_questions` of what the teacher said stand in each step.
+    """
     train = settings.train
     _require_negatives(train.batch_examples, train.questions_per_document, objective)
     tracked = trackers.chosen()
@@ -59,16 +78,23 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
     card = weights.read_card()
     processes.launch("pipeline.stages.train", [method])
     team = processes.Processes()
-    if train.batch_examples % team.num:
-        raise ConfigError(
-            f"train.batch_examples is {train.batch_examples}, which {team.num} processes cannot share evenly; set it "
-            f"to a multiple of {team.num}, or start another number of processes"
-        )
+    for name, size in (("train.batch_examples", train.batch_examples), ("distill.batch_questions", batch_questions)):
+        if size % team.num:
+            raise ConfigError(
+                f"{name} is {size}, which {team.num} processes cannot share evenly; set it to a multiple of "
+                f"{team.num}, or start another number of processes"
+            )
     batches = schedule.schedule(
         context_keys(FULL), train.steps, train.batch_examples, train.seed, train.questions_per_document
     )
-    masked = MASKED if objective.reads_masked else None
-    data = TrainingData(batches, FULL, masked)
+    masked, said = MASKED if objective.reads_masked else None, TEACHINGS if objective.taught else None
+    taught = None
+    if said is not None:
+        keys = context_keys(FULL, SPLITS)
+        # Every question counts as a context of its own: taught ones are not compared with each other.
+        order = schedule.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
+        taught = Taught(order, FULL, said)
+    data = TrainingData(batches, FULL, masked, taught)
     set_seed(train.seed)
     adapted = model.add_adapter(
         weights.load_base(settings.model, card, "cpu" if team.sharded else None),
@@ -93,7 +119,7 @@ def train_adapter(method: str, settings: TrainVanillaStage | TrainFocusedStage, 
             team.num,
         )
     flat: dict[str, Any] = settings.model_dump()
-    identity = checkpoints.identity(flat, [FULL, *([masked] if masked else []), weights.BASE / weights.CARD])
+    identity = checkpoints.identity(flat, [FULL, *filter(None, (masked, said)), weights.BASE / weights.CARD])
     kept = checkpoints.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
     run_name = f"{method}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
     watchers = trackers.Watchers(tracked if team.first else [], run_name, identity)

@@ -69,7 +69,8 @@ def _examples(max_examples: int | None) -> list[tables.Row]:
     """Of each split those whose ids have the smallest digests, in the order of the table."""
     ids: dict[str, list[str]] = {}
     for row in tables.scan(EXAMPLES, tables.EXAMPLES, ["example_id", "split"]):
-        ids.setdefault(row["split"], []).append(row["example_id"])
+        if row["split"] in SPLITS:
+            ids.setdefault(row["split"], []).append(row["example_id"])
     chosen = {name for split in ids.values() for name in nsmallest(max_examples or len(split), split, key=_digest)}
     return [row for row in tables.scan(EXAMPLES, tables.EXAMPLES) if row["example_id"] in chosen]
 

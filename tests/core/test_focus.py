@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.core import batching, focus, masking, model
 from tests.core import tiny
@@ -81,3 +82,25 @@ def test_only_eos_sees_the_answer():
     for representation, sees in (("last_prompt", False), ("mean", False), ("eos", True)):
         one, other = (focus.represent(model.hidden_states(network, v), v, representation) for v in (full, changed))
         assert torch.equal(one, other) is not sees
+
+
+@pytest.mark.parametrize("representation", ["last_prompt", "mean", "eos"])
+@pytest.mark.parametrize("mode", ["token", "skip"])
+def test_representations_without_labels_are_the_same_ones(representation, mode):
+    encoder = focus.Encoder(tiny.network(dtype=torch.float64), representation)
+    for view in views(mode, num=3):
+        torch.testing.assert_close(encoder(view, with_labels=False).z_ED, encoder(view).z_ED, rtol=1e-12, atol=1e-12)
+
+
+def test_representations_without_labels_leave_out_most_of_the_last_layers_mlp():
+    network = tiny.network()
+    full, _ = views(num=3)
+    mlp = network.config.hidden_size * network.config.intermediate_size * 3 * 2  # FLOPs of one token
+    head = network.config.hidden_size * network.config.vocab_size * 2
+    counted = []
+    for with_labels in (True, False):
+        with FlopCounterMode(display=False) as counter:
+            focus.Encoder(network, "last_prompt")(full, with_labels=with_labels)
+        counted.append(counter.get_total_flops())
+    left_out = mlp * (full.input_ids_BL.numel() - len(full.row_E)) + head * len(full.labels_N)
+    assert counted[0] - counted[1] == left_out

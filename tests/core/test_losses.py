@@ -70,3 +70,45 @@ def test_excluded_pairs_stand_in_no_denominator():
             allowed = [j for j in range(3) if not excluded[i, j]]
             terms.append(torch.logsumexp(matrix[i, allowed], dim=0) - matrix[i, i])
     assert found.item() == pytest.approx(sum(terms).item() / 6, rel=1e-6)
+
+
+def slow_divergence(teacher, model):
+    return sum(p * (math.log(p) - math.log(q)) for p, q in zip(teacher, model, strict=True) if p > 0)
+
+
+def distributions(num, vocab, seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num, vocab, generator=generator, dtype=dtype) * 2
+
+
+@pytest.mark.parametrize("num_top", [1, 3, 11])
+def test_divergence_counts_the_likeliest_tokens_and_all_others_as_one(num_top):
+    logits, teacher = distributions(4, 11, seed=0), distributions(4, 11, seed=1).log_softmax(dim=1)
+    top = teacher.topk(num_top, dim=1)
+    examples = torch.tensor([1, 0, 1, 1])
+    found = losses.divergence(logits, top.indices, top.values, examples, 2)
+    expected = [0.0, 0.0]
+    for row, (p, q) in enumerate(zip(teacher.exp(), logits.softmax(dim=1), strict=True)):
+        kept = top.indices[row]
+        pairs = [[x[kept].tolist(), max(1 - x[kept].sum().item(), 0.0)] for x in (p, q)]
+        lumped = [[*known, rest] if num_top < 11 else known for known, rest in pairs]
+        expected[examples[row]] += slow_divergence(*lumped)
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_divergence_of_a_model_from_itself_is_nothing_and_pulls_nowhere():
+    logits = distributions(3, 50, seed=2, dtype=torch.float32).requires_grad_()
+    top = logits.detach().log_softmax(dim=1).topk(8, dim=1)
+    found = losses.divergence(logits, top.indices, top.values, torch.arange(3), 3)
+    assert found.abs().max() < 1e-5
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    assert gradient.abs().max() < 1e-5
+
+
+def test_divergence_is_finite_where_the_teacher_is_sure_or_the_model_is():
+    teacher = torch.tensor([[0.0, -200.0], [-0.1, -2.5]])
+    logits = torch.tensor([[-300.0, 0.0, 0.0], [300.0, 0.0, 0.0]], requires_grad=True)
+    found = losses.divergence(logits, torch.tensor([[0, 1], [0, 1]]), teacher, torch.arange(2), 2)
+    assert found.isfinite().all() and found[0] > 100
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    assert gradient.isfinite().all()

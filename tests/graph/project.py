@@ -15,10 +15,13 @@ from tests.conftest import ROOT
 TOY: dict[str, dict[str, Any]] = {
     "data": {
         "train_questions": 24, "dev_questions": 4, "test_questions": 8,
-        "train_documents": [4], "dev_documents": [4], "test_documents": [4, 6],
+        "train_documents": [4], "dev_documents": [4], "test_documents": [4, 6], "unlabelled_questions": 8,
+        "surface_questions": 2, "surface_documents": [2, 4], "surface_name_sharing_rates": [0.0, 1.0],
     },
     "validation": {"max_examples": 8},
     "mask": {"top_k": 2},
+    "teach": {"top_k": 2},
+    "distill": {"batch_questions": 4},
     "train": {"steps": 3, "batch_examples": 4, "log_every": 1},
     "eval": {"retrieval_top_k": 2, "max_new_tokens": 6, "bootstrap_resamples": 100},
     "analyze": {"examples": 4},

@@ -90,6 +90,13 @@ def write(
             for example, (context, gold) in zip(examples, answers, strict=True)
         ]
         tables.write(root / f"reports/predictions/{method}.parquet", tables.PREDICTIONS, rows)
+        cells = [
+            _cell(method, given, length, rate, skill[method])
+            for given in ("full", "retrieval")
+            for length in lengths
+            for rate in (0.0, 0.5)
+        ]
+        files.write_json(root / f"reports/surface/{method}.json", {"rows": cells})
     _write_sources(root, lengths, num_questions, hostile)
     for method in ("vanilla", "focused"):
         _write_curves(root / "reports/train" / method, method, draw)
@@ -140,6 +147,19 @@ def _prediction(
         "error": "correct" if right else "distraction" if distracted else "other",
         "distractor_id": f"p{wrong}" if distracted else "",
     }
+
+
+def _cell(method: str, given: str, length: int, rate: float, skill: float) -> dict[str, Any]:
+    """Of the surface: harder with more documents and with more borrowed names."""
+    score = 1 / (1 + math.exp(0.2 * length + rate - skill - 1))
+
+    def around(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": max(0.0, mean - 0.05), "high": min(1.0, mean + 0.05)}
+
+    return {
+        "method": method, "input": given, "num_documents": length, "name_sharing_rate": rate, "num_examples": 60,
+        "score": around(score), "distraction_rate": around(0.7 * (1 - score)),
+    }  # fmt: skip
 
 
 def _write_sources(root: Path, lengths: tuple[int, ...], num_questions: int, hostile: str) -> None:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from pipeline import adapters, config, files, tables, weights
+from pipeline import adapters, answered, config, files, tables, weights
 from pipeline.core import answers, evaluation, metrics, model, prompts, tasks, views
 from pipeline.errors import ArtifactError, ConfigError, DataError
 from pipeline.settings import EvaluateStage
@@ -94,10 +94,10 @@ class Toy:
 
     def write(self, sha256):
         chunks = [{**chunk._asdict(), "index": 0, "start": 0, "end": len(chunk.text)} for chunk in self.chunks.values()]
-        tables.write(evaluate.CHUNKS, tables.CHUNKS, chunks)
-        tables.write(evaluate.EXAMPLES, tables.EXAMPLES, self.examples)
-        tables.write(evaluate.FULL, tables.FULL_VIEWS, self.full, {"tokenizer_sha256": sha256})
-        tables.write(evaluate.SCORES, tables.SCORES, self.scores)
+        tables.write(answered.CHUNKS, tables.CHUNKS, chunks)
+        tables.write(answered.EXAMPLES, tables.EXAMPLES, self.examples)
+        tables.write(answered.FULL, tables.FULL_VIEWS, self.full, {"tokenizer_sha256": sha256})
+        tables.write(answered.SCORES, tables.SCORES, self.scores)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_each_test_example_is_asked_over_its_context_and_over_its_best_chunks(to
     assert {row["error"] for row in rows} >= {"distraction", "other"}
     assert {row["error"] for row in rows if row["example_id"] == "e4"} <= {"correct", "other"}
     printed = capsys.readouterr().out
-    assert printed.count("\n") == 1 and "23 test examples, 35 distinct prompts" in printed
+    assert printed.count("\n") == 1 and "23 test examples; exact match at 6 documents" in printed
 
 
 def test_the_figures_are_those_of_the_predictions_and_equal_runs_write_equal_bytes(toy, monkeypatch):
@@ -264,7 +264,7 @@ def test_files_that_do_not_belong_together_are_refused(toy, monkeypatch, damage)
 def test_missing_files_are_refused_with_the_stage_that_makes_them(toy, monkeypatch):
     with pytest.raises(ArtifactError, match="run `dvc repro train@focused` first"):
         run_stage(monkeypatch, "focused")
-    evaluate.SCORES.unlink()
+    answered.SCORES.unlink()
     with pytest.raises(ArtifactError, match="run `dvc repro score` first"):
         run_stage(monkeypatch, "base")
 

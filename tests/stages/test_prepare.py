@@ -56,7 +56,10 @@ def test_the_example_of_the_users_format(project, capsys):
 
 
 def test_bios_twice_gives_the_same_bytes(project, capsys):
-    choose("bios", train_questions=6, dev_questions=3, test_questions=4, test_documents=[2, 4], train_documents=[3])
+    surface = {"surface_questions": 2, "surface_documents": [2, 4], "surface_name_sharing_rates": [0.0, 1.0]}
+    sizes = {"test_documents": [2, 4], "train_documents": [3]}
+    numbers = {"train_questions": 6, "unlabelled_questions": 5, "dev_questions": 3, "test_questions": 4}
+    choose("bios", **numbers, **sizes, **surface)
     prepare.main()
     first = outputs(project)
     assert set(first) == {"documents.parquet", "examples.parquet", "prepare.json"}
@@ -69,7 +72,7 @@ def test_bios_twice_gives_the_same_bytes(project, capsys):
         "num_examples_by_num_documents": {"2": 4, "4": 4},
     }
     assert summary["leaks"] == {"num_documents": 0, "num_questions": 0}
-    assert "17 examples (train 6, dev 3, test 8)" in capsys.readouterr().out
+    assert "30 examples (train 6, unlabelled 5, dev 3, test 8, surface 8)" in capsys.readouterr().out
 
 
 def write_lines(path, lines):

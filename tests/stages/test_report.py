@@ -78,7 +78,7 @@ def test_the_summary_agrees_with_the_predictions(reported: Path):
 
 def test_the_page_has_every_part(reported: Path):
     text = (reported / "reports/index.html").read_text()
-    assert text.count("<svg") == 4 + 1 + 7 + 1 + 2  # length, position; errors; training; retrieval; retrievers
+    assert text.count("<svg") == 4 + 12 + 1 + 7 + 1 + 2  # length, position; surface; errors; training; retrieval
     assert text.count("<article ") == 40
     assert text.count('<mark class="right">') >= 40 and text.count('<mark class="wrong">') >= 10
     assert text.count(">gold</span>") == 40 and text.count(">kept</span>") > 60
@@ -86,6 +86,16 @@ def test_the_page_has_every_part(reported: Path):
     assert "Versions that trained vanilla and focused" in text
     assert len(text.encode()) < 1_500_000
     assert "contrastive.weight" in text  # settings of all stages
+
+
+def test_without_cells_there_is_no_surface(reported: Path, tmp_path: Path, run_stage: Stage):
+    root = tmp_path / "flat"
+    shutil.copytree(reported, root)
+    for path in (root / "reports/surface").glob("*.json"):
+        path.write_text('{"rows": []}')
+    run_stage(root)
+    text = (root / "reports/index.html").read_text()
+    assert "How hard the context is" not in text and 'href="#surface"' not in text
 
 
 def test_another_process_writes_the_same_bytes(reported: Path, tmp_path: Path):

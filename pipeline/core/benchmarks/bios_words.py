@@ -88,6 +88,8 @@ class Relation(NamedTuple):
     phrase: str
     """Stands between the full name and the value, in the text and in the answer lead alike."""
     question: str
+    paraphrases: tuple[str, ...]
+    """Other wordings of the question, which the small base model has never read."""
     values: list[str]
     openings: tuple[str, ...]
     closings: tuple[str, ...]
@@ -97,6 +99,11 @@ RELATIONS = (
     Relation(
         "hails from",
         "Which city does {name} hail from?",
+        (
+            "From which city does {name} come?",
+            "{name} was born and raised in which city?",
+            "Name the city that {name} comes from.",
+        ),
         CITIES,
         ("", "", "The records show that ", "By birth ", "As the youngest of five, "),
         (
@@ -111,6 +118,11 @@ RELATIONS = (
     Relation(
         "lives in",
         "In which city does {name} live?",
+        (
+            "Where does {name} live?",
+            "Which city is the home of {name}?",
+            "Name the city in which {name} lives.",
+        ),
         CITIES,
         ("", "", "These days ", "After many moves ", "For the time being "),
         ("", "", " with two grey cats", ", near the botanical garden", " and cycles everywhere", " on the third floor"),
@@ -118,6 +130,11 @@ RELATIONS = (
     Relation(
         "became a",
         "What is the occupation of {name}?",
+        (
+            "What does {name} do for a living?",
+            "Which occupation does {name} have?",
+            "Name the job of {name}.",
+        ),
         OCCUPATIONS,
         ("", "", "By chance ", "To pay the rent ", "At the age of thirty "),
         ("", "", ", like both parents", " and rarely takes a holiday", " and never looked back", " in a small team"),
@@ -125,6 +142,11 @@ RELATIONS = (
     Relation(
         "works for",
         "Which company employs {name}?",
+        (
+            "For which company does {name} work?",
+            "Who employs {name}?",
+            "Name the company that {name} works for.",
+        ),
         EMPLOYERS,
         ("", "", "At present ", "On weekdays ", "Thanks to a friend, "),
         ("", "", " and enjoys it", ", often abroad", " on a yearly contract", " for the third time"),
@@ -132,6 +154,11 @@ RELATIONS = (
     Relation(
         "studied at",
         "At which university did {name} study?",
+        (
+            "Where did {name} study?",
+            "Which university did {name} go to?",
+            "Name the university or college of {name}.",
+        ),
         UNIVERSITIES,
         ("", "", "After school ", "With a grant, ", "Much earlier, "),
         ("", "", " for six years", ", mostly at night", " and made good friends there", " against all advice"),
@@ -139,6 +166,11 @@ RELATIONS = (
     Relation(
         "graduated in",
         "In which field did {name} graduate?",
+        (
+            "What did {name} graduate in?",
+            "Which field did {name} study?",
+            "Name the field in which {name} graduated.",
+        ),
         FIELDS,
         ("", "", "In the end ", "Few people know that ", "It is true that "),
         ("", "", " with honours", ", late in life", " and still reads about it", " but never used it"),
@@ -146,6 +178,11 @@ RELATIONS = (
     Relation(
         "plays the",
         "Which instrument does {name} play?",
+        (
+            "What instrument can {name} play?",
+            "On which instrument does {name} play?",
+            "Name the instrument that {name} plays.",
+        ),
         INSTRUMENTS,
         ("", "", "On Sundays ", "At weddings ", "When nobody listens, "),
         ("", "", " rather well", ", much to the joy of the neighbours", " in a village band", " by ear"),
@@ -153,6 +190,11 @@ RELATIONS = (
     Relation(
         "speaks fluent",
         "Which foreign language does {name} speak?",
+        (
+            "What foreign language is {name} fluent in?",
+            "Besides English, which language does {name} speak?",
+            "Name the foreign language that {name} speaks.",
+        ),
         LANGUAGES,
         ("", "", "Besides English, ", "To the surprise of many, ", "Even on the phone "),
         ("", "", " with a slight accent", ", learned from an aunt", " and reads it daily", " after years abroad"),

@@ -40,9 +40,10 @@ class QuestionLine(_Line):
 
     id: Text
     question: Text
-    answers: Some[Text]
+    answers: list[Text]
+    """Empty in split unlabelled."""
     documents: Some[Text]
-    split: Literal["train", "dev", "test"]
+    split: Literal["train", "unlabelled", "dev", "test"]
     gold: list[Text] = Field(default_factory=list)
     evidence: list[Quote] = Field(default_factory=list)
     answer_lead: str = ""
@@ -91,7 +92,11 @@ def _refuse_twice(place_of: dict[str, str], place: str, identifier: str, kind: s
 
 
 def _problem(line: QuestionLine, length_of: dict[str, int], found_at: dict[str, dict[str, int]]) -> str:
-    """What is wrong between this question and the documents; empty: nothing."""
+    """What is wrong with this question, by itself or with the documents; empty: nothing."""
+    if line.split == "unlabelled" and line.answers:
+        return "answers must be an empty list in split unlabelled; a question with answers is one of split train"
+    if line.split != "unlabelled" and not line.answers:
+        return f"answers must not be an empty list in split {line.split}; split unlabelled is for questions without"
     for identifier in line.documents:
         if identifier not in length_of:
             return f"documents names {identifier!r}, which documents.jsonl does not have"

@@ -4,6 +4,7 @@ import collections
 import itertools
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -196,6 +197,68 @@ def test_the_largest_possible_contexts_are_made_and_larger_ones_refused(rate, la
     assert len(set(example.document_ids)) == len(example.document_ids) == largest <= len(documents)
     with pytest.raises(ConfigError, match=rf"data\.test_documents {largest + 1} .* lower one of the two"):
         bios.generate(seed=1, num_documents={"test": [largest + 1]}, **changes)
+
+
+def test_unlabelled_questions_say_nothing_of_their_answers_and_change_no_other_split(default):
+    numbers = DEFAULT["num_questions"] | {"unlabelled": 300}
+    _, examples = generate(num_questions=numbers, num_documents=DEFAULT["num_documents"] | {"unlabelled": [12]})
+    asked = [example for example in examples if example.split == "unlabelled"]
+    assert [example for example in examples if example.split != "unlabelled"] == default[1]
+    assert len(asked) == 300 == len({example.question for example in asked})
+    for example in asked:
+        assert example.answers == example.evidence == example.gold_document_ids == []
+        assert example.gold_position == -1 and example.subset == ""
+        assert len(example.document_ids) == 12
+        assert all(name.startswith("bios-train-") for name in example.document_ids)
+    labelled = {example.question for example in examples if example.split == "train"}
+    assert len(labelled & {example.question for example in asked}) < 150  # drawn apart, not the same ones
+
+
+def test_the_surface_asks_the_same_questions_in_every_combination(default):
+    surface = bios.Surface(num_questions=40, num_documents=[2, 8], name_sharing_rates=[0.0, 0.5, 1.0])
+    documents, examples = generate(surface=surface)
+    cells = {}
+    for example in examples:
+        if example.split == "surface":
+            rate = bios.name_sharing_rate_of(example.subset)
+            cells.setdefault((len(example.document_ids), rate), []).append(example)
+    assert [example for example in examples if example.split != "surface"] == default[1]
+    assert sorted(cells) == [(size, rate) for size in (2, 8) for rate in (0.0, 0.5, 1.0)]
+    asked = [[(example.question_id, example.question) for example in found] for found in cells.values()]
+    assert all(found == asked[0] for found in asked) and len(asked[0]) == 40
+    for (size, rate), found in cells.items():
+        shared = sum(
+            num_shared_names(documents[example.gold_document_ids[0]].title, documents[name].title)
+            for example in found
+            for name in example.document_ids
+            if name not in example.gold_document_ids
+        )
+        assert shared / (40 * (size - 1)) == pytest.approx(rate, abs=0.12)
+
+
+@pytest.mark.parametrize(("where", "place"), [("first", 0), ("middle", 4), ("last", 7)])
+def test_the_gold_document_stands_where_it_is_put(where, place):
+    _, examples = generate(num_questions={"test": 20}, num_documents={"test": [8]}, gold_position=where)
+    assert {example.gold_position for example in examples} == {place}
+
+
+def test_biographies_tell_as_many_facts_as_asked():
+    documents, examples = generate(num_questions={"test": 200}, facts_per_person=[2, 8])
+    assert {document.text.count(". ") + 1 for document in documents.values()} == {2, 8}
+    assert len({example.question for example in examples}) == 200
+
+
+def test_paraphrases_ask_for_the_same_facts_in_four_wordings(default):
+    documents, examples = generate(wording="paraphrased")
+    assert [replace(example, question="") for example in examples] == [
+        replace(example, question="") for example in default[1]
+    ]
+    same = sum(example.question == plain.question for example, plain in zip(examples, default[1], strict=True))
+    assert 0.2 < same / len(examples) < 0.3
+    for example in examples:
+        assert documents[example.gold_document_ids[0]].title in example.question
+    for relation in bios_words.RELATIONS:
+        assert len({relation.question, *relation.paraphrases}) == 4
 
 
 def test_a_context_size_named_twice_is_refused():

@@ -67,7 +67,7 @@ def test_texts_and_questions_of_train_that_stand_in_dev_or_test_are_leaks():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split": "validation"}, "split is 'validation', expected one of train, dev, test"),
+        ({"split": "validation"}, "split is 'validation', expected one of train, unlabelled, dev, test, surface"),
         ({"question": " "}, "the question is empty"),
         ({"answers": []}, "no answer, or an empty one"),
         ({"answers": ["One", ""]}, "no answer, or an empty one"),

@@ -74,6 +74,12 @@ def test_documents_may_come_in_any_order_and_in_many_contexts():
     assert rejects == {}
 
 
+def test_a_question_without_answers_is_one_of_split_unlabelled():
+    _, [example], rejects = prepare(DOCUMENTS, [{**QUESTION, "answers": [], "split": "unlabelled"}])
+    assert (example.split, example.answers) == ("unlabelled", [])
+    assert rejects == {}
+
+
 def without(key):
     return {name: value for name, value in QUESTION.items() if name != key}
 
@@ -85,8 +91,9 @@ def without(key):
         ({**without("answers"), "answer": "mice"}, "answers is missing (rename answer?)"),
         ({**QUESTION, "golds": ["fox"]}, "golds is not a key of this file (did you mean gold?)"),
         ({**QUESTION, "colour": "red"}, "colour is not a key of this file; keys of your own open with an underscore"),
-        ({**QUESTION, "split": "valid"}, "split is 'valid': input should be 'train', 'dev' or 'test'"),
-        ({**QUESTION, "answers": []}, "answers must not be an empty list"),
+        ({**QUESTION, "split": "valid"}, "split is 'valid': input should be 'train', 'unlabelled', 'dev' or 'test'"),
+        ({**QUESTION, "answers": []}, "answers must not be an empty list in split test; split unlabelled is for"),
+        ({**QUESTION, "split": "unlabelled"}, "answers must be an empty list in split unlabelled; a question with"),
         ({**QUESTION, "answers": ["mice", " "]}, "answers[1] must not be empty"),
         ({**QUESTION, "answers": "mice"}, "answers is 'mice': input should be a valid list"),
         ({**QUESTION, "answers": [7]}, "answers[0] is 7: input should be a valid string"),

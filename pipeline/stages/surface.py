@@ -1,0 +1,41 @@
+"""Stage surface@<method>: the method's answers as the context gets harder, by documents and name-sharing rate.
+
+Where the benchmark has no questions of split surface (bios alone makes some), reports/surface/<method>.json is empty.
+"""
+
+import sys
+from pathlib import Path
+
+from pipeline import answered, config, files, processes
+from pipeline.core import difficulty, methods
+from pipeline.errors import ConfigError, run
+from pipeline.settings import SurfaceStage
+
+SPLIT = "surface"
+SURFACE = Path("reports/surface")
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or sys.argv[1] not in methods.METHODS:
+        given = " ".join(sys.argv[1:]) or "none"
+        raise ConfigError(f"surface takes one method, got {given}; choose from {', '.join(methods.METHODS)}")
+    method = sys.argv[1]
+    settings = config.load(SurfaceStage)
+    processes.launch("pipeline.stages.surface", [method])
+    team = processes.Processes()
+    rows = answered.answers(method, settings.model, settings.eval, SPLIT, {}, team, f"surface@{method}")
+    team.close()
+    if rows is None:
+        return
+    cells = difficulty.surface(rows, resamples=settings.eval.bootstrap_resamples)
+    files.write_json(SURFACE / f"{method}.json", {"rows": cells})
+    if cells:
+        easy, hard = (f"{cell['score']['mean']:.1%}" for cell in (cells[0], cells[-1]))
+        said = f"{len(rows):,} answers in {len(cells)} cells; score {easy} in the easiest, {hard} in the hardest"
+    else:
+        said = "no questions of split surface"
+    print(f"surface@{method}: {said}")
+
+
+if __name__ == "__main__":
+    run(main)

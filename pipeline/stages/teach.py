@@ -1,0 +1,89 @@
+"""Stage teach: what the base answers over the best-scored chunks, for every question of train and unlabelled.
+
+Method `distill` learns to say the same over the whole context. No reference answer is read here.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline import adapters, config, tables, tokenization, weights
+from pipeline.core import masking, tasks, teaching
+from pipeline.errors import ArtifactError, DataError, run
+from pipeline.settings import TeachStage
+
+FULL, SCORES, EXAMPLES = Path("data/views/full.parquet"), Path("data/scores.parquet"), Path("data/examples.parquet")
+TEACHINGS = Path("data/teachings.parquet")
+SPLITS = ("train", "unlabelled")
+
+
+def main() -> None:
+    settings = config.load(TeachStage)
+    card = weights.read_card()
+    rows = list(_rows())
+    if not rows:
+        raise DataError(
+            f"{FULL}: no examples in splits {' and '.join(SPLITS)}, so there is nothing to teach; give questions with "
+            "one of these splits, or stop at `dvc repro evaluate@base`"
+        )
+    network = adapters.load_method("base", settings.model)
+    with tqdm(total=len(rows), desc="teach", unit=" questions", disable=None, mininterval=1) as bar:
+        found = teaching.teach(
+            network,
+            [_prompt(full, scored, settings.teach.top_k, card.mask_id) for full, scored, _ in rows],
+            num_top=settings.teach.top_tokens,
+            max_new_tokens=tasks.of(rows[0][2]["benchmark"]).max_new_tokens,
+            eos_id=card.eos_id,
+            pad_id=card.pad_id,
+            banned_ids=[card.mask_id, card.pad_id],
+            batch_tokens=settings.teach.batch_tokens,
+            progress=bar.update,
+        )
+    with tables.Writer(TEACHINGS, tables.TEACHINGS, {"tokenizer_sha256": tokenization.load().tokenizer_sha256}) as out:
+        for (full, _, _), said in zip(rows, found, strict=True):
+            out.write(
+                {
+                    "example_id": full["example_id"],
+                    "output_ids": said.output_ids,
+                    "top_ids": said.top_ids_NK.ravel(),
+                    "top_log_probs": said.top_log_probs_NK.ravel(),
+                    "num_top": said.top_ids_NK.shape[1],
+                }
+            )
+    num_tokens = sum(len(said.output_ids) for said in found)
+    surest = np.concatenate([said.top_log_probs_NK[:, 0] for said in found])
+    print(
+        f"teach: {len(rows):,} questions over the best {settings.teach.top_k} chunks, {num_tokens:,} answer tokens; "
+        f"mean probability of the likeliest token {np.exp(surest).mean():.1%}"
+    )
+
+
+def _rows() -> Iterator[tuple[tables.Row, ...]]:
+    """Full view, scores and benchmark of each question that is taught."""
+    rows = tables.side_by_side(
+        (FULL, tables.FULL_VIEWS, None),
+        (SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]),
+        (EXAMPLES, tables.EXAMPLES, ["example_id", "benchmark"]),
+    )
+    for full, scored, example in rows:
+        if full["chunk_ids"] != scored["chunk_ids"]:
+            raise ArtifactError(
+                f"{SCORES}: chunks of example {full['example_id']} are not those in {FULL}; run "
+                "`dvc repro -f score tokenize`"
+            )
+        if full["split"] in SPLITS:
+            yield full, scored, example
+
+
+def _prompt(full: tables.Row, scored: tables.Row, top_k: int, mask_id: int) -> teaching.Ints:
+    """The full view's prompt with all but the best chunks dropped, as retrieval at inference asks it."""
+    kept_C = masking.keep_top(np.asarray(scored["ranks"], dtype=np.int32), top_k)
+    ids, starts, ends = (np.asarray(full[name], dtype=np.int32) for name in ("input_ids", "chunk_starts", "chunk_ends"))
+    view = masking.masked_view(ids, starts, ends, full["prompt_end"], kept_C, "drop", mask_id)
+    return view.input_ids[: view.prompt_end]
+
+
+if __name__ == "__main__":
+    run(main)
