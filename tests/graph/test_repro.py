@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,15 @@ def test_the_page_names_the_md5_that_the_lock_file_has(project: Project):
     for path, digest in named:
         if path != "models/base/base.json":  # of a folder, whose files DVC counts together
             assert digest == digests[path], path
+
+
+def test_the_page_names_the_versions_that_trained(project: Project):
+    page = (project.root / "reports/index.html").read_text()
+    shown = page.partition("<h3>Versions that trained ")[2].partition("</dl>")[0]
+    for name in ("numpy", "peft", "torch", "transformers"):
+        assert f"<dt>{name}</dt><dd>{metadata.version(name)}</dd>" in shown
+    times = project.run("python", "-m", "pipeline.stages.report", "--show").stdout
+    assert all(re.search(rf"\b{name} [\d.]+ s", times) for name in INSTANCES)
 
 
 def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothing(project: Project):
