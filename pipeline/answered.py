@@ -71,21 +71,19 @@ def answers(
     ]
 
 
-def _rows(split: str) -> Iterator[tuple[tables.Row, tables.Row]]:
-    """Full view, with the example's own columns, and scores of each example of the split."""
-    rows = tables.side_by_side(
-        (FULL, tables.FULL_VIEWS, None),
-        (SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]),
-        (EXAMPLES, tables.EXAMPLES, EXAMPLE_COLUMNS),
-    )
-    for full, scored, example in rows:
-        if full["chunk_ids"] != scored["chunk_ids"]:
+def _rows(split: str, scored: bool) -> Iterator[tuple[tables.Row, list[int]]]:
+    """Full view, with the example's own columns, and ranks of its chunks (none where not `scored`)."""
+    sources = [(FULL, tables.FULL_VIEWS, None), (EXAMPLES, tables.EXAMPLES, EXAMPLE_COLUMNS)]
+    if scored:
+        sources.append((SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]))
+    for full, example, *scores in tables.side_by_side(*sources):
+        if scores and full["chunk_ids"] != scores[0]["chunk_ids"]:
             raise ArtifactError(
                 f"{SCORES}: chunks of example {full['example_id']} are not those in {FULL}; run "
                 "`dvc repro -f score tokenize`"
             )
         if full["split"] == split:
-            yield {**full, **example}, scored
+            yield {**full, **example}, scores[0]["ranks"] if scores else []
 
 
 def _asks(split: str, top_k_of: Mapping[str, int], max_tokens: int, chunk_of: dict[str, tables.Row]) -> Asks:
@@ -95,8 +93,8 @@ def _asks(split: str, top_k_of: Mapping[str, int], max_tokens: int, chunk_of: di
         for chunk_id, row in chunk_of.items()
     }
     found = Asks(chunks, top_k_of, max_tokens, tokenization.encoder(base.tokenizer), base.bos_id)
-    for example, scored in _rows(split):
-        found.add(example, np.asarray(scored["ranks"], dtype=np.int32))
+    for example, ranks in _rows(split, bool(top_k_of)):
+        found.add(example, np.asarray(ranks, dtype=np.int32))
     return found
 
 

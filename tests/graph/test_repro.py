@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.core import methods
 from tests.graph.project import Project
 from tests.graph.test_dvc_yaml import INSTANCES, written
 
-EVALUATE = ["evaluate@base", "evaluate@vanilla", "evaluate@focused"]
 BEFORE_VIEWS = {"prepare", "validate", "chunk", "score", "base"}
-FOCUSED = ["train@focused", "evaluate@focused", "analyze", "report"]
+EVALUATE = [f"{stage}@{method}" for stage in ("evaluate", "surface") for method in methods.METHODS]
+LAST = ["analyze", "report"]
+VANILLA, FOCUSED, DISTILL = (
+    [f"{stage}@{method}" for stage in ("train", "evaluate", "surface")] for method in methods.TRAINED
+)
+SCORED = ["score", "mask", "gate", *FOCUSED, "teach", *DISTILL, "evaluate@base", "evaluate@vanilla", *LAST]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +117,7 @@ def test_the_page_names_the_versions_that_trained(project: Project):
 def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothing(project: Project):
     before = {path: path.read_bytes() for path in (project.root / "reports").rglob("*") if path.is_file()}
     ran = project.repro("dvc", "exp", "run", "-S", "mask.top_k=3")
-    assert ran == ["mask", "gate", *FOCUSED]
+    assert ran == ["mask", "gate", *FOCUSED, *LAST]
     assert json.loads((project.root / "reports/mask.json").read_text())["top_k"] == 3
     project.edit({"mask": {"top_k": 2}})
     assert project.repro() == []
@@ -123,30 +128,24 @@ def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothin
 @pytest.mark.parametrize(
     ("file", "changes", "reruns"),
     [
-        ("params.yaml", {"mask": {"mode": "drop"}}, ["mask", "gate", *FOCUSED]),
-        ("params.yaml", {"contrastive": {"weight": 0.0}}, FOCUSED),
-        ("params.yaml", {"views": {"masked": 0.5}}, FOCUSED),
-        ("params.yaml", {"eval": {"retrieval_top_k": 3}}, [*EVALUATE, "analyze", "report"]),
+        ("params.yaml", {"mask": {"mode": "drop"}}, ["mask", "gate", *FOCUSED, *LAST]),
+        ("params.yaml", {"contrastive": {"weight": 0.0}}, [*FOCUSED, *LAST]),
+        ("params.yaml", {"views": {"masked": 0.5}}, [*FOCUSED, *LAST]),
+        ("params.yaml", {"eval": {"retrieval_top_k": 3}}, [*EVALUATE, *LAST]),
         ("params.yaml", {"context": {"too_long": "cut_end"}}, sorted(set(INSTANCES) - BEFORE_VIEWS)),
-        ("params.yaml", {"validation": {"max_examples": 7}}, ["validate", "gate", *FOCUSED]),
-        ("params.yaml", {"gate": {"min_gold_retained": 0.4}}, ["gate", *FOCUSED]),
-        ("params.yaml", {"analyze": {"examples": 5}}, ["analyze", "report"]),
+        ("params.yaml", {"validation": {"max_examples": 7}}, ["validate", "gate", *FOCUSED, *LAST]),
+        ("params.yaml", {"gate": {"min_gold_retained": 0.4}}, ["gate", *FOCUSED, *LAST]),
+        ("params.yaml", {"analyze": {"examples": 5}}, LAST),
         ("params.yaml", {"report": {"title": "Other"}}, ["report"]),
-        ("params.yaml", {"lora": {"rank": 4}}, ["train@vanilla", *FOCUSED, "evaluate@vanilla"]),
-        ("params.yaml", {"train": {"seed": 2}}, ["train@vanilla", *FOCUSED, "evaluate@vanilla"]),
-        (
-            "params.yaml",
-            {"use": {"retriever": "bm25"}},
-            ["score", "mask", "gate", *FOCUSED, "evaluate@base", "evaluate@vanilla"],
-        ),
-        (
-            "params.yaml",
-            {"score": {"engine": "ray"}},  # equal scores stop it after score
-            ["score", "mask", "gate", *FOCUSED, "evaluate@base", "evaluate@vanilla"],
-        ),
+        ("params.yaml", {"lora": {"rank": 4}}, [*VANILLA, *FOCUSED, *DISTILL, *LAST]),
+        ("params.yaml", {"train": {"seed": 2}}, [*VANILLA, *FOCUSED, *DISTILL, *LAST]),
+        ("params.yaml", {"use": {"retriever": "bm25"}}, SCORED),
+        ("params.yaml", {"score": {"engine": "ray"}}, SCORED),  # equal scores stop it after score
+        ("params.yaml", {"teach": {"top_k": 1}}, ["teach", *DISTILL, *LAST]),
+        ("params.yaml", {"distill": {"weight": 0.5}}, [*DISTILL, *LAST]),
         ("params.yaml", {"chunk": {"words": 100}}, sorted(set(INSTANCES) - {"prepare", "validate", "base"})),
         ("params.yaml", {"data": {"seed": 2}}, sorted(set(INSTANCES) - {"base"})),
-        ("conf/profile/cpu.yaml", {"eval": {"batch_tokens": 4096}}, [*EVALUATE, "analyze", "report"]),
+        ("conf/profile/cpu.yaml", {"eval": {"batch_tokens": 4096}}, [*EVALUATE, *LAST]),
         ("conf/profile/gpu.yaml", {"eval": {"batch_tokens": 4096}}, []),
         ("conf/retriever/bm25.yaml", {}, []),
     ],
