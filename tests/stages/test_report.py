@@ -75,7 +75,8 @@ def test_the_summary_agrees_with_the_predictions(reported: Path):
 
 def test_the_page_has_every_part(reported: Path):
     text = (reported / "reports/index.html").read_text()
-    assert text.count("<svg") == 4 + 1 + 7 + 1 + 2  # length, position; errors; training; retrieval; retrievers
+    # length, position; errors; training; retrieval; retrievers; attention, kinds of answers
+    assert text.count("<svg") == 4 + 1 + 7 + 1 + 2 + 4 + 1
     assert text.count("<article>") == 10
     assert text.count('<mark class="right">') >= 10 and text.count('<mark class="wrong">') >= 10
     assert "Ten distraction errors to read" in text
