@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -143,3 +144,30 @@ def test_a_single_example_has_nothing_to_be_compared_with(answered):
 def test_an_empty_split_is_named(answered):
     with pytest.raises(DataError, match=r"no examples in split dev; choose another eval\.split"):
         pairs.longest("dev")
+
+
+def test_a_window_that_hides_gold_tokens_says_so_and_lowers_no_attention(toy, monkeypatch):
+    path, window = Path("params.yaml"), 24
+    params = test_evaluate.yaml.load(path.read_text())
+    params["model"]["sliding_window"] = window
+    test_evaluate.yaml.dump(params, path)
+    for number, row in enumerate(toy.scores):  # the gold chunk first or last in its context
+        row["gold"] = [place == (0 if number % 4 else len(row["gold"]) - 1) for place in range(len(row["gold"]))]
+    tables.write(pairs.SCORES, tables.SCORES, toy.scores)
+    monkeypatch.setattr(analyze, "METHODS", ("base",))
+    test_evaluate.run_stage(monkeypatch, "base")
+    mask.main()
+    analyze.main()
+    hidden = []
+    for full, _ in longest(toy):
+        number = int(full["example_id"][1:])
+        place = 0 if number % 4 else 5
+        tokens = np.arange(full["chunk_starts"][place], full["chunk_ends"][place])
+        hidden.append(float((tokens < full["prompt_end"] - window).mean()))
+    assert 0.0 in hidden and 1.0 in hidden
+    for layer in read()["methods"]["base"]["attention"]["layers"]:
+        assert layer["window"] == window
+        assert layer["gold_out_of_reach"] == pytest.approx(np.mean(hidden), abs=1e-6)
+        assert layer["num_examples"] == hidden.count(0.0)
+        assert layer["gold"]["mean"] > 0.1
+        assert sum(layer[role]["mean"] for role in attention_shares.ROLES) == pytest.approx(1.0, abs=1e-5)
