@@ -21,11 +21,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline import adapters, config, tables, weights
 from pipeline.core import model
+from pipeline.core.methods import TRAINED
 from pipeline.device import device
 from pipeline.errors import ArtifactError, ConfigError, NumericError, ResourceError, run
 from pipeline.settings import BaseStage
 
-METHODS = ("vanilla", "focused")
 FULL = Path("data/views/full.parquet")
 NUM_PROMPTS, PROMPT_TOKENS = 4, 512
 TOLERANCE = 1e-4
@@ -96,8 +96,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("method", help="vanilla or focused")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make; it may exist if it is empty")
     asked = parser.parse_args(arguments)
-    if asked.method not in METHODS:
-        close = difflib.get_close_matches(asked.method, METHODS, n=1)
+    if asked.method not in TRAINED:
+        close = difflib.get_close_matches(asked.method, TRAINED, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ConfigError(f"merge takes a method with an adapter, got {asked.method}{hint}; choose vanilla or focused")
     return asked

@@ -24,6 +24,8 @@ class Alignment(NamedTuple):
     """Share of full views whose nearest masked view, of all N, is their own."""
     uniformity: float
     """log mean exp(-2 |z - z'|^2) over pairs of full views; lower is more spread out, 0 is all in one point."""
+    uniformity_masked: float
+    """The same over pairs of masked views."""
 
 
 def align(z_full_ND: Tensor, z_masked_ND: Tensor) -> Alignment:
@@ -39,5 +41,16 @@ def align(z_full_ND: Tensor, z_masked_ND: Tensor) -> Alignment:
         alignment=float(own.mean()),
         alignment_others=float(others),
         in_batch_accuracy=float((cosine_NN.argmax(dim=1) == own_N).float().mean()),
-        uniformity=float(torch.pdist(full_ND).square().mul(-2).exp().mean().log()),
+        uniformity=_uniformity(full_ND),
+        uniformity_masked=_uniformity(masked_ND),
     )
+
+
+def cosines(z_full_ND: Tensor, z_masked_ND: Tensor) -> list[float]:
+    """Of the two views of each example; `Alignment.alignment` is their mean."""
+    found: list[float] = functional.cosine_similarity(z_full_ND.float(), z_masked_ND.float(), dim=-1).tolist()
+    return found
+
+
+def _uniformity(z_ND: Tensor) -> float:
+    return float(torch.pdist(z_ND).square().mul(-2).exp().mean().log())

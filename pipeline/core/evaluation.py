@@ -24,10 +24,16 @@ def distractors(chunks: Iterable[Row], gold_document_ids: Sequence[str]) -> dict
 
     `chunks` are what the model was given: rows with document_id, title and text.
     """
+    if not gold_document_ids:
+        return {}
+    return {name: text for name, text in document_texts(chunks).items() if name not in gold_document_ids}
+
+
+def document_texts(chunks: Iterable[Row]) -> dict[str, str]:
+    """Title and text of each document, as far as the chunks show it."""
     parts: dict[str, list[str]] = {}
     for chunk in chunks:
-        if gold_document_ids and chunk["document_id"] not in gold_document_ids:
-            parts.setdefault(chunk["document_id"], [chunk["title"]]).append(chunk["text"])
+        parts.setdefault(chunk["document_id"], [chunk["title"]]).append(chunk["text"])
     return {document_id: "\n".join(texts) for document_id, texts in parts.items()}
 
 

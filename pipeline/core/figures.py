@@ -6,7 +6,7 @@ told apart by colour (Okabe and Ito's palette, darkened until it reads on both),
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -133,8 +133,8 @@ def training_curve(label: Label, steps: Sequence[Step]) -> str:
     return svg(label, alt.layer(lines, _names(names, {"step": last}, domain).encode(x=x)))
 
 
-def stacked_bars(label: Label, shares: Sequence[Share]) -> str:
-    """One bar per row, its parts in the order and colours of ERRORS, each part with its figure where it fits."""
+def stacked_bars(label: Label, shares: Sequence[Share], colours: Mapping[str, str] = ERRORS) -> str:
+    """One bar per row, its parts in the order of `colours`, each part with its figure where it fits."""
     rows = list(dict.fromkeys(share.row for share in shares))
     left: dict[str, float] = dict.fromkeys(rows, 0.0)
     values = []
@@ -146,7 +146,7 @@ def stacked_bars(label: Label, shares: Sequence[Share]) -> str:
         values.append({**share._asdict(), "start": start, "end": left[share.row], "middle": middle, "text": text})
     colour = alt.Color(
         "part:N",
-        scale=alt.Scale(domain=list(ERRORS), range=list(ERRORS.values())),
+        scale=alt.Scale(domain=list(colours), range=list(colours.values())),
         legend=alt.Legend(orient="top", title=None, symbolType="square"),
     )
     y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8, labelLimit=400))

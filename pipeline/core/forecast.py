@@ -217,14 +217,15 @@ def _read(
 def analyze(
     shape: Shape, work: Workload, *, num_examples: int, new_tokens: int, batch_tokens: int, hardware: Hardware
 ) -> Estimate:
-    """Both views of some examples through each of three methods, and an answer to each masked view."""
+    """Three readings of some examples' views by each of three methods (both views for what they are matched by, the
+    full one for its attention), and an answer to each masked view."""
     rows = work.asked
     num = min(num_examples, rows.num)
     longest = float(rows.longest)
-    twice = Rows(2 * num, 2 * num, longest, rows.longest, 0.0, 0.0)
+    looked = Rows(3 * num, 3 * num, longest, rows.longest, 0.0, 0.0)
     answered = Rows(num, num, longest, rows.longest, 0.0, 0.0)
     parts = 3 * [
-        _read(shape, twice, False, 0, batch_tokens, hardware),
+        _read(shape, looked, False, 0, batch_tokens, hardware),
         _read(shape, answered, False, new_tokens, batch_tokens, hardware),
     ]
     together = Pack(max(1, min(num, batch_tokens // max(rows.longest, 1))), max(rows.longest, 1), padded=True)

@@ -50,6 +50,7 @@ ANALYSIS: dict[str, tuple[str, Format]] = {
     "alignment_others": ("Cosine, others", _hundredths),
     "in_batch_accuracy": ("Own view nearest", wording.percent),
     "uniformity": ("Uniformity", _hundredths),
+    "uniformity_masked": ("Uniformity, masked", _hundredths),
     "answers_equal": ("Same answer", wording.percent),
     "full_score": ("Score, full view", wording.percent),
     "masked_score": ("Score, masked view", wording.percent),

@@ -84,12 +84,15 @@ def error_class(prediction: str, references: Sequence[str], distractors: Sequenc
     """
     if exact_match(prediction, references) == 1.0:
         return "correct", -1
-    if normalize(prediction):
-        words = prediction.rstrip(_SENTENCE_ENDS)
-        for index, text in enumerate(distractors):
-            if answers.contains(text, words):
-                return "distraction", index
+    for index, text in enumerate(distractors):
+        if stands_in(text, prediction):
+            return "distraction", index
     return "other", -1
+
+
+def stands_in(text: str, prediction: str) -> bool:
+    """The words of a prediction stand in a row in the text; those of one that normalises to nothing never do."""
+    return normalize(prediction) != "" and answers.contains(text, prediction.rstrip(_SENTENCE_ENDS))
 
 
 def _squad_references(references: Sequence[str]) -> Sequence[str]:

@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from pipeline.core import figures, grids, paper, readings, summary, surface, wording
+from pipeline.core import (
+    analysis_figures,
+    analysis_grids,
+    figures,
+    grids,
+    paper,
+    readings,
+    summary,
+    surface,
+    wording,
+)
 from pipeline.core.figures import Label, Point, Share, Step
 from pipeline.core.readings import Reading
 from pipeline.core.summary import Measured, Summary
@@ -123,6 +133,12 @@ def render(contents: Contents) -> str:
         mask_table=grids.mask(sources.get("mask", {})),
         analysis=analysis,
         analysis_table=grids.analysis(analysis),
+        attention_figures=[_figure(*drawn) for drawn in analysis_figures.attention(analysis)],
+        kind_figures=[_figure(*drawn) for drawn in analysis_figures.kinds(analysis)],
+        matching_table=analysis_grids.matching(analysis),
+        outcomes_table=analysis_grids.outcomes(analysis),
+        slopes_table=analysis_grids.slopes(analysis),
+        reach_table=analysis_grids.reach(analysis),
         base=grids.settings(sources.get("base", {})),
         prepared=grids.settings(sources.get("prepare", {})),
         paper=paper.FIGURES,

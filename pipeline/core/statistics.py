@@ -91,6 +91,48 @@ def paired_difference(
     return PairedDifference(*found, _sign_flip_p(sums_Q, resamples, seed), len(sums_Q))
 
 
+def slope(
+    places: Sequence[float] | Floats,
+    values: Sequence[float] | Floats,
+    question_ids: Sequence[str] | None = None,
+    *,
+    resamples: int,
+    seed: int,
+) -> Interval | None:
+    """Least-squares slope of values over places, with the percentile bootstrap over questions as in `interval`.
+
+    None where all places are one: there is no slope. Resamples that happen to draw one place only are left out.
+    """
+    x, y = np.asarray(places, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} places but {len(y)} values: not the same rows")
+    if len(x) == 0 or np.all(x == x[0]):
+        return None
+    x = x - x.mean()  # the slope is the same, and sums of squares lose no digits
+    sums_5Q = np.stack([_by_question(column, question_ids)[0] for column in (np.ones_like(x), x, y, x * x, x * y)])
+    found, num_questions = float(_slope(sums_5Q.sum(axis=1))), sums_5Q.shape[1]
+    rng = np.random.default_rng(seed)
+    batch = max(1, _NUMBERS_PER_BATCH // num_questions)
+    drawn: list[Floats] = []
+    # By hand: scipy.stats.bootstrap warns of every distribution that has a NaN in it.
+    for start in range(0, resamples, batch):
+        chosen_RQ = rng.integers(num_questions, size=(min(batch, resamples - start), num_questions))
+        drawn.append(_slope(np.stack([sums_Q[chosen_RQ].sum(axis=1) for sums_Q in sums_5Q])))
+    tail = (1.0 - CONFIDENCE) / 2
+    # With the slope itself, so that there is always one that is known.
+    low, high = np.nanquantile(np.append(np.concatenate(drawn), found), (tail, 1.0 - tail))
+    return Interval(found, float(low), float(high))
+
+
+def _slope(sums: Floats) -> Floats:
+    """From number, sum of x, of y, of x squared, of x times y; NaN where all x are one."""
+    num, x, y, xx, xy = sums
+    spread = xx - x * x / num
+    flat = spread <= 1e-12 * xx  # 0 but for rounding
+    found: Floats = np.where(flat, np.nan, (xy - x * y / num) / np.where(flat, 1.0, spread))
+    return found
+
+
 def _sign_flip_p(differences_Q: Floats, resamples: int, seed: int) -> float:
     changed = differences_Q[differences_Q != 0.0]
     if len(changed) == 0:

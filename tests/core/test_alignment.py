@@ -29,3 +29,11 @@ def test_uniformity_is_the_log_of_the_mean_kernel():
     squared = [(points[i] - points[j]).square().sum().item() for i, j in ((0, 1), (0, 2), (1, 2))]
     expected = math.log(sum(math.exp(-2 * value) for value in squared) / 3)
     assert alignment.align(points, points).uniformity == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_view_has_its_own_uniformity_and_each_example_its_cosine():
+    full, masked = torch.eye(3), torch.tensor([[1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]])
+    found = alignment.align(full, masked)
+    assert (found.uniformity, found.uniformity_masked) == pytest.approx((-4.0, 0.0))
+    assert alignment.cosines(full, masked) == pytest.approx([1.0, 0.0, 0.0])
+    assert found.alignment == pytest.approx(1 / 3)

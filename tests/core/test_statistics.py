@@ -128,3 +128,47 @@ def test_the_difference_is_paired_and_resampled_by_question():
 def test_two_equal_methods_do_not_differ():
     values = [0.0, 1.0, 0.5, 1.0]
     assert statistics.paired_difference(values, values, **DRAWS) == (0.0, 0.0, 0.0, 1.0, 4)
+
+
+def test_a_slope_by_literal_rows():
+    found = statistics.slope([0, 1, 2, 3], [1.0, 0.5, 0.5, 0.0], **DRAWS)
+    assert found.mean == pytest.approx(-0.3)
+    assert found.low <= found.mean <= found.high
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 11), st.floats(0, 1, width=16)), min_size=2, max_size=20),
+    st.floats(-2, 2),
+    st.floats(-2, 2),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_slope_is_that_of_numpy_and_moves_with_a_line(rows, tilt, lift):
+    places, values = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    found = statistics.slope(places, values, resamples=50, seed=0)
+    if len(set(places)) == 1:
+        assert found is None
+        return
+    assert found.mean == pytest.approx(np.polyfit(places, values, 1)[0], abs=1e-9)
+    tilted = statistics.slope(places + 1000, values + tilt * places + lift, resamples=50, seed=0)
+    assert tilted == pytest.approx([value + tilt for value in found], abs=1e-6)
+
+
+def test_the_interval_of_a_slope_agrees_with_a_slow_bootstrap_over_questions():
+    draw = np.random.default_rng(2)
+    question = draw.integers(40, size=120)
+    places = draw.integers(12, size=120).astype(float)
+    values = (draw.random(120) < 0.8 - 0.04 * places + 0.1 * (question % 2)).astype(float)
+    found = statistics.slope(places, values, [f"q{number}" for number in question], resamples=5000, seed=0)
+    drawn = []
+    for _ in range(3000):
+        rows = np.concatenate([np.flatnonzero(question == q) for q in draw.choice(np.unique(question), 40)])
+        drawn.append(np.polyfit(places[rows], values[rows], 1)[0])
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.low == pytest.approx(low, abs=0.003) and found.high == pytest.approx(high, abs=0.003)
+
+
+def test_a_slope_of_one_question_has_no_spread_and_of_one_place_is_none():
+    assert statistics.slope([0, 1], [0.0, 1.0], ["q", "q"], **DRAWS) == (1.0, 1.0, 1.0)
+    assert statistics.slope([3, 3], [0.0, 1.0], **DRAWS) is None
+    with pytest.raises(ValueError, match="not the same rows"):
+        statistics.slope([0], [0.0, 1.0], **DRAWS)

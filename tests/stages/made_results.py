@@ -210,7 +210,12 @@ def _write_sources(root: Path, lengths: tuple[int, ...], num_questions: int, hos
     }  # fmt: skip
     files.write_json(
         root / "reports/analysis.json",
-        {"num_examples": 50, "num_documents": lengths[-1], "methods": dict.fromkeys(SKILL, method)},
+        {
+            "num_examples": 50,
+            "num_documents": lengths[-1],
+            "methods": dict.fromkeys(SKILL, method | inside(lengths[-1])),
+            "answers": {name: answered(share, lengths[-1]) for share, name in enumerate(SKILL)},
+        },
     )
     files.write_json(
         root / "reports/prepare.json", {"benchmark": "bios", "documents": {"num": 120, "words": {"mean": 31.5}}}
@@ -218,6 +223,55 @@ def _write_sources(root: Path, lengths: tuple[int, ...], num_questions: int, hos
     files.write_json(
         root / "models/base/base.json", {"source": f"models/tiny-base{hostile}", "revision": None, "sha256": "ab" * 32}
     )
+
+
+def interval(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - 0.05, "high": mean + 0.05}
+
+
+def along(num_documents: int, slope: float) -> dict[str, Any]:
+    """As position_bias.along."""
+    parts = [
+        {"first_position": first, "last_position": first + 1, "num_examples": 9, **interval(0.4 + slope * first / 12)}
+        for first in range(0, num_documents, 2)
+    ]
+    return {
+        "num_documents": num_documents, "num_examples": 50, "parts": parts, "slope": interval(slope),
+        "edge_slope": None,
+    }  # fmt: skip
+
+
+def inside(num_documents: int, out_of_reach: float = 0.0) -> dict[str, Any]:
+    """What analyze finds out from a method's network; the window of the second layer hides part of the gold tokens."""
+    shares = {"gold": 0.2, "namesake": 0.15, "other": 0.4, "rest": 0.25}
+    layers = [
+        {
+            "layer": layer, "window": window, "num_examples": 50, "gold_out_of_reach": hidden,
+            **{role: None if hidden == 1.0 else interval(share) for role, share in shares.items()},
+        }
+        for layer, window, hidden in ((1, None, 0.0), (2, 256, out_of_reach), (3, None, 0.0))
+    ]  # fmt: skip
+    by_place = {role: along(num_documents, -0.25) for role in ("gold", "namesake")}
+    return {
+        "attention": {
+            "num_examples": 50, "layers": layers, "token_shares": shares, "by_gold_position": by_place,
+            "all_layers": {role: interval(share) for role, share in shares.items()},
+        },
+        "matching": {
+            name: {**interval(0.5), "chance": 0.02, "num_candidates": 50}
+            for name in ("own", "shuffled", "one_question", "same_context")
+        },
+        "outcomes": {
+            name: interval(0.25) for name in ("both_right", "only_full_right", "only_masked_right", "both_wrong")
+        },
+    }  # fmt: skip
+
+
+def answered(number: int, num_documents: int) -> dict[str, Any]:
+    """What analyze finds out from a method's answers alone."""
+    shares = {"correct": 0.5, "distraction": 0.25, "in_gold": 0.15, "hallucinated": 0.1}
+    errors = {kind: interval(shares.get(kind, 0.0)) for kind in (*shares, "no_answer", "wrong_option")}
+    return {"errors": {"num_examples": 60, **errors}, "position": along(num_documents, 0.1 * number)}
 
 
 def _write_curves(folder: Path, method: str, draw: random.Random) -> None:

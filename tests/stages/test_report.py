@@ -78,7 +78,7 @@ def test_the_summary_agrees_with_the_predictions(reported: Path):
 
 def test_the_page_has_every_part(reported: Path):
     text = (reported / "reports/index.html").read_text()
-    assert text.count("<svg") == 4 + 12 + 1 + 7 + 1 + 2  # length, position; surface; errors; training; retrieval
+    assert text.count("<svg") == 4 + 12 + 1 + 7 + 1 + 2 + 4 + 1
     assert text.count("<article ") == 40
     assert text.count('<mark class="right">') >= 40 and text.count('<mark class="wrong">') >= 10
     assert text.count(">gold</span>") == 40 and text.count(">kept</span>") > 60
