@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 METHOD ?= focused
 OUT ?= models/merged-$(METHOD)
 
-.PHONY: help setup plan repro eval merge test check format base-model lock clean
+.PHONY: help setup plan repro eval ablations merge test check format base-model lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ eval: $(READY) ## Evaluate, analyze and report; print the table
 	dvc repro report
 	@python -m pipeline.stages.report --show
 
+ablations: $(READY) ## Run the grid of conf/ablations.yaml and print its table; ONLY="group or row", LIST=1: what would run
+	@python -m pipeline.ablations $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY))
+
 merge: $(READY) ## Merge the adapter of METHOD (focused) into one plain transformers model in OUT
 	@python -m pipeline.merge "$(METHOD)" --out "$(OUT)"
 
@@ -60,5 +63,6 @@ lock: $(READY) ## Resolve pyproject.toml into requirements.lock anew
 	  --no-header --no-annotate --output-file requirements.lock pyproject.toml
 	sed -i 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' requirements.lock
 
-clean: ## Remove what the pipeline wrote, keep the environment and DVC's cache
-	rm -rf data models/base models/vanilla models/focused models/merged-* models/.checkpoints reports
+clean: ## Remove what the pipeline wrote, keep the ablation table, the environment and DVC's cache
+	rm -rf data models/base models/vanilla models/focused models/merged-* models/.checkpoints
+	find reports -mindepth 1 -maxdepth 1 ! -name 'ablations.*' -exec rm -rf {} +
