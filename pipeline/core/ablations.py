@@ -19,6 +19,8 @@ from pipeline.errors import ArtifactError
 MIN_PAIRED_SEEDS = 2
 RESAMPLES = 20_000
 """So many that 20 corrected comparisons can fall below 0.05 where no resample contradicts them."""
+SEED_RESAMPLES = 2000
+"""Of the interval of one seed, which is tested against nothing."""
 
 Answer = Mapping[str, Any]
 """example_id, question_id, benchmark, num_documents, score, error."""
@@ -162,12 +164,7 @@ def tabulate(
                 input=row.input,
                 overrides=dict(row.overrides),
                 seeds=list(row.answers),
-                per_seed=[
-                    SeedMean(
-                        seed=number, **statistics.interval(values, questions, resamples=resamples, seed=seed)._asdict()
-                    )
-                    for number, values in scores[row.name].items()
-                ],
+                per_seed=[_one_seed(number, values, questions, seed) for number, values in scores[row.name].items()],
                 pooled=_pooled(scores[row.name], questions, resamples, seed),
                 distraction_rate=_pooled(wrong, questions, resamples, seed),
                 to_vanilla=to_vanilla,
@@ -226,3 +223,8 @@ def _of(columns: Mapping[int, NDArray[np.float64]], chosen: Sequence[int]) -> ND
 
 def _pooled(columns: Mapping[int, NDArray[np.float64]], questions: Sequence[str], resamples: int, seed: int) -> Mean:
     return Mean(**seeds.pooled(_of(columns, []), questions, resamples=resamples, seed=seed)._asdict())
+
+
+def _one_seed(number: int, values: NDArray[np.float64], questions: Sequence[str], seed: int) -> SeedMean:
+    found = statistics.interval(values, questions, resamples=SEED_RESAMPLES, seed=seed)
+    return SeedMean(seed=number, **found._asdict())

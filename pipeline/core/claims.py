@@ -1,5 +1,7 @@
 """The ablation table in words: one claim sentence, and the cells that the page and the Markdown table share."""
 
+from typing import NamedTuple
+
 from pipeline.core import wording
 from pipeline.core.ablations import Mean, Row, Table
 from pipeline.core.statistics import Interval
@@ -77,6 +79,28 @@ def caption(table: Table) -> str:
         f"Intervals are over seeds and questions; p is corrected (Holm) for {comparisons}. Rows with equal settings "
         "are the same runs."
     )
+
+
+class Section(NamedTuple):
+    """What the page says of the grid; empty when there are no rows."""
+
+    claim: str
+    headings: list[str]
+    groups: list[tuple[str, list[tuple[str, list[str]]]]]
+    """Group -> (row, cells)."""
+    caption: str
+
+
+def section(table: Table) -> Section:
+    """The claim, and the table by groups in the order of the file."""
+    if not table.rows:
+        return Section("", [], [], "")
+    about = chosen(table)
+    groups: dict[str, list[tuple[str, list[str]]]] = {}
+    for row in table.rows:
+        groups.setdefault(row.group, []).append((row.label, cells(row, table)))
+    says = claim(about, table) if about is not None else ""
+    return Section(says, headings(table), list(groups.items()), caption(table))
 
 
 def markdown(table: Table) -> str:

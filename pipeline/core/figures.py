@@ -96,10 +96,10 @@ def curve(label: Label, points: Sequence[Point], *, top: float) -> str:
     domain = (0.0, top)
     place = alt.Scale(type="point", padding=0.1)
     x = alt.X("group:N", sort=groups, title=label.x, axis=alt.Axis(labelAngle=0), scale=place)
-    chart = alt.Chart(_data(point._asdict() for point in points)).encode(x=x, color=_colour(series))
+    chart = alt.Chart(data(point._asdict() for point in points)).encode(x=x, color=_colour(series))
     mean = _y("mean:Q", label, domain)
     ends = [(point.series, point.series, point.mean) for point in points if point.group == groups[-1]]
-    return _svg(
+    return svg(
         label,
         alt.layer(
             chart.mark_area(opacity=0.16).encode(y=_y("low:Q", label, domain), y2="high:Q"),
@@ -118,7 +118,7 @@ def training_curve(label: Label, steps: Sequence[Step]) -> str:
     last = max(step.step for step in steps)
     x = alt.X("step:Q", title=label.x, scale=alt.Scale(domain=[0, last], nice=False))
     lines = (
-        alt.Chart(_data(step._asdict() for step in steps))
+        alt.Chart(data(step._asdict() for step in steps))
         .mark_line(strokeWidth=1.8, clip=True)
         .encode(
             x=x,
@@ -130,7 +130,7 @@ def training_curve(label: Label, steps: Sequence[Step]) -> str:
     )
     ends = {(f"{step.series}: others" if step.others else step.series): (step.series, step.value) for step in steps}
     names = [(name, *end) for name, end in ends.items()]
-    return _svg(label, alt.layer(lines, _names(names, {"step": last}, domain).encode(x=x)))
+    return svg(label, alt.layer(lines, _names(names, {"step": last}, domain).encode(x=x)))
 
 
 def stacked_bars(label: Label, shares: Sequence[Share]) -> str:
@@ -150,9 +150,9 @@ def stacked_bars(label: Label, shares: Sequence[Share]) -> str:
         legend=alt.Legend(orient="top", title=None, symbolType="square"),
     )
     y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8, labelLimit=400))
-    chart = alt.Chart(_data(values)).encode(y=y)
+    chart = alt.Chart(data(values)).encode(y=y)
     scale_x = alt.Scale(domain=[0.0, 100.0])
-    return _svg(
+    return svg(
         label,
         alt.layer(
             chart.mark_bar(height=22).encode(
@@ -207,15 +207,17 @@ def _names(ends: Sequence[tuple[str, str, float]], last: dict[str, Any], domain:
     ]
     y = alt.Y("place:Q", scale=alt.Scale(domain=[low, high], nice=False))
     colour = _colour(list(dict.fromkeys(series for _, series, _ in ends)))
-    chart: alt.Chart = alt.Chart(_data(rows)).mark_text(align="left", dx=10, fontWeight=600)
+    chart: alt.Chart = alt.Chart(data(rows)).mark_text(align="left", dx=10, fontWeight=600)
     return chart.encode(y=y, text="name:N", color=colour)
 
 
-def _data(rows: Iterable[dict[str, Any]]) -> Any:
+def data(rows: Iterable[dict[str, Any]]) -> Any:
+    """Rows as the values of a chart."""
     return alt.InlineData(values=list(rows))
 
 
-def _svg(label: Label, chart: Any, height: int = HEIGHT) -> str:
+def svg(label: Label, chart: Any, height: int = HEIGHT) -> str:
+    """A chart as part of a page."""
     spec = _visible(chart.properties(width=WIDTH, height=height).to_dict())
     drawn: str = vl_convert.vegalite_to_svg(spec, vl_version=_VEGA_LITE, config=_CONFIG, allowed_base_urls=[])
     return _embed(drawn, label)

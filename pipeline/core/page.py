@@ -4,14 +4,15 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
-from pipeline.core import figures, grids, paper, summary, wording
+from pipeline.core import claims, figures, forest, grids, paper, summary, wording
+from pipeline.core.ablations import Table
 from pipeline.core.figures import Label, Point, Share, Step
 from pipeline.core.readings import Reading
 from pipeline.core.summary import Measured, Summary
@@ -53,6 +54,7 @@ class Contents:
     sources: Mapping[str, Any]
     """The stages' own figures: prepare, retrieval, mask, analysis, base; what is missing is not shown."""
     settings: Mapping[str, Any]
+    ablations: Table = field(default_factory=lambda: Table(rows=[]))
 
 
 def render(contents: Contents) -> str:
@@ -111,6 +113,8 @@ def render(contents: Contents) -> str:
         analysis_table=grids.analysis(analysis),
         base=grids.settings(sources.get("base", {})),
         prepared=grids.settings(sources.get("prepare", {})),
+        ablations=claims.section(contents.ablations),
+        ablation_figure=_ablation_figure(contents.ablations),
         paper=paper.FIGURES,
         readings=contents.readings,
         settings=grids.settings(contents.settings),
@@ -158,6 +162,14 @@ def _error_figure(rows: Sequence[Measured]) -> Figure:
     ]
     label = Label("errors", "Answers by kind of error", "Share of all answers (%)", "")
     return _figure(label, figures.stacked_bars(label, shares))
+
+
+def _ablation_figure(table: Table) -> Figure | None:
+    effects = forest.effects(table)
+    if not effects:
+        return None
+    label = Label("ablations", "Difference to vanilla", "Points, with 95 % interval", "")
+    return _figure(label, forest.forest(label, effects))
 
 
 def _training_figures(curves: Curves) -> list[Figure]:

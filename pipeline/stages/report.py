@@ -4,12 +4,13 @@
 """
 
 import csv
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline import config, files, tables
-from pipeline.core import page, readings, summary, wording
+from pipeline.core import ablations, page, readings, summary, wording
 from pipeline.errors import ArtifactError, ConfigError, run
 from pipeline.settings import ReportStage
 
@@ -25,6 +26,7 @@ SOURCES = {  # of the page and the summary; name -> file and who wrote it
     "base": (Path("models/base/base.json"), "base"),
 }
 PAGE, SUMMARY, TABLE = Path("reports/index.html"), Path("reports/summary.json"), Path("reports/table.md")
+ABLATIONS = Path("reports/ablations.json")  # of `make ablations`, in git
 NUM_READINGS = 10
 
 
@@ -46,6 +48,7 @@ def main() -> None:
         readings=_readings(errors, predictions),
         sources=sources,
         settings=settings.model_dump(),
+        ablations=_ablations(),
     )
     files.write_text(PAGE, page.render(contents))
     files.write_text(TABLE, wording.table(found))
@@ -75,6 +78,14 @@ def _predictions() -> list[tables.Row]:
         raise ArtifactError(f"{PREDICTIONS}: no predictions; run `dvc repro evaluate` first")
     columns = list(summary.COLUMNS)
     return [{**row, "method": path.stem} for path in paths for row in tables.scan(path, tables.PREDICTIONS, columns)]
+
+
+def _ablations() -> ablations.Table:
+    try:
+        return ablations.parse(json.loads(ABLATIONS.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, ArtifactError) as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else f"not an ablation table ({error})"
+        raise ArtifactError(f"{ABLATIONS}: {what}; run `git checkout {ABLATIONS}` or `make ablations`") from None
 
 
 def _curves() -> page.Curves:
