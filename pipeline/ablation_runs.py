@@ -25,7 +25,7 @@ from pipeline.ablation_rows import Run
 from pipeline.errors import ArtifactError, ResourceError
 
 FOLDER = Path(".dvc/tmp/ablations")  # neither git nor DVC looks there
-WORKSPACE, LOG = FOLDER / "workspace", FOLDER / "log.txt"
+WORKSPACE, LOG = FOLDER / "workspace", FOLDER / "log.txt"  # of the latest call, all its runs
 SECONDS_TO_STOP = 60  # a training that is told to stop saves its state first
 LINES_SHOWN = 12
 
@@ -89,6 +89,7 @@ def snapshot(root: Path = Path()) -> Path:
     _output(workspace, "dvc", "config", "--local", "cache.dir", _output(root, "dvc", "cache", "dir").strip())
     _output(workspace, "git", "add", "--all")
     _output(workspace, "git", "commit", "--quiet", "--allow-empty", "--message", "what `make ablations` found")
+    LOG.unlink(missing_ok=True)
     return workspace
 
 
@@ -99,7 +100,8 @@ def execute(run: Run, workspace: Path) -> Failure | None:
     for key, value in run.overrides.items():
         command += ["--set-param", f"++{key}={json.dumps(value, ensure_ascii=False)}"]
     start = time.monotonic()
-    with LOG.open("wb") as log:
+    with LOG.open("ab") as log:
+        begin = log.tell()
         process = subprocess.Popen(
             [*command, f"evaluate@{run.method}"],
             cwd=workspace,
@@ -116,8 +118,8 @@ def execute(run: Run, workspace: Path) -> Failure | None:
             raise
     seconds = time.monotonic() - start
     if code != 0:
-        lines = [line for line in LOG.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return Failure(run, lines[-LINES_SHOWN:])
+        text = LOG.read_bytes()[begin:].decode(errors="replace")
+        return Failure(run, [line for line in text.splitlines() if line.strip()][-LINES_SHOWN:])
     answers = tables.scan(
         workspace / f"reports/predictions/{run.method}.parquet",
         tables.PREDICTIONS,
