@@ -61,7 +61,8 @@ def snapshot(root: Path = Path()) -> Path:
     """
     listed = _output(root, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     inputs = [path.relative_to(root) for path in (root / "input").rglob("*") if path.is_file()]
-    wanted = {Path(name) for name in listed if name and (root / name).is_file()} | set(inputs)
+    taken = {Path(name) for name in listed if name and (root / name).is_file()}
+    wanted = taken | set(inputs)
     workspace = root / WORKSPACE
     known = workspace / ".git"
     if known.is_dir():
@@ -87,7 +88,18 @@ def snapshot(root: Path = Path()) -> Path:
     for name, value in (("user.name", "ablations"), ("user.email", "ablations@localhost"), ("commit.gpgsign", "false")):
         _output(workspace, "git", "config", name, value)
     _output(workspace, "dvc", "config", "--local", "cache.dir", _output(root, "dvc", "cache", "dir").strip())
-    _output(workspace, "git", "add", "--all")
+    # Not all that lies there: outputs of earlier runs do as well, and DVC refuses to write what git tracks.
+    names = "\0".join(path.as_posix() for path in sorted(taken))
+    _output(
+        workspace,
+        "git",
+        "--literal-pathspecs",
+        "add",
+        "--force",
+        "--pathspec-from-file=-",
+        "--pathspec-file-nul",
+        given=names,
+    )
     _output(workspace, "git", "commit", "--quiet", "--allow-empty", "--message", "what `make ablations` found")
     LOG.unlink(missing_ok=True)
     return workspace
@@ -159,10 +171,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _output(folder: Path, *command: str) -> str:
+def _output(folder: Path, *command: str, given: str = "") -> str:
     """What a command prints. Raises ResourceError with its last line when it fails."""
     try:
-        done = subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, env=_environment(), input=given, capture_output=True, text=True)
     except FileNotFoundError:
         raise ResourceError(f"{command[0]} is not there; run `make ablations`, which sets up what it needs") from None
     if done.returncode != 0:
