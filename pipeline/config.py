@@ -34,7 +34,12 @@ def load(stage: type[Stage], root: Path = Path()) -> Stage:
     Raises:
         ConfigError: with every problem, one clause each: file, key, what was given, what is allowed.
     """
-    params = _read_yaml(root / PARAMS)
+    settings = resolve(read_yaml(root / PARAMS), root)
+    return stage(**{name: getattr(settings, name) for name in stage.model_fields})
+
+
+def resolve(params: dict[str, Any], root: Path = Path()) -> Settings:
+    """All settings, from the content of a params.yaml and conf/ below `root`. Raises ConfigError as `load` does."""
     use = _chosen(params, root)
     composed = _compose(use, root)
     _lay_over(composed, {key: value for key, value in params.items() if key != "use"})
@@ -43,7 +48,7 @@ def load(stage: type[Stage], root: Path = Path()) -> Stage:
     except ValidationError as error:
         raise ConfigError("; ".join(_describe(item, params, use) for item in error.errors())) from None
     load_retrievers(settings.validation.retrievers, root)
-    return stage(**{name: getattr(settings, name) for name in stage.model_fields})
+    return settings
 
 
 def load_retrievers(names: Sequence[str], root: Path = Path()) -> dict[str, Retriever]:
@@ -58,7 +63,7 @@ def load_retrievers(names: Sequence[str], root: Path = Path()) -> dict[str, Retr
             problems.append(f"{PARAMS}: validation.retrievers: {problem}")
             continue
         try:
-            bundle = {"retriever": _read_yaml(root / CONF / "retriever" / f"{name}.yaml")}
+            bundle = {"retriever": read_yaml(root / CONF / "retriever" / f"{name}.yaml")}
             found[name] = RetrieverBundle.model_validate(bundle).retriever
         except ValidationError as error:
             problems += [_describe(item, {}, {"retriever": name}) for item in error.errors()]
@@ -70,11 +75,11 @@ def load_retrievers(names: Sequence[str], root: Path = Path()) -> dict[str, Retr
 def _unknown(group: str, name: Any, root: Path) -> str:
     """What is wrong with the name of a bundle; empty: nothing."""
     names = sorted(path.stem for path in (root / CONF / group).glob("*.yaml"))
-    hint = _nearest(str(name), names)
+    hint = nearest(str(name), names)
     return "" if name in names else f"no bundle {name!r}{hint}; choose from {', '.join(names)}"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read with ruamel, DVC's own reader: YAML 1.2, duplicate keys refused."""
     try:
         loaded = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
@@ -95,7 +100,7 @@ def _chosen(params: dict[str, Any], root: Path) -> dict[str, str]:
     use = params.get("use")
     if not isinstance(use, dict):
         raise ConfigError(f"{PARAMS}: the section `use` must name one bundle for each of {', '.join(GROUPS)}")
-    problems = [f"{PARAMS}: use.{key} is not a group{_nearest(key, GROUPS)}" for key in use if key not in GROUPS]
+    problems = [f"{PARAMS}: use.{key} is not a group{nearest(key, GROUPS)}" for key in use if key not in GROUPS]
     for group in GROUPS:
         if group not in use:
             names = sorted(path.stem for path in (root / CONF / group).glob("*.yaml"))
@@ -139,16 +144,16 @@ def _describe(item: Any, params: dict[str, Any], use: dict[str, str]) -> str:
     where = _origin(key, params, use)
     if item["type"] == "extra_forbidden":
         if len(path) == 1:
-            return f"{where}: {key} is not a section{_nearest(key, Settings.model_fields)}"
+            return f"{where}: {key} is not a section{nearest(key, Settings.model_fields)}"
         known = _leaf_names(Settings.model_fields[path[0]].annotation)
-        return f"{where}: {key} is not a setting{_nearest(path[-1], known)}"
+        return f"{where}: {key} is not a setting{nearest(path[-1], known)}"
     if item["type"] == "missing":
         return f"{where}: {key} is missing"
     given = item["input"]
     if item["type"] == "union_tag_invalid":
         given, key = item["ctx"]["tag"], f"{key}.kind"
         return f"{where}: {key} is {given!r}, expected one of {item['ctx']['expected_tags']}"
-    hint = _nearest(given, _quoted(item.get("ctx", {}).get("expected", ""))) if isinstance(given, str) else ""
+    hint = nearest(given, _quoted(item.get("ctx", {}).get("expected", ""))) if isinstance(given, str) else ""
     return f"{where}: {key} is {given!r}: {item['msg'][0].lower()}{item['msg'][1:]}{hint}"
 
 
@@ -178,7 +183,7 @@ def _quoted(text: str) -> list[str]:
     return text.replace("'", "").replace(" or ", ", ").split(", ")
 
 
-def _nearest(name: str, known: Any) -> str:
+def nearest(name: str, known: Any) -> str:
     found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f" (did you mean {found[0]}?)" if found else ""
 

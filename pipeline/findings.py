@@ -22,7 +22,7 @@ from pipeline.core import (
     wrong_answers,
 )
 from pipeline.pairs import Longest, Pair
-from pipeline.settings import Eval
+from pipeline.sections import Eval
 
 Network = PreTrainedModel | PeftModel
 

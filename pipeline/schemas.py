@@ -160,3 +160,12 @@ PREDICTIONS = Table(
         ("distractor_id", _text),  # of a distraction error: the first document that holds the wrong answer; else empty
     ),
 )
+
+_FOR_STATISTICS = (
+    "example_id", "question_id", "benchmark", "method", "input", "num_documents", "gold_position", "score",
+    "exact_match", "error",
+)  # fmt: skip
+ABLATION_RUN = Table("ablation run", 1, "ablations", tuple(c for c in PREDICTIONS.columns if c[0] in _FOR_STATISTICS))
+ABLATIONS = Table(  # one line per row of the grid, seed and example
+    "ablations", 1, "ablations", (("row", _text), ("seed", pa.int64()), *ABLATION_RUN.columns)
+)

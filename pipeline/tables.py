@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from pipeline import files
 from pipeline.errors import ArtifactError
 from pipeline.schemas import (
+    ABLATION_RUN,
+    ABLATIONS,
     CHUNKS,
     DOCUMENTS,
     EXAMPLES,
@@ -27,6 +29,8 @@ from pipeline.schemas import (
 )
 
 __all__ = [  # the schemas are used by the names of this module
+    "ABLATIONS",
+    "ABLATION_RUN",
     "CHUNKS",
     "DOCUMENTS",
     "EXAMPLES",

@@ -14,7 +14,9 @@ from markupsafe import Markup
 from pipeline.core import (
     analysis_figures,
     analysis_grids,
+    claims,
     figures,
+    forest,
     grids,
     paper,
     readings,
@@ -22,6 +24,7 @@ from pipeline.core import (
     surface,
     wording,
 )
+from pipeline.core.ablations import Table
 from pipeline.core.figures import Label, Point, Share, Step
 from pipeline.core.readings import Reading
 from pipeline.core.summary import Measured, Summary
@@ -73,6 +76,7 @@ class Contents:
     """Method -> library -> version, as its training noted them."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Path -> md5 of the files that the page was made from."""
+    ablations: Table = field(default_factory=lambda: Table(rows=[]))
 
 
 def render(contents: Contents) -> str:
@@ -141,6 +145,8 @@ def render(contents: Contents) -> str:
         reach_table=analysis_grids.reach(analysis),
         base=grids.settings(sources.get("base", {})),
         prepared=grids.settings(sources.get("prepare", {})),
+        ablations=claims.section(contents.ablations),
+        ablation_figure=_ablation_figure(contents.ablations),
         paper=paper.FIGURES,
         paper_rows=PAPER_ROWS,
         readings=contents.readings,
@@ -219,6 +225,14 @@ def _surfaces(rows: Sequence[surface.Row], measure: str) -> list[tuple[str, list
         )
         for key, title in titles.items()
     ]
+
+
+def _ablation_figure(table: Table) -> Figure | None:
+    effects = forest.effects(table)
+    if not effects:
+        return None
+    label = Label("ablations", "Difference to vanilla", "Points, with 95 % interval", "")
+    return _figure(label, forest.forest(label, effects))
 
 
 def _training_figures(curves: Curves) -> list[Figure]:

@@ -117,10 +117,17 @@ def table(summary: Summary) -> str:
     header = ["Method", measure, "95 % interval", *headings(summary.measure), "To vanilla", "95 % interval", "p"]
     header += [f"{measure} at {length.label()}" for length in summary.lengths[:-1]]
     rows = [header, *(_cells(row, summary) for row in summary.longest)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    rule = f"|:{'-' * (widths[0] + 1)}|" + "".join(f"{'-' * (width + 1)}:|" for width in widths[1:])
-    first, *others = [_line(row, widths) for row in rows]
-    return "\n".join([first, rule, *others, "", markdown(caption(summary)), ""])
+    return "\n".join([*grid(rows), "", markdown(caption(summary)), ""])
+
+
+def grid(rows: list[list[str]], num_left: int = 1) -> list[str]:
+    """Lines of a Markdown table, the first row its headings; `num_left` columns of words, the others are figures."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rules = [
+        f":{'-' * (width + 1)}|" if place < num_left else f"{'-' * (width + 1)}:|" for place, width in enumerate(widths)
+    ]
+    first, *others = [_line(row, widths, num_left) for row in rows]
+    return [first, "|" + "".join(rules), *others]
 
 
 def caption(summary: Summary) -> str:
@@ -197,6 +204,9 @@ def _cells(row: Measured, summary: Summary) -> list[str]:
     return cells + [percent(by_group[length.label()].score.mean) for length in summary.lengths[:-1]]
 
 
-def _line(cells: list[str], widths: list[int]) -> str:
-    padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-    return " ".join(["|", " | ".join([cells[0].ljust(widths[0]), *padded[1:]]), "|"])
+def _line(cells: list[str], widths: list[int], num_left: int) -> str:
+    padded = [
+        cell.ljust(width) if place < num_left else cell.rjust(width)
+        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return " ".join(["|", " | ".join(padded), "|"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.core import grids, page, readings, summary, wording
+from tests.core import test_claims
 from tests.core.test_summary import answer
 
 HOSTILE = "</p><script>alert(1)</script>{{ 7 * 7 }}{% raw %}</style>\"'&<b onclick=x>\x1b[31m\x00"
@@ -239,6 +240,22 @@ def test_settings_and_provenance_are_shown(whole: str):
         "names [n, true]",
     ):
         assert shown.replace(" ", "") in text.replace(" ", ""), shown
+
+
+def test_the_ablations_stand_by_groups_under_their_claim_and_hostile_ones_add_no_element():
+    def outline(hostile: str) -> Outline:
+        rows = [
+            test_claims.row(method="vanilla", label=f"vanilla{hostile}"),
+            test_claims.row(0.052, group=f"mask{hostile}", label=f"skip{hostile}"),
+        ]
+        return Outline(page.render(contents(ablations=test_claims.table(*rows, benchmark=f"made{hostile}"))))
+
+    plain, hostile = outline(""), outline(HOSTILE)
+    assert "Focused (skip) answers 63.4" in plain.text and "5.2 points more than vanilla" in plain.text
+    assert plain.text.index("main", plain.text.index("Focused (skip)")) < plain.text.rindex("skip")
+    assert ("section", "id", "ablations") in plain.attributes
+    assert hostile.elements == plain.elements
+    assert "<script>alert(1)</script>" in hostile.text
 
 
 def test_a_page_with_little_to_show_says_so():

@@ -40,7 +40,8 @@ class Project:
             check=True,
         )
         for name in listed.stdout.decode().split("\0"):
-            if name and name != "dvc.lock" and not name.startswith("reports/") and (ROOT / name).is_file():
+            made = name == "dvc.lock" or (name.startswith("reports/") and name != "reports/ablations.json")
+            if name and not made and (ROOT / name).is_file():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, root / name)
         self.edit(TOY)

@@ -98,6 +98,7 @@ def write(
         ]
         files.write_json(root / f"reports/surface/{method}.json", {"rows": cells})
     _write_sources(root, lengths, num_questions, hostile)
+    _write_ablations(root, lengths[-1], num_questions, hostile)
     for method in ("vanilla", "focused"):
         _write_curves(root / "reports/train" / method, method, draw)
 
@@ -272,6 +273,30 @@ def answered(number: int, num_documents: int) -> dict[str, Any]:
     shares = {"correct": 0.5, "distraction": 0.25, "in_gold": 0.15, "hallucinated": 0.1}
     errors = {kind: interval(shares.get(kind, 0.0)) for kind in (*shares, "no_answer", "wrong_option")}
     return {"errors": {"num_examples": 60, **errors}, "position": along(num_documents, 0.1 * number)}
+
+
+def _write_ablations(root: Path, length: int, num_questions: int, hostile: str) -> None:
+    around = {"mean": 0.6, "low": 0.5, "high": 0.7}
+    rows = [
+        {
+            "name": label, "label": f"{label}{hostile}", "group": f"{group}{hostile}", "method": method,
+            "input": "full", "overrides": {}, "seeds": [1, 2, 3], "per_seed": [], "pooled": around,
+            "distraction_rate": around,
+            "to_vanilla": difference and {
+                "difference": difference, "low": difference - 0.03, "high": difference + 0.03, "p_value": 0.002,
+                "p_corrected": 0.004, "num_seeds": 3, "num_questions": num_questions,
+            },
+        }
+        for group, label, method, difference in (
+            ("main", "vanilla", "vanilla", None), ("main", "focused", "focused", 0.08),
+            ("mask", "skip", "focused", 0.1),
+        )
+    ]  # fmt: skip
+    table = {
+        "benchmark": f"bios{hostile}", "num_documents": length, "num_questions": num_questions,
+        "measure": "exact_match", "correction": "holm", "num_comparisons": 2, "seconds": 60.0, "rows": rows,
+    }  # fmt: skip
+    files.write_json(root / "reports/ablations.json", table)
 
 
 def _write_curves(folder: Path, method: str, draw: random.Random) -> None:

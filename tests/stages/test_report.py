@@ -78,13 +78,15 @@ def test_the_summary_agrees_with_the_predictions(reported: Path):
 
 def test_the_page_has_every_part(reported: Path):
     text = (reported / "reports/index.html").read_text()
-    assert text.count("<svg") == 4 + 12 + 1 + 7 + 1 + 2 + 4 + 1
+    # length, position; surface; errors; training; retrieval; retrievers; attention, kinds of answers; ablations
+    assert text.count("<svg") == 4 + 12 + 1 + 7 + 1 + 2 + 4 + 1 + 1
     assert text.count("<article ") == 40
     assert text.count('<mark class="right">') >= 40 and text.count('<mark class="wrong">') >= 10
     assert text.count(">gold</span>") == 40 and text.count(">kept</span>") > 60
     assert "40 examples with 12 documents in the context" in text
     assert "Versions that trained vanilla and focused" in text
     assert len(text.encode()) < 1_500_000
+    assert "8.0 points more than vanilla" in text
     assert "contrastive.weight" in text  # settings of all stages
 
 
@@ -211,6 +213,33 @@ def test_a_missing_input_is_named_and_the_last_report_stays(
         run_stage(root)
     for out in OUTS:
         assert (root / out).read_bytes() == (reported / out).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; run `git checkout reports/ablations.json` or `make ablations`"),
+        ("{", r"not an ablation table \(Expecting property name"),
+        ('{"rows": [{}]}', r"not an ablation table \(rows.0.name: field required\)"),
+    ],
+)
+def test_a_broken_ablation_table_is_named(
+    content: str | None, message: str, reported: Path, tmp_path: Path, run_stage: Stage
+):
+    root = tmp_path / "broken"
+    shutil.copytree(reported, root)
+    path = root / "reports/ablations.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(ArtifactError, match=f"reports/ablations.json: {message}"):
+        run_stage(root)
+
+
+def test_before_the_grid_has_run_the_page_says_how_to(reported: Path, tmp_path: Path, run_stage: Stage):
+    root = tmp_path / "no rows"
+    shutil.copytree(reported, root)
+    (root / "reports/ablations.json").write_text('{"rows": []}')
+    run_stage(root)
+    assert "<code>make ablations</code> runs the grid" in (root / "reports/index.html").read_text()
 
 
 def test_a_damaged_curve_is_named(reported: Path, tmp_path: Path, run_stage: Stage):

@@ -1,0 +1,168 @@
+"""The ablation grid of conf/ablations.yaml: run what is not run yet, measure all, print the table.
+
+    python -m pipeline.ablations [--list] [--only GROUP_OR_NAME ...]
+
+Each distinct run is one `dvc exp run` in a copy of the project (pipeline/ablation_runs.py), so that earlier stages come
+from DVC's cache and nothing here changes but the three files in reports/. Stopped and called again it goes on; a row
+that was changed, in the file or by what it depends on, runs anew. The table holds every row whose runs are all done.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline import ablation_rows, ablation_runs, files, tables
+from pipeline.ablation_rows import Planned, Run
+from pipeline.core import ablations, claims
+from pipeline.errors import ConfigError, PipelineError, run
+
+TABLE, RECORD, ANSWERS = Path("reports/ablations.md"), Path("reports/ablations.json"), Path("reports/ablations.parquet")
+
+
+def main() -> None:
+    only, listed = _arguments(sys.argv[1:])
+    grid = ablation_rows.load()
+    chosen = {row.name for row in ablation_rows.choose(grid, only)}
+    if listed:
+        _list([planned for planned in ablation_rows.plan(grid) if planned.row.name in chosen])
+        return
+    # Where Ctrl-C was ignored when we started (a shell's background job), DVC and the stages would ignore it as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with ablation_runs.alone():
+        workspace = ablation_runs.snapshot()
+        planned = ablation_rows.plan(grid, workspace)
+        failures = _execute([one for one in planned if one.row.name in chosen], workspace)
+        _report(planned, grid.reference)
+    if failures:
+        failed = "; ".join(str(failure.run) for failure in failures)
+        raise PipelineError(
+            f"{len(failures)} of the runs failed: {failed}; mend what their last lines say, run it again"
+        )
+
+
+def _arguments(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.ablations", description="Run the ablation grid.")
+    parser.add_argument("--only", nargs="+", default=[], metavar="GROUP_OR_NAME", help="only these groups and rows")
+    parser.add_argument("--list", action="store_true", help="say what is done and what would run, and do nothing")
+    try:
+        parsed = parser.parse_args(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise ConfigError("ablations takes --only GROUP_OR_NAME ... and --list") from None
+        raise
+    return parsed.only, parsed.list
+
+
+def _list(planned: Sequence[Planned]) -> None:
+    """Every row with what is done of it, then the whole with the time that is left."""
+    took = {one.digest: ablation_runs.seconds(one) for one in ablation_rows.distinct(planned)}
+    width = max(len(one.row.name) for one in planned)
+    for one in planned:
+        done = sum(took[found.digest] is not None for found in one.run_of.values())
+        state = "done" if done == len(one.run_of) else f"{done} of {len(one.run_of)} seeds done"
+        changed = " ".join(f"{key}={value}" for key, value in one.overrides.items())
+        print(f"{one.row.name.ljust(width)}  {state.ljust(20)}  {f'{one.row.method} {changed}'.rstrip()}")
+    waiting = [found for found in ablation_rows.distinct(planned) if took[found.digest] is None]
+    print(f"{len(took):,} distinct runs, {len(waiting):,} to do{_time_left(waiting, took, planned)}")
+
+
+def _time_left(waiting: Sequence[Run], took: dict[str, float | None], planned: Sequence[Planned]) -> str:
+    """By the mean of the finished runs of the same method, else of all; nothing where none is finished."""
+    if not waiting:
+        return ""
+    finished = [(one.method, seconds) for one in ablation_rows.distinct(planned) if (seconds := took[one.digest])]
+    if not finished:
+        return "; how long is known when one is done"
+    total = 0.0
+    for one in waiting:
+        same = [seconds for method, seconds in finished if method == one.method]
+        known = same or [seconds for _, seconds in finished]
+        total += sum(known) / len(known)
+    return f", about {_duration(total)}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _execute(planned: Sequence[Planned], workspace: Path) -> list[ablation_runs.Failure]:
+    """Run what is not done, one after the other; those that failed."""
+    runs = ablation_rows.distinct(planned)
+    took = {one.digest: ablation_runs.seconds(one) for one in runs}
+    waiting = [one for one in runs if took[one.digest] is None]
+    print(
+        f"ablations: {len(runs) - len(waiting):,} of {len(runs):,} runs are done; stages write to {ablation_runs.LOG}",
+        flush=True,
+    )
+    failures = []
+    for place, one in enumerate(waiting):
+        left = _time_left(waiting[place:], took, planned)
+        print(f"ablations: {place + 1:,} of {len(waiting):,}: {one}{left}", flush=True)
+        if failure := ablation_runs.execute(one, workspace):
+            failures.append(failure)
+            print(f"ablations: failed: {one}; its last lines ({ablation_runs.LOG} has them all):", file=sys.stderr)
+            print("\n".join(f"    {line}" for line in failure.lines), file=sys.stderr, flush=True)
+        else:
+            took[one.digest] = ablation_runs.seconds(one)
+    return failures
+
+
+def _report(planned: Sequence[Planned], reference: str) -> None:
+    """Measure the rows whose runs are all done; write the table and print it."""
+    took = {one.digest: ablation_runs.seconds(one) for one in ablation_rows.distinct(planned)}
+    rows = []
+    for one in planned:
+        if lacking := [seed for seed, found in one.run_of.items() if took[found.digest] is None]:
+            print(f"ablations: row {one.row.name} is left out, seeds {', '.join(map(str, lacking))} are not done")
+            continue
+        rows.append(_answered(one))
+    if not rows:
+        print(f"ablations: no row is done, {TABLE} stays as it is")
+        return
+    seconds = sum(took[digest] or 0.0 for digest in {digest for row in rows for digest in row.identity[1:]})
+    table = ablations.tabulate(rows, reference=reference, seconds=seconds)
+    tables.write(ANSWERS, tables.ABLATIONS, _lines(rows))
+    files.write_json(RECORD, table.model_dump(mode="json"))
+    files.write_text(TABLE, claims.markdown(table))
+    counted = f"{len(rows):,} of {len(planned):,} rows"
+    print(f"\n{claims.markdown(table)}\nablations: {counted}; {TABLE}, {RECORD}, {ANSWERS}")
+
+
+def _answered(one: Planned) -> ablations.Answered:
+    """A row with the answers of its runs; one seed where all seeds are the same run, as without training."""
+    row = one.row
+    run_of: dict[int, Run] = {}
+    for seed, found in one.run_of.items():
+        if found.digest not in {known.digest for known in run_of.values()}:
+            run_of[seed] = found
+    answers = {seed: ablation_runs.answers(found, row.input) for seed, found in run_of.items()}
+    if empty := [seed for seed, found in answers.items() if not found]:
+        raise ConfigError(
+            f"{ablation_rows.FILE}: row {row.name}: input is {row.input!r}, but evaluate@{row.method} with seed "
+            f"{empty[0]} has no answers with it; longbench needs eval.longbench: true"
+        )
+    return ablations.Answered(
+        name=row.name,
+        label=row.label,
+        group=row.group,
+        method=row.method,
+        input=row.input,
+        overrides=one.overrides,
+        answers=answers,
+        identity=(row.input, *(found.digest for found in run_of.values())),
+    )
+
+
+def _lines(rows: Sequence[ablations.Answered]) -> Iterator[tables.Row]:
+    for row in rows:
+        for seed, answers in row.answers.items():
+            for answer in answers:
+                yield {**answer, "row": row.name, "seed": seed}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,134 @@
+"""The ablation table in words: one claim sentence, and the cells that the page and the Markdown table share."""
+
+from typing import NamedTuple
+
+from pipeline.core import wording
+from pipeline.core.ablations import Mean, Row, Table
+from pipeline.core.statistics import Interval
+from pipeline.core.wording import NO_BREAK, points
+
+SIGNIFICANCE = 0.05
+"""A difference is claimed below this corrected p-value."""
+_ANSWERED = ("exact_match", "accuracy")
+_PERCENT = f"{NO_BREAK}%"
+
+
+def chosen(table: Table) -> Row | None:
+    """The row that the claim is about: the first focused one that reads the full context. It is chosen by its place in
+    the file and never by its figures."""
+    rows = [row for row in table.rows if row.method == "focused" and row.input == "full"]
+    return rows[0] if rows else None
+
+
+def claim(row: Row, table: Table) -> str:
+    """What a row's numbers say against vanilla; a difference is named as one only when it stands after correction."""
+    assert table.measure is not None
+    measure = wording.MEASURES[table.measure][1]
+    reached = f"{wording.percent(row.pooled.mean)}{_PERCENT}"
+    name = f"{row.method.capitalize()} ({row.label})" if row.label != row.method else row.method.capitalize()
+    over = f"over {_documents(table)}"
+    if table.measure in _ANSWERED:
+        says = f"{name} answers {reached} of the questions {over}"
+    else:
+        says = f"{name} reaches {reached} {measure} {over}"
+    found = row.to_vanilla
+    if found is None:
+        return f"{says} (95{_PERCENT} interval {_from_to(row.pooled)}); it is compared with nothing."
+    p = wording.p_value(found.p_corrected).replace(" ", NO_BREAK)
+    counted = f"{_num(found.num_seeds, 'seed')} x {_num(found.num_questions, 'question')}"
+    basis = f"(95{_PERCENT} interval {points(found.low)} to {points(found.high)}, corrected {p}, {counted})"
+    if found.p_corrected < SIGNIFICANCE:
+        size = f"{abs(100 * found.difference):.1f}"
+        return f"{says}, {size} points {'more' if found.difference > 0 else 'less'} than vanilla {basis}."
+    if found.p_value < SIGNIFICANCE:
+        why = f"corrected for {_num(table.num_comparisons, 'comparison')}, its difference to vanilla does not stand"
+    else:
+        why = "these runs do not tell it from vanilla"
+    return f"{says}; {why}: {points(found.difference)} points {basis}."
+
+
+def headings(table: Table) -> list[str]:
+    """Of the cells."""
+    assert table.measure is not None
+    heading = wording.MEASURES[table.measure][0]
+    shown = [heading, "95 % interval", "To vanilla", "95 % interval", "p", "p, corrected"]
+    return [*shown, *(["Distracted"] if _shows_distraction(table) else []), "Seeds"]
+
+
+def cells(row: Row, table: Table) -> list[str]:
+    """Shares in percent, differences in points."""
+    shown = [wording.percent(row.pooled.mean), wording.interval(Interval(**row.pooled.model_dump()))]
+    if (found := row.to_vanilla) is None:
+        shown += [wording.NONE] * 4
+    else:
+        shown += [points(found.difference), f"[{points(found.low)}, {points(found.high)}]"]
+        shown += [_bare(found.p_value), _bare(found.p_corrected)]
+    if _shows_distraction(table):
+        shown.append(wording.percent(row.distraction_rate.mean))
+    return [*shown, f"{len(row.seeds)}"]
+
+
+def caption(table: Table) -> str:
+    """What the cells are."""
+    assert table.measure is not None
+    distracted = "Distracted: a wrong answer that stands in a distractor. " if _shows_distraction(table) else ""
+    comparisons = _num(table.num_comparisons, "comparison")
+    return (
+        f"{table.benchmark}: {wording.MEASURES[table.measure][1]} over {_documents(table)}, in percent, "
+        f"{_num(table.num_questions, 'question')} under every seed. To vanilla: points more or less. {distracted}"
+        f"Intervals are over seeds and questions; p is corrected (Holm) for {comparisons}. Rows with equal settings "
+        "are the same runs."
+    )
+
+
+class Section(NamedTuple):
+    """What the page says of the grid; empty when there are no rows."""
+
+    claim: str
+    headings: list[str]
+    groups: list[tuple[str, list[tuple[str, list[str]]]]]
+    """Group -> (row, cells)."""
+    caption: str
+
+
+def section(table: Table) -> Section:
+    """The claim, and the table by groups in the order of the file."""
+    if not table.rows:
+        return Section("", [], [], "")
+    about = chosen(table)
+    groups: dict[str, list[tuple[str, list[str]]]] = {}
+    for row in table.rows:
+        groups.setdefault(row.group, []).append((row.label, cells(row, table)))
+    says = claim(about, table) if about is not None else ""
+    return Section(says, headings(table), list(groups.items()), caption(table))
+
+
+def markdown(table: Table) -> str:
+    """The claim, the table and its caption; padded so that it also reads well in a terminal."""
+    if not table.rows:
+        return "No rows yet: `make ablations` fills this table.\n"
+    rows = [["Group", "Row", *headings(table)]]
+    rows += [[wording.markdown(row.group), wording.markdown(row.label), *cells(row, table)] for row in table.rows]
+    about = chosen(table)
+    says = [wording.markdown(claim(about, table)), ""] if about is not None else []
+    return "\n".join([*says, *wording.grid(rows, num_left=2), "", wording.markdown(caption(table)), ""])
+
+
+def _bare(p: float) -> str:
+    return wording.p_value(p).removeprefix("p ").removeprefix("= ")
+
+
+def _documents(table: Table) -> str:
+    return _num(table.num_documents or 0, "document")
+
+
+def _shows_distraction(table: Table) -> bool:
+    return table.measure is not None and "distraction_rate" in wording.BESIDE[table.measure]
+
+
+def _from_to(mean: Mean) -> str:
+    return f"{wording.percent(mean.low)} to {wording.percent(mean.high)}"
+
+
+def _num(count: int, name: str) -> str:
+    return f"{count:,} {name}{'s' * (count != 1)}"

@@ -1,0 +1,108 @@
+"""The ablation table: who is compared with whom, at which length, and what is one comparison."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.core import ablations
+from pipeline.errors import ArtifactError
+
+FAST = {"reference": "vanilla", "seconds": 12.5, "resamples": 400}
+
+
+def row(name: str, hits: dict[int, list[int]], *, method: str = "focused", group: str = "main", **more: Any) -> Any:
+    """A row whose questions stand over 4 documents (all right) and over 12 (as given)."""
+    answers = {
+        seed: [
+            {
+                "example_id": f"q{index}/{length}", "question_id": f"q{index}", "benchmark": "bios",
+                "num_documents": length, "score": float(hit if length == 12 else 1),
+                "error": "correct" if hit or length == 4 else "distraction" if index % 2 else "other",
+            }
+            for index, hit in enumerate(values)
+            for length in (4, 12)
+        ]
+        for seed, values in hits.items()
+    }  # fmt: skip
+    given = {"label": name, "input": "full", "overrides": {}, "identity": ("full", name), **more}
+    return ablations.Answered(name=name, group=group, method=method, answers=answers, **given)
+
+
+VANILLA = row("vanilla", {1: [1, 0] * 10, 2: [0, 1] * 10, 3: [1, 0] * 10}, method="vanilla")
+
+
+def test_the_longest_context_alone_is_measured():
+    table = ablations.tabulate([VANILLA], **FAST)
+    (found,) = table.rows
+    assert (table.benchmark, table.num_documents, table.num_questions, table.measure) == ("bios", 12, 20, "exact_match")
+    assert (table.num_comparisons, table.seconds, found.to_vanilla) == (0, 12.5, None)
+    assert found.pooled.mean == pytest.approx(0.5)
+    assert [(one.seed, one.mean) for one in found.per_seed] == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert found.distraction_rate.mean == pytest.approx(20 / 60)  # seeds 1 and 3 err at odd questions
+
+
+def test_a_difference_is_paired_by_seed_where_two_seeds_are_shared():
+    rng = np.random.default_rng(0)
+    lucky = {seed: [int(x) for x in rng.random(40) < 0.2 + 0.2 * seed] for seed in (1, 2, 3)}
+    more = {seed: [1 if index < 6 else hit for index, hit in enumerate(values)] for seed, values in lucky.items()}
+    vanilla = row("vanilla", lucky, method="vanilla")
+    focused = row("focused", {3: more[3], 2: more[2], 9: more[1]})
+    found = ablations.tabulate([vanilla, focused], **FAST).rows[1].to_vanilla
+    assert found is not None and found.num_seeds == 2  # seed 9 has no partner, seed 1 neither
+    expected = np.mean([np.mean(more[seed]) - np.mean(lucky[seed]) for seed in (2, 3)])
+    assert found.difference == pytest.approx(expected)
+    assert found.num_questions == 40
+
+
+def test_one_seed_is_compared_with_all_seeds_of_vanilla():
+    base = row("base", {1: [0] * 20}, method="base")
+    found = ablations.tabulate([VANILLA, base], **FAST).rows[1].to_vanilla
+    assert found is not None and (found.difference, found.num_seeds) == (pytest.approx(-0.5), 1)
+    assert found.high < 0
+
+
+def test_rows_of_the_same_runs_are_one_comparison():
+    hits = {1: [1] * 20, 2: [1] * 15 + [0] * 5, 3: [1] * 20}
+    same = [row(name, hits, identity=("full", "x")) for name in ("focused", "token", "weight-0.1")]
+    other = row("drop", {1: [0] * 20, 2: [0] * 20, 3: [1] + [0] * 19})
+    again = row("again", {}, identity=VANILLA.identity, method="vanilla")
+    again = ablations.Answered(**{**again.__dict__, "answers": VANILLA.answers})
+    table = ablations.tabulate([VANILLA, *same, other, again], **FAST)
+    assert table.num_comparisons == 2
+    assert table.rows[1].to_vanilla == table.rows[2].to_vanilla == table.rows[3].to_vanilla
+    assert table.rows[-1].to_vanilla is None  # vanilla under another name
+    for found in table.rows[1:5]:
+        assert found.to_vanilla is not None
+        assert found.to_vanilla.p_value <= found.to_vanilla.p_corrected <= 2 * found.to_vanilla.p_value
+
+
+def test_without_the_reference_nothing_is_compared():
+    table = ablations.tabulate([row("focused", {1: [1, 0, 1]})], **FAST)
+    assert table.rows[0].to_vanilla is None and table.num_comparisons == 0
+
+
+def test_rows_that_answered_other_questions_are_named():
+    with pytest.raises(ArtifactError, match=r"row short, seed 1, has no answer to example q1\d/12 \(5 are missing"):
+        ablations.tabulate([VANILLA, row("short", {1: [1] * 15})], **FAST)
+
+
+def test_the_record_is_read_back_and_a_broken_one_is_named():
+    table = ablations.tabulate([VANILLA, row("focused", {1: [1] * 20})], **FAST)
+    record = json.loads(json.dumps(table.model_dump(mode="json")))
+    assert ablations.parse(record) == table
+    assert ablations.parse({"rows": []}).rows == []
+    assert set(record) == {
+        "benchmark", "num_documents", "num_questions", "measure", "correction", "num_comparisons", "seconds", "rows",
+    }  # fmt: skip
+    del record["rows"][0]["pooled"]["low"]
+    with pytest.raises(ArtifactError, match=r"rows.0.pooled.low: field required"):
+        ablations.parse(record)
+    with pytest.raises(ArtifactError, match="the whole: input should be"):
+        ablations.parse([])
+
+
+def test_equal_answers_give_equal_tables():
+    rows = [VANILLA, row("focused", {1: [1, 1, 1, 0] * 5, 2: [1] * 20})]
+    assert ablations.tabulate(rows, **FAST) == ablations.tabulate(rows, **FAST)

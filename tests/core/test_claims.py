@@ -1,0 +1,117 @@
+"""The claim follows the numbers up to its borders; the tables show them and survive their data."""
+
+import pytest
+
+from pipeline.core import claims, wording
+from pipeline.core.ablations import Mean, Row, SeedMean, Table, ToVanilla
+
+TEXT = "<script>|`x`*\x1b[31m"
+
+
+def row(
+    difference: float | None = None,
+    p_corrected: float = 0.001,
+    *,
+    p_value: float = 0.0009,
+    label: str = "focused",
+    method: str = "focused",
+    mean: float = 0.634,
+    num_seeds: int = 5,
+    group: str = "main",
+    **more: str,
+) -> Row:
+    to_vanilla = difference is not None and ToVanilla(
+        difference=difference, low=difference - 0.01, high=difference + 0.02, p_value=p_value,
+        p_corrected=p_corrected, num_seeds=num_seeds, num_questions=512,
+    )  # fmt: skip
+    around = Mean(mean=mean, low=mean - 0.05, high=mean + 0.05)
+    return Row(
+        name="r", label=label, group=group, method=method, input=more.get("input", "full"), overrides={}, seeds=[1],
+        per_seed=[SeedMean(seed=1, **around.model_dump())], pooled=around,
+        distraction_rate=Mean(mean=0.2, low=0.1, high=0.3), to_vanilla=to_vanilla or None,
+    )  # fmt: skip
+
+
+def table(*rows: Row, **more: object) -> Table:
+    values = {"benchmark": "bios", "num_documents": 12, "num_questions": 512, "measure": "exact_match"}
+    return Table(**{**values, "num_comparisons": 20, "seconds": 1.0, "rows": list(rows), **more})
+
+
+def said(one: Row, **more: object) -> str:
+    return claims.claim(one, table(one, **more)).replace(wording.NO_BREAK, " ").replace(wording.MINUS, "-")
+
+
+def test_a_difference_that_stands_is_more_or_less():
+    assert said(row(0.052, label="skip")) == (
+        "Focused (skip) answers 63.4 % of the questions over 12 documents, 5.2 points more than vanilla "
+        "(95 % interval +4.2 to +7.2, corrected p = 0.001, 5 seeds x 512 questions)."
+    )
+    assert said(row(-0.052)) == (
+        "Focused answers 63.4 % of the questions over 12 documents, 5.2 points less than vanilla "
+        "(95 % interval -6.2 to -3.2, corrected p = 0.001, 5 seeds x 512 questions)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("p_value", "p_corrected", "says"),
+    [
+        (0.001, 0.0499, ", 1.2 points more than vanilla ("),
+        (0.001, 0.05, "; corrected for 20 comparisons, its difference to vanilla does not stand: +1.2 points ("),
+        (0.0499, 0.9, "; corrected for 20 comparisons, its difference to vanilla does not stand: +1.2 points ("),
+        (0.05, 0.9, "; these runs do not tell it from vanilla: +1.2 points ("),
+        (1.0, 1.0, "; these runs do not tell it from vanilla: +1.2 points ("),
+    ],
+)
+def test_at_the_borders_no_more_is_said_than_the_corrected_p_value_allows(p_value, p_corrected, says):
+    text = said(row(0.012, p_corrected, p_value=p_value))
+    assert text.startswith(f"Focused answers 63.4 % of the questions over 12 documents{says}")
+    assert ("points more than" in text) == (p_corrected < claims.SIGNIFICANCE)
+
+
+def test_words_follow_the_measure_the_counts_and_what_is_missing():
+    assert said(row(0.1, num_seeds=1), measure="qasper_f1", num_documents=1).startswith(
+        "Focused reaches 63.4 % answer F1 over 1 document, 10.0 points more than vanilla"
+    )
+    assert said(row(0.1, num_seeds=1)).endswith("1 seed x 512 questions).")
+    assert said(row()).endswith("over 12 documents (95 % interval 58.4 to 68.4); it is compared with nothing.")
+
+
+def test_the_claim_is_about_the_first_focused_row_however_good_the_others_are():
+    first, better = row(0.01, label="first"), row(0.3, label="better")
+    reads_less = row(0.4, input="retrieval")
+    found = table(row(method="vanilla"), reads_less, first, better)
+    assert claims.chosen(found) is found.rows[2]
+    assert claims.chosen(table(row(method="base"))) is None
+    assert claims.section(table(row(method="base"))).claim == ""
+
+
+def test_the_markdown_table_has_one_line_per_row_and_as_many_cells():
+    lines = claims.markdown(table(row(method="vanilla", label="vanilla"), row(0.052))).splitlines()
+    assert lines[0].startswith("Focused answers 63.4")
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 4 and len({len(line) for line in rows}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+    assert cells[0] == [
+        "Group", "Row", "EM", "95 % interval", "To vanilla", "95 % interval", "p", "p, corrected",
+        "Distracted", "Seeds",
+    ]  # fmt: skip
+    assert cells[2][4:8] == [wording.NONE] * 4
+    assert cells[3] == [
+        "main", "focused", "63.4", "[58.4, 68.4]", "+5.2", "[+4.2, +7.2]", "0.001", "0.001", "20.0", "1",
+    ]  # fmt: skip
+    assert lines[-1].startswith("bios: exact match over 12 documents") and "for 20 comparisons" in lines[-1]
+    assert "Distracted" not in claims.markdown(table(row(0.1), measure="qasper_f1"))
+
+
+def test_groups_keep_the_order_of_the_file():
+    rows = [row(0.1, group=group, label=label) for group, label in (("b", "1"), ("a", "2"), ("b", "3"))]
+    groups = claims.section(table(*rows)).groups
+    assert [(group, [name for name, _ in found]) for group, found in groups] == [("b", ["1", "3"]), ("a", ["2"])]
+
+
+def test_hostile_labels_stay_one_cell_and_no_rows_say_what_to_run():
+    text = claims.markdown(table(row(0.1, label=TEXT, group=TEXT), benchmark=TEXT))
+    assert "\x1b" not in text and r"\<script\>\|\`x\`\*" in text
+    assert len([line for line in text.splitlines() if line.startswith("|")]) == 3
+    assert "make ablations" in claims.markdown(Table(rows=[]))
+    assert claims.section(Table(rows=[])).groups == []

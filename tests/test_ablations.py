@@ -1,0 +1,309 @@
+"""The grid: faults of its file, which rows share a run, and a tiny grid run for real, killed and gone on with."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import ablation_rows, ablations, tables
+from pipeline.errors import ConfigError
+from tests.conftest import ROOT
+from tests.graph.project import Project
+
+HEAD = "reference: vanilla\nrows:\n  - {name: vanilla, label: v, group: main, method: vanilla, seeds: [1]}\n"
+DONE = re.compile(r"(\d+) of (\d+) runs are done")
+
+
+def grid(*rows: dict[str, Any], **more: Any) -> ablation_rows.Grid:
+    given = [
+        {"name": "vanilla", "label": "vanilla", "group": "main", "method": "vanilla", "seeds": [1, 2]},
+        *({"label": "x", "group": "g", "method": "focused", "seeds": [1], **row} for row in rows),
+    ]
+    return ablation_rows.Grid.model_validate({"reference": "vanilla", "rows": given, **more})
+
+
+def digests(planned: list[ablation_rows.Planned]) -> dict[str, list[str]]:
+    return {one.row.name: [run.digest for run in one.run_of.values()] for one in planned}
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("reference: vanilla\nrows: []\n", ["conf/ablations.yaml: rows is []: list should have at least 1 item"]),
+        (
+            HEAD.replace("reference: vanilla", "reference: vanila") + "commons: {}\n",
+            ["conf/ablations.yaml: commons is not a key (did you mean common?); allowed are reference, common, rows"],
+        ),
+        (
+            HEAD.replace("reference: vanilla", "reference: vanila"),
+            ["conf/ablations.yaml: reference is 'vanila', which is no row's name (did you mean vanilla?)"],
+        ),
+        (
+            HEAD + "  - {name: a, label: a, group: main, method: focused, seed: [1], seeds: []}\n  - {name: 'b c'}\n",
+            [
+                "conf/ablations.yaml: row a: seeds is []: list should have at least 1 item",
+                "conf/ablations.yaml: row a: seed is not a key (did you mean seeds?)",
+                "conf/ablations.yaml: row b c: name is 'b c': string should match pattern",
+                "conf/ablations.yaml: row b c: label is missing",
+                "conf/ablations.yaml: row b c: method is missing",
+            ],
+        ),
+        (
+            HEAD + "  - {name: vanilla, label: a, group: b, method: base, seeds: [3, 3], overrides: {train.seed: 1}}\n",
+            [
+                "conf/ablations.yaml: the name vanilla stands 2 times",
+                "conf/ablations.yaml: row vanilla: train.seed is set by `seeds`",
+                "conf/ablations.yaml: row vanilla: seed 3 twice",
+            ],
+        ),
+        (HEAD + "rows: 1\n", ["conf/ablations.yaml, line"]),
+        ("- 1\n", ["conf/ablations.yaml: expected sections"]),
+    ],
+)  # fmt: skip
+def test_every_fault_of_the_file_is_named_in_a_line_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, messages: list[str]
+):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/ablations.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        ablation_rows.load()
+    lines = str(caught.value).splitlines()
+    for message in messages:
+        assert [line for line in lines if line.startswith(message)], (message, lines)
+    assert all(line.startswith("conf/ablations.yaml") for line in lines)
+
+
+def test_faults_of_settings_name_row_and_key_all_at_once():
+    wrong = grid(
+        {"name": "a", "overrides": {"mask.topk": 3, "mask.mode": "skipp"}},
+        {"name": "b", "overrides": {"use.retriever": "minilmm"}},
+        {"name": "c", "method": "focussed"},
+        {"name": "d", "scale": {"train.steps": 1.004, "mask.mode": 2}},
+        {"name": "e", "overrides": {"mask.mode.x": 1}},
+    )
+    with pytest.raises(ConfigError) as caught:
+        ablation_rows.plan(wrong, ROOT)
+    a, b, c, d, e = str(caught.value).splitlines()
+    where = "conf/ablations.yaml: row "
+    assert a.startswith(f"{where}a: ")
+    assert "mask.topk is not a setting (did you mean top_k?)" in a and "(did you mean skip?)" in a
+    assert "params.yaml" not in a
+    assert b.startswith(f"{where}b: use.retriever: no bundle 'minilmm' (did you mean minilm?); choose from")
+    assert c.startswith(f"{where}c: method is 'focussed' (did you mean focused?); choose from base, vanilla, focused")
+    assert d.startswith(f"{where}d: scale: train.steps is ") and "mask.mode is no number among the settings" in d
+    assert e == f"{where}e: mask.mode.x is not a setting: mode is a value, not a section"
+
+
+def test_rows_share_a_run_where_their_settings_are_equal_and_only_there():
+    params = ablation_rows.config.read_yaml(ROOT / "params.yaml")
+    planned = ablation_rows.plan(
+        grid(
+            {"name": "focused", "seeds": [1, 2]},
+            {"name": "said", "overrides": {"mask.top_k": params["mask"]["top_k"]}},
+            {"name": "other", "overrides": {"mask.top_k": params["mask"]["top_k"] + 1}},
+            {"name": "masked-vanilla", "method": "vanilla", "overrides": {"mask.top_k": params["mask"]["top_k"] + 1}},
+            {"name": "twice", "method": "vanilla", "scale": {"train.steps": 2}},
+            {"name": "base", "method": "base", "seeds": [1, 2, 3]},
+            {"name": "retrieval", "input": "retrieval"},
+        ),
+        ROOT,
+    )
+    found = digests(planned)
+    assert found["said"] == found["retrieval"] == found["focused"][:1]
+    assert found["other"][0] not in found["focused"]
+    assert found["masked-vanilla"] == found["vanilla"][:1]  # vanilla training reads no masked view
+    assert found["twice"][0] not in found["vanilla"]
+    assert len(set(found["base"])) == 1  # nothing is trained, so the seed changes nothing
+    assert len(ablation_rows.distinct(planned)) == 2 + 2 + 1 + 1 + 1
+    steps = ablation_rows.config.resolve(params, ROOT).train.steps
+    twice = next(one for one in planned if one.row.name == "twice")
+    assert twice.overrides == {"train.steps": 2 * steps}
+    assert twice.run_of[1].overrides == {"train.steps": 2 * steps, "train.seed": 1}
+
+
+def test_the_shipped_grid_is_valid_and_holds_what_was_promised():
+    shipped = ablation_rows.load(ROOT)
+    planned = ablation_rows.plan(shipped, ROOT)
+    seeds_of = {one.row.name: one.row.seeds for one in planned}
+    for name in ("vanilla", "vanilla-twice", "focused", "mask-skip"):
+        assert seeds_of[name] == [1, 2, 3, 4, 5]
+    assert all(len(seeds) >= 3 for name, seeds in seeds_of.items() if not name.startswith("base"))
+    found = digests(planned)
+    assert found["focused"] == found["mask-token"] == found["focused-retrieval"]
+    values = {key: [] for key in ("mask.mode", "contrastive.weight", "mask.top_k", "use.retriever")}
+    for one in planned:
+        for key, value in one.row.overrides.items():
+            values.setdefault(key, []).append(value)
+    assert set(values["mask.mode"]) == {"token", "skip", "span", "drop"}
+    assert values["contrastive.weight"] == [0.0, 0.01, 0.1, 0.3, 1.0]
+    assert values["mask.top_k"] == [1, 3, 5, 10]
+    assert values["use.retriever"] == ["oracle", "minilm", "bm25", "random", "worst"]
+    assert values["contrastive.representation"] == ["last_prompt", "mean", "eos"]
+
+
+def test_only_takes_groups_and_rows_and_names_the_nearest_for_others():
+    both = grid({"name": "a", "group": "one"}, {"name": "b", "group": "one"}, {"name": "c", "group": "two"})
+    assert [row.name for row in ablation_rows.choose(both, ["one"])] == ["a", "b"]
+    assert [row.name for row in ablation_rows.choose(both, ["two", "vanilla"])] == ["vanilla", "c"]
+    assert len(ablation_rows.choose(both, [])) == 4
+    with pytest.raises(
+        ConfigError, match=r"no group or row 'vanila' \(did you mean vanilla\?\); groups are main, one, two"
+    ):
+        ablation_rows.choose(both, ["vanila"])
+
+
+def test_unknown_arguments_are_one_error():
+    with pytest.raises(ConfigError, match="ablations takes --only GROUP_OR_NAME"):
+        ablations._arguments(["--lst", "x"])
+    assert ablations._arguments(["--only", "mask mode", "base", "--list"]) == (["mask mode", "base"], True)
+
+
+TINY = """
+reference: vanilla
+common: {gate.override: true}
+rows:
+  - {name: base, label: untuned, group: main, method: base, seeds: [1]}
+  - {name: vanilla, label: vanilla, group: main, method: vanilla, seeds: [1]}
+  - {name: focused, label: focused, group: main, method: focused, overrides: {mask.mode: skip}, seeds: [1]}
+  - {name: skip, label: skip, group: mask mode, method: focused, overrides: {mask.mode: skip}, seeds: [1]}
+  - {name: reads-less, label: vanilla, group: retrieval, method: vanilla, input: retrieval, seeds: [1]}
+"""
+TOO_MANY = (
+    "  - {name: broken, label: b, group: more, method: vanilla, overrides: {train.batch_examples: 99}, seeds: [1]}\n"
+)
+
+
+class Grid:
+    """The command in a copy of the project."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.environment = os.environ | {"FOCUS_CACHE": str(project.root.parent / "embeddings")}
+        self.command = [sys.executable, "-m", "pipeline.ablations"]
+
+    def write(self, text: str) -> None:
+        (self.project.root / "conf/ablations.yaml").write_text(text)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self.command, *arguments],
+            cwd=self.project.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=500)
+        return process.returncode, out, err
+
+    def log(self) -> str:
+        path = self.project.root / ".dvc/tmp/ablations/log.txt"
+        return path.read_text() if path.is_file() else ""
+
+
+def until(condition: Callable[[], bool], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_the_users(tmp_path: Path):
+    (tmp_path / "toy grid").mkdir()
+    project = Project(tmp_path / "toy grid")
+    toy = Grid(project)
+    toy.write(TINY)
+    project.commit("grid")
+    project.edit({"train": {"steps": 2}})  # an edit that is not committed counts
+    (project.root / "notes.txt").write_text("mine\n")  # a file git does not know
+    before = project.run("git", "status", "--porcelain").stdout
+    params = (project.root / "params.yaml").read_bytes()
+
+    process = toy.start()
+    until(lambda: "Running stage 'train@vanilla'" in toy.log())
+    code, _, err = toy.run()
+    assert (code, len(err.splitlines())) == (6, 1)
+    assert err.startswith("error: .dvc/tmp/ablations: another `make ablations` is running; wait for it")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, (out, err)
+    assert err == "error: interrupted; finished artifacts are whole, run the same command to go on\n"
+    assert "1 of 3: evaluate@base" in out and "2 of 3: evaluate@vanilla" in out
+
+    code, out, _ = toy.run("--list")
+    assert code == 0
+    assert re.search(r"^base +done +base$", out, re.MULTILINE)
+    assert re.search(r"^vanilla +0 of 1 seeds done +vanilla$", out, re.MULTILINE)
+    assert re.search(r"^3 distinct runs, 2 to do, about \d+ (s|min)$", out, re.MULTILINE)
+
+    toy.write(TINY + TOO_MANY)
+    code, out, err = toy.run()
+    assert code == 1
+    assert DONE.findall(out) == [("1", "4")]
+    assert "of 3: evaluate@base" not in out  # not run again
+    assert "    error: train.batch_examples is 99, but the training split has only 19 distinct contexts" in err
+    assert err.splitlines()[-1].startswith(
+        "error: 1 of the runs failed: evaluate@vanilla gate.override=true train.batch"
+    )
+    assert "ablations: row broken is left out, seeds 1 are not done" in out
+    table = json.loads((project.root / "reports/ablations.json").read_text())
+    assert [row["name"] for row in table["rows"]] == ["base", "vanilla", "focused", "skip", "reads-less"]
+    assert table["num_documents"] == 6 and table["num_questions"] == 8 and table["seconds"] > 0
+    assert table["num_comparisons"] == 3  # skip is focused under another name
+    assert table["rows"][2]["to_vanilla"] == table["rows"][3]["to_vanilla"]
+    assert (project.root / "reports/ablations.md").read_text() in out
+
+    # The workspace saw the user's two steps, and the user's own files saw nothing.
+    assert "train@focused: 2 steps of 4 examples" in toy.log()
+    after = project.run("git", "status", "--porcelain").stdout
+    assert set(after.splitlines()) - set(before.splitlines()) == {
+        " M conf/ablations.yaml", " M reports/ablations.json", "?? reports/ablations.md",
+        "?? reports/ablations.parquet",
+    }  # fmt: skip
+    assert set(before.splitlines()) <= set(after.splitlines())
+    assert (project.root / "params.yaml").read_bytes() == params
+    assert not (project.root / "dvc.lock").exists() and not (project.root / "models/vanilla").exists()
+    assert (project.root / "notes.txt").read_text() == "mine\n"
+    assert project.run("git", "stash", "list").stdout == project.run("git", "for-each-ref", "refs/exps").stdout == ""
+
+    # The predictions of the table are those that evaluate wrote, row by row.
+    answers = pq.read_table(project.root / "reports/ablations.parquet").to_pylist()
+    assert {(row["row"], row["seed"]) for row in answers} == {
+        (name, 1) for name in ("base", "vanilla", "focused", "skip", "reads-less")
+    }
+    assert {row["input"] for row in answers if row["row"] == "reads-less"} == {"retrieval"}
+    assert len(answers) == 5 * 16
+    assert len(list(tables.scan(project.root / "reports/ablations.parquet", tables.ABLATIONS))) == len(answers)
+
+    # A changed row runs anew, all others stay; then nothing is left to do.
+    toy.write(
+        TINY.replace(
+            "label: skip, group: mask mode, method: focused, overrides: {mask.mode: skip}",
+            "label: twice, group: mask mode, method: vanilla, scale: {train.steps: 2}",
+        )
+    )
+    code, out, err = toy.run("--only", "mask mode")
+    assert (code, err) == (0, "")
+    assert DONE.findall(out) == [("0", "1")] and "evaluate@vanilla gate.override=true train.steps=4 train.seed=1" in out
+    code, out, err = toy.run()
+    assert (code, err) == (0, "")
+    assert DONE.findall(out) == [("4", "4")] and ": evaluate@" not in out
+
+    # An edit of the code of a stage counts, that of the report does not.
+    for file, waiting in (("pipeline/core/page.py", 0), ("pipeline/core/losses.py", 3)):
+        path = project.root / file
+        path.write_text(path.read_text() + "\n# a comment\n")
+        assert f"4 distinct runs, {waiting} to do" in toy.run("--list")[1], file
