@@ -111,7 +111,8 @@ def _represent(causal_lm: Any, of: Asked, pad_id: int, batch_tokens: int) -> Ten
     found: list[Tensor] = []
     for start in range(0, len(of.questions), at_once):
         questions = of.questions[start : start + at_once]
-        copied = copy.deepcopy(cache)
+        last = start + at_once >= len(of.questions)
+        copied = cache if last else copy.deepcopy(cache)  # reading behind a cache writes into it
         copied.batch_repeat_interleave(len(questions))
         places = range(of.first_place, of.first_place + longest)
         seen = [[1] * (num_shared + len(own)) + [0] * (longest - len(own)) for own in questions]
