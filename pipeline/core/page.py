@@ -20,6 +20,7 @@ from pipeline.core import (
     grids,
     paper,
     readings,
+    retrieval_figures,
     summary,
     surface,
     wording,
@@ -125,8 +126,11 @@ def render(contents: Contents) -> str:
         ),
         error_figure=_error_figure(found.longest),
         training_figures=_training_figures(contents.curves),
-        retrieval_figure=_retrieval_figure(sources.get("retrieval", {}), found, split),
-        validation_figures=_validation_figures(sources.get("validation", {}), contents.settings, split),
+        retrieval_figure=_drawn(retrieval_figures.retrieval(sources.get("retrieval", {}), found, split)),
+        validation_figures=[
+            _figure(*drawn)
+            for drawn in retrieval_figures.validation(sources.get("validation", {}), contents.settings, split)
+        ],
         validation_table=grids.validation(sources.get("validation", {}), split),
         validation_constants=grids.validation_constants(sources.get("validation", {}), split),
         alike=grids.alike(sources.get("validation", {})),
@@ -175,6 +179,10 @@ def _colours(found: Summary) -> dict[str, str]:
 def _figure(label: Label, svg: str) -> Figure:
     # The drawing escapes its own text; nothing else on the page is taken for markup.
     return Figure(label.title, Markup(wording.visible(svg)))
+
+
+def _drawn(drawn: tuple[Label, str] | None) -> Figure | None:
+    return None if drawn is None else _figure(*drawn)
 
 
 def _measured_curves(rows: Sequence[Measured], key: str, x: str, measure: str) -> list[Figure]:
@@ -248,54 +256,4 @@ def _training_figures(curves: Curves) -> list[Figure]:
         if steps:
             label = Label(f"train-{name}", title, "Optimizer step", unit)
             drawn.append(_figure(label, figures.training_curve(label, steps)))
-    return drawn
-
-
-def _retrieval_figure(quality: Mapping[str, Any], found: Summary, split: str) -> Figure | None:
-    """Recall and answer retention by k, at the longest contexts of the split that was asked."""
-    asked = quality.get("splits", {}).get(split)
-    if asked is None:
-        return None
-    longest = asked["by_num_documents"].get(str(found.lengths[-1].high), asked["all"])
-    points = [
-        Point(name, k, *[100 * share] * 3)
-        for name, measure in (("gold chunk", "recall"), ("an answer", "answer_retention"))
-        for k, share in sorted(longest[measure].items(), key=lambda item: int(item[0]))
-        if share is not None
-    ]
-    label = Label(
-        "retrieval",
-        "What the best-scored chunks hold",
-        "Best-scored chunks kept (k)",
-        f"{split.capitalize()} examples (%)",
-    )
-    return _figure(label, figures.curve(label, points, top=100.0)) if points else None
-
-
-def _validation_figures(found: Mapping[str, Any], settings: Mapping[str, Any], split: str) -> list[Figure]:
-    """Recall of the gold chunk by retriever: over k at the size that is used, and over the sizes."""
-    rows = [row for row in found.get("rows", []) if row["split"] == split and row["num_gold_known"]]
-    if not rows:
-        return []
-    words = settings.get("chunk", {}).get("words")
-    used = found["measured_as"].get(str(words), rows[0]["chunk_words"])
-    named = {group[0]: grids.listed(group) for group in grids.alike(found)}
-    shown = words if str(words) in found["measured_as"] else named.get(used, used)
-    sizes = sorted({row["chunk_words"] for row in rows})
-
-    def point(row: Mapping[str, Any], k: str, group: str) -> Point:
-        return Point(
-            row["retriever"], group, *(100 * share for share in (row["recall"][k], *row["recall_interval"][k]))
-        )
-
-    y = f"Gold chunk found, {split} (%)"
-    by_k = [point(row, k, k) for row in rows if row["chunk_words"] == used for k in sorted(row["recall"], key=int)]
-    label = Label("validation-k", f"Retrievers compared, chunks of {shown} words", "Best-scored chunks (k)", y)
-    drawn = [_figure(label, figures.curve(label, by_k, top=100.0))]
-    if len(sizes) > 1:
-        by_size = [
-            point(row, "5", named.get(size, str(size))) for size in sizes for row in rows if row["chunk_words"] == size
-        ]
-        label = Label("validation-words", "Best 5 chunks, by their size", "Words of a chunk", y)
-        drawn.append(_figure(label, figures.curve(label, by_size, top=100.0)))
     return drawn
