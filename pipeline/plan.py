@@ -11,14 +11,16 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline import config, hardware, workloads
 from pipeline.bundles import EncoderRetriever, Retriever
 from pipeline.core import fitting, forecast, memory, shapes, tasks
 from pipeline.core.forecast import Estimate, Hardware, Recipe
 from pipeline.core.memory import Pack
+from pipeline.core.methods import BASE, DISTILL, FOCUSED, TRAINED, Trained
 from pipeline.core.shapes import Shape
 from pipeline.core.workload import Workload
 from pipeline.errors import ArtifactError, ResourceError, run
@@ -82,9 +84,9 @@ def _config(source: str, revision: str | None, setting: str) -> dict[str, Any]:
     )
 
 
-def recipe(settings: PlanStage, method: Literal["vanilla", "focused"]) -> Recipe:
+def recipe(settings: PlanStage, method: Trained) -> Recipe:
     """How the settings train a method."""
-    train, lora, focused = settings.train, settings.lora, method == "focused"
+    train, lora, focused = settings.train, settings.lora, method == FOCUSED
     contrastive = focused and settings.contrastive.weight > 0
     return Recipe(
         method=method,
@@ -100,6 +102,7 @@ def recipe(settings: PlanStage, method: Literal["vanilla", "focused"]) -> Recipe
         mode=settings.mask.mode,
         contrastive=contrastive,
         reads_masked=contrastive or (focused and settings.views.masked > 0),
+        taught=settings.distill.batch_questions if method == DISTILL else 0,
     )
 
 
@@ -108,24 +111,34 @@ def estimates(settings: PlanStage, shape: Shape, work: Workload, machine: Hardwa
     task = tasks.of(settings.data.kind)
     new_tokens = settings.eval.max_new_tokens or task.max_new_tokens
     rows = list(_retrieval(settings, work, machine))
-    methods: list[Literal["vanilla", "focused"]] = ["vanilla", "focused"] if work.train.num else []
-    rows += [forecast.train(recipe(settings, method), shape, work, machine) for method in methods]
-    for method in ("base", *methods):
+    methods = TRAINED if work.train.num else ()
+    if methods:
+        batch_tokens = settings.teach.batch_tokens
         rows.append(
-            forecast.evaluate(
-                f"evaluate@{method}",
-                shape,
-                work,
-                retrieval_inputs=1 + settings.eval.longbench,
-                new_tokens=new_tokens,
-                batch_tokens=settings.eval.batch_tokens,
-                options=task.measure == "accuracy",
-                hardware=machine,
-            )
+            forecast.teach(shape, work, new_tokens=task.max_new_tokens, batch_tokens=batch_tokens, hardware=machine)
         )
+    rows += [forecast.train(recipe(settings, method), shape, work, machine) for method in methods]
+    evaluated = [("evaluate", work, 1 + settings.eval.longbench)]
+    if work.surface.num:
+        evaluated.append(("surface", replace(work, asked=work.surface), 0))
+    for stage, asked, retrieval_inputs in evaluated:
+        for method in (BASE, *methods):
+            rows.append(
+                forecast.evaluate(
+                    f"{stage}@{method}",
+                    shape,
+                    asked,
+                    retrieval_inputs=retrieval_inputs,
+                    new_tokens=new_tokens,
+                    batch_tokens=settings.eval.batch_tokens,
+                    options=task.measure == "accuracy",
+                    hardware=machine,
+                )
+            )
     analyzed = forecast.analyze(
         shape,
         work,
+        num_methods=1 + len(methods),
         num_examples=settings.analyze.examples,
         new_tokens=new_tokens,
         batch_tokens=settings.eval.batch_tokens,
@@ -182,7 +195,7 @@ def disk_bytes(settings: PlanStage, shape: Shape, work: Workload) -> dict[str, f
     # Views: 4 bytes of a token, zstd to about half; documents and chunks: 4 characters of a token, likewise.
     return {
         "weights to fetch": fetched,
-        "adapters": 2 * 2 * adapter,
+        "adapters": 2 * len(TRAINED) * adapter,
         "data": 2 * (2 * 2.0 * tokens + 2 * 2.0 * work.num_texts * work.text_tokens),
     }
 
@@ -239,8 +252,8 @@ def _too_large(
             yield f"{clause}: the weights alone do not fit; set {smaller}use.model to a smaller one"
             return  # so it is with every other stage
         if row.name.startswith("train@"):
-            method: Literal["vanilla", "focused"] = "vanilla" if row.name == "train@vanilla" else "focused"
-            change = fitting.advice(recipe(settings, method), shape, work, machine)
+            trained = next(method for method in TRAINED if row.name == f"train@{method}")
+            change = fitting.advice(recipe(settings, trained), shape, work, machine)
         else:
             change = _eval_advice(settings, shape, work, machine)
         yield f"{clause}; set {change or 'use.model to a smaller one'}"

@@ -56,8 +56,21 @@ def find(settings: Settings, vocabulary: int) -> Workload:
         outside = (any_rows.question_tokens + any_rows.label_tokens) / max(any_rows.mean_tokens, 1.0)
         masked_share = min(1.0, kept_share + outside)
     num_texts, text_tokens = _texts(settings, fresh["chunk"], train, asked, words_tokens)
-    made = Workload(source, train, asked, masked_share, kept_share, num_texts, text_tokens)
+    num_unlabelled, surface = _beside(settings, vocabulary, counted=source.endswith("counted"))
+    made = Workload(source, train, asked, masked_share, kept_share, num_texts, text_tokens, num_unlabelled, surface)
     return workload.with_cut(made, settings.model.max_tokens)
+
+
+def _beside(settings: Settings, vocabulary: int, *, counted: bool) -> tuple[int, Rows]:
+    """Number of unlabelled questions, and the rows of the difficulty surface."""
+    if counted:
+        return _counted("unlabelled").num, _counted("surface")
+    data = settings.data
+    if not isinstance(data, BiosData):
+        return 0, workload.NO_ROWS
+    asked = data.surface_questions * len(data.surface_name_sharing_rates)
+    unlabelled = data.unlabelled_questions * len(data.train_documents)
+    return unlabelled, workload.generated(asked, data.surface_documents, vocabulary)
 
 
 def _stale() -> set[str]:
@@ -130,7 +143,8 @@ def _texts(settings: Settings, fresh: bool, train: Rows, asked: Rows, words_toke
         chunk_tokens = sum(characters) / _WORDPIECE_CHARACTERS / max(num_chunks, 1)
     elif isinstance(settings.data, BiosData):
         data = settings.data
-        num_chunks = round(BIOS_DOCUMENTS * (data.train_questions + data.dev_questions + data.test_questions))
+        asked_once = data.train_questions + data.unlabelled_questions + data.dev_questions + data.test_questions
+        num_chunks = round(BIOS_DOCUMENTS * asked_once)
         chunk_tokens = min(settings.chunk.words, BIOS_WORDS) * 1.35
     else:
         total = sum(rows.num_contexts * rows.mean_tokens for rows in (train, asked))

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from pipeline.core import cost, memory
 from pipeline.core.masking import Mode
 from pipeline.core.memory import Pack
+from pipeline.core.methods import Trained
 from pipeline.core.shapes import Shape
 from pipeline.core.workload import Rows, Workload
 
@@ -59,7 +60,7 @@ class Estimate(NamedTuple):
 class Recipe:
     """How an adapter is trained."""
 
-    method: Literal["vanilla", "focused"]
+    method: Trained
     steps: int
     batch_examples: int
     batch_tokens: int | None
@@ -75,6 +76,8 @@ class Recipe:
     contrastive: bool
     """The step compares the views, so that all of them belong to one loss."""
     reads_masked: bool
+    taught: int = 0
+    """Questions of each step that are learnt from a teacher, beside the batch; their views are full ones."""
 
 
 def train(recipe: Recipe, shape: Shape, work: Workload, hardware: Hardware) -> Estimate:
@@ -155,6 +158,8 @@ def _views(recipe: Recipe, work: Workload, *, longest: bool) -> list[tuple[int, 
     if recipe.method == "focused" and recipe.reads_masked:
         share = 1.0 if recipe.mode == "token" else work.masked_share
         found.append((batch, max(tokens * share, 1.0), rows.label_tokens, padded))
+    if recipe.taught:
+        found.append((recipe.taught, tokens, rows.label_tokens, padded))
     return found
 
 
@@ -194,6 +199,23 @@ def evaluate(
     return Estimate(name, tokens, flops, peak + hardware.overhead, seconds, "at most")
 
 
+def teach(shape: Shape, work: Workload, *, new_tokens: int, batch_tokens: int, hardware: Hardware) -> Estimate:
+    """The base's answers to all training questions over their best chunks, and its distributions along them."""
+    rows = work.train
+    num = rows.num + work.num_unlabelled
+    context = max(rows.mean_tokens - rows.question_tokens - rows.label_tokens, 1.0) * work.kept_share
+    best = Rows(num, num, context, round(rows.longest * work.kept_share), rows.question_tokens, rows.label_tokens)
+    parts = [
+        _read(shape, best, False, new_tokens, batch_tokens, hardware),
+        _read(shape, best, False, 0, batch_tokens, hardware),
+    ]
+    longest = max(best.longest, 1)
+    together = Pack(max(1, min(batch_tokens // longest, num)), longest, padded=True)
+    peak = memory.read_peak_bytes(shape, together, together.rows * (longest + new_tokens))
+    tokens, flops, seconds = (sum(of) for of in zip(*parts, strict=True))
+    return Estimate("teach", tokens, flops, peak + hardware.overhead, seconds, "at most")
+
+
 def _read(
     shape: Shape, rows: Rows, in_tree: bool, new_tokens: int, batch_tokens: int, hardware: Hardware
 ) -> tuple[float, float, float]:
@@ -215,20 +237,21 @@ def _read(
 
 
 def analyze(
-    shape: Shape, work: Workload, *, num_examples: int, new_tokens: int, batch_tokens: int, hardware: Hardware
-) -> Estimate:
-    """Three readings of some examples' views by each of three methods (both views for what they are matched by, the
+    shape: Shape, work: Workload, *, num_methods: int, num_examples: int, new_tokens: int, batch_tokens: int,
+    hardware: Hardware,
+) -> Estimate:  # fmt: skip
+    """Three readings of some examples' views by each method (both views for what they are matched by, the
     full one for its attention), and an answer to each masked view."""
     rows = work.asked
     num = min(num_examples, rows.num)
     longest = float(rows.longest)
     looked = Rows(3 * num, 3 * num, longest, rows.longest, 0.0, 0.0)
     answered = Rows(num, num, longest, rows.longest, 0.0, 0.0)
-    parts = 3 * [
+    parts = num_methods * [
         _read(shape, looked, False, 0, batch_tokens, hardware),
         _read(shape, answered, False, new_tokens, batch_tokens, hardware),
     ]
     together = Pack(max(1, min(num, batch_tokens // max(rows.longest, 1))), max(rows.longest, 1), padded=True)
     peak = memory.read_peak_bytes(shape, together, together.rows * (together.tokens + new_tokens))
     tokens, flops, seconds = (sum(of) for of in zip(*parts, strict=True))
-    return Estimate("analyze", tokens, flops, peak + hardware.overhead, seconds, "three methods")
+    return Estimate("analyze", tokens, flops, peak + hardware.overhead, seconds, f"{num_methods} methods")

@@ -1,6 +1,6 @@
 """The methods by name: how the model was tuned."""
 
-from typing import Final
+from typing import Final, Literal
 
 BASE: Final = "base"
 """Not at all."""
@@ -11,5 +11,6 @@ FOCUSED: Final = "focused"
 DISTILL: Final = "distill"
 """By the full views, and by what the base answers over the best-scored chunks of questions that need no label. Ours."""
 
-TRAINED = (VANILLA, FOCUSED, DISTILL)
+Trained = Literal["vanilla", "focused", "distill"]
+TRAINED: tuple[Trained, ...] = (VANILLA, FOCUSED, DISTILL)
 METHODS = (BASE, *TRAINED)

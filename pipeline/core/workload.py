@@ -30,6 +30,9 @@ class Rows(NamedTuple):
     """Of a row: its answer and EOS."""
 
 
+NO_ROWS = Rows(0, 0, 0.0, 0, 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Workload:
     """All that a plan needs to know of the data."""
@@ -47,13 +50,17 @@ class Workload:
     """Distinct chunks and questions."""
     text_tokens: float
     """Of one of them, by the retriever's tokenizer."""
+    num_unlabelled: int = 0
+    """Questions of split unlabelled, over contexts like those of train."""
+    surface: Rows = NO_ROWS
+    """Of split surface."""
 
 
 def count(tokens: Sequence[int], question: Sequence[int], labels: Sequence[int], num_contexts: int) -> Rows:
     """Rows counted one by one; without any, zeros."""
     num = len(tokens)
     if not num:
-        return Rows(0, 0, 0.0, 0, 0.0, 0.0)
+        return NO_ROWS
     return Rows(num, num_contexts, sum(tokens) / num, max(tokens), sum(question) / num, sum(labels) / num)
 
 
@@ -114,4 +121,9 @@ def generated(num_questions: int, documents: Sequence[int], vocabulary: int) -> 
 
 def with_cut(work: Workload, max_tokens: int) -> Workload:
     """The same with rows of `max_tokens` at most."""
-    return replace(work, train=cut(work.train, max_tokens), asked=cut(work.asked, max_tokens))
+    return replace(
+        work,
+        train=cut(work.train, max_tokens),
+        asked=cut(work.asked, max_tokens),
+        surface=cut(work.surface, max_tokens),
+    )

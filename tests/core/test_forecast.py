@@ -31,6 +31,22 @@ def test_a_masked_view_of_full_length_doubles_a_step_and_a_skipped_one_adds_its_
         )  # 2.1: 1.21 at 8k
 
 
+def test_what_is_taught_is_as_many_full_views_more():
+    vanilla = plan(VANILLA)
+    taught = plan(replace(VANILLA, method="distill", taught=8))
+    assert taught.tokens == 2 * vanilla.tokens and taught.flops == pytest.approx(2 * vanilla.flops)
+    assert taught.peak == pytest.approx(vanilla.peak)  # views are differentiated one forward after the other
+
+
+def test_the_teacher_reads_the_kept_chunks_of_all_training_questions():
+    settings = {"new_tokens": 8, "batch_tokens": 65_536, "hardware": H200}
+    labelled, all_of_them = (forecast.teach(SHAPE, replace(WORK, num_unlabelled=num), **settings) for num in (0, 2_000))
+    read = 2_000 * (2 * (round(0.2 * (7_500 - 93)) + 90) + 8)
+    assert labelled.tokens == pytest.approx(read, rel=1e-3)
+    assert all_of_them.tokens == pytest.approx(2 * labelled.tokens)
+    assert all_of_them.flops == pytest.approx(2 * labelled.flops)
+
+
 def test_a_shared_document_divides_the_full_view():
     shared = plan(replace(VANILLA, questions_per_document=4))
     assert shared.tokens == 10 * 2 * (7_500 + 3 * 93)
