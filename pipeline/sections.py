@@ -129,6 +129,8 @@ class Train(Section):
     """The optimisation, equal for all methods."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    document_order: Literal["given", "shuffled"]
+    """Of full views with labels: as in the context, or drawn anew at each step, against a liking for certain places."""
     steps: Positive
     """Optimizer steps."""
     batch_examples: Positive

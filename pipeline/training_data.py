@@ -1,5 +1,6 @@
 """The views on disk as what each process computes in each step."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline import tables
-from pipeline.core import batching, gradients
+from pipeline.core import batching, gradients, reordering
 from pipeline.taught import Taught
 
 Ints = batching.Ints
@@ -20,6 +21,8 @@ class _View(NamedTuple):
     prompt_end: int
     num_shared: int
     """Tokens of the context, which questions over it share."""
+    chunks: tuple[Sequence[int], Sequence[int], Sequence[str]] = ((), (), ())
+    """Token spans of the chunks and their documents, where these are to be shuffled."""
 
     @property
     def num_labels(self) -> int:
@@ -41,10 +44,17 @@ class TrainingData:
     """The training examples of a schedule; only rows that some step uses are held in memory."""
 
     def __init__(
-        self, batches: Sequence[Sequence[int]], full: Path, masked: Path | None, taught: Taught | None = None
+        self,
+        batches: Sequence[Sequence[int]],
+        full: Path,
+        masked: Path | None,
+        taught: Taught | None = None,
+        shuffle_seed: int | None = None,
     ) -> None:
+        """`shuffle_seed`: the documents of each full view stand in another drawn order at each step; None: as given."""
         self.batches = batches
         self._taught = taught
+        self._shuffle_seed = shuffle_seed
         used = {index for batch in batches for index in batch}
         self._keys = context_keys(full)
         self.example_ids: dict[int, str] = {}
@@ -52,12 +62,17 @@ class TrainingData:
         self._masked: dict[int, _View] = {}
         columns = ["example_id", "input_ids", "prompt_end"]
         num_train = 0
-        for row in tables.scan(full, tables.FULL_VIEWS, [*columns, "split", "question_start"]):
+        spans = [] if shuffle_seed is None else ["chunk_ids", "chunk_starts", "chunk_ends"]
+        for row in tables.scan(full, tables.FULL_VIEWS, [*columns, "split", "question_start", *spans]):
             if row["split"] == "train":
                 if num_train in used:
                     ids = np.asarray(row["input_ids"], dtype=np.int32)
                     places = np.arange(len(ids), dtype=np.int32)
-                    self._full[num_train] = _View(ids, places, row["prompt_end"], row["question_start"])
+                    view = _View(ids, places, row["prompt_end"], row["question_start"])
+                    if spans:
+                        documents = [chunk_id.rpartition("#")[0] for chunk_id in row["chunk_ids"]]
+                        view = view._replace(chunks=(row["chunk_starts"], row["chunk_ends"], documents))
+                    self._full[num_train] = view
                     self.example_ids[num_train] = row["example_id"]
                 num_train += 1
         if masked is not None:
@@ -89,7 +104,7 @@ class TrainingData:
         assert num_own * num == len(indices), (len(indices), num)
         shares = [indices[other * num_own : (other + 1) * num_own] for other in range(num)]
         # Where layers are sharded each forward is a conversation of all processes, so none may have fewer.
-        planned = [self._rows(share) for share in (shares if num > 1 else shares[rank:])]
+        planned = [self._rows(share, step) for share in (shares if num > 1 else shares[rank:])]
         packed = [list(batching.packs([plan.row for plan in plans], batch_tokens)) for plans in planned]
         own, own_packs = (planned[rank], packed[rank]) if num > 1 else (planned[0], packed[0])
         packs = [
@@ -113,7 +128,7 @@ class TrainingData:
             num_labels_taught,
         )
 
-    def _rows(self, indices: Sequence[int]) -> list[_Planned]:
+    def _rows(self, indices: Sequence[int], step: int = 0) -> list[_Planned]:
         """The full views, neighbours over one context in one row, then the masked views."""
         groups: list[list[int]] = []
         for place, index in enumerate(indices):
@@ -123,7 +138,7 @@ class TrainingData:
                 groups.append([place])
         planned: list[_Planned] = []
         for places in groups:
-            views = [self._full[indices[place]] for place in places]
+            views = [self._view(indices[place], step) for place in places]
             if len(views) == 1:
                 planned.append(_Planned(views[0].row, places))
             else:
@@ -132,6 +147,14 @@ class TrainingData:
         if self._masked:
             planned += [_Planned(self._masked[index].row, [len(indices) + i]) for i, index in enumerate(indices)]
         return planned
+
+    def _view(self, index: int, step: int) -> _View:
+        """The full view as the step reads it; questions over one context read it in one order."""
+        view = self._full[index]
+        if self._shuffle_seed is None:
+            return view
+        seed = [self._shuffle_seed, step, zlib.crc32(self._keys[index].encode())]
+        return view._replace(input_ids=reordering.shuffled(view.input_ids, *view.chunks, seed))
 
     def _share(self, one: int, other: int) -> bool:
         """Whether the contexts are token for token the same."""

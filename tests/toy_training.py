@@ -25,7 +25,8 @@ from tests.core.test_focus import FOCUSED, examples
 
 LORA = Lora(rank=4, alpha=8, dropout=0.1, embedding="lora", norms=True)
 TRAIN = Train(
-    seed=1, steps=6, batch_examples=4, questions_per_document=1, batch_tokens=64, negatives="graph", learning_rate=1e-2,
+    seed=1, document_order="given",
+    steps=6, batch_examples=4, questions_per_document=1, batch_tokens=64, negatives="graph", learning_rate=1e-2,
     embedding_learning_rate=1e-2, warmup_steps=1, max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
 )  # fmt: skip
 TOKENIZER = b"{}"

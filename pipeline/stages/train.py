@@ -94,7 +94,8 @@ def train_adapter(
         # Every question counts as a context of its own: taught ones are not compared with each other.
         order = schedule.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
         taught = Taught(order, FULL, said)
-    data = TrainingData(batches, FULL, masked, taught)
+    shuffle_seed = train.seed if train.document_order == "shuffled" else None
+    data = TrainingData(batches, FULL, masked, taught, shuffle_seed)
     set_seed(train.seed)
     adapted = model.add_adapter(
         weights.load_base(settings.model, card, "cpu" if team.sharded else None),
