@@ -91,6 +91,11 @@ def train_adapter(
     taught = None
     if said is not None:
         keys = context_keys(FULL, SPLITS)
+        if batch_questions > len(keys):
+            raise ConfigError(
+                f"distill.batch_questions is {batch_questions}, but splits {' and '.join(SPLITS)} have only "
+                f"{len(keys)} questions; allowed is 1 to {len(keys)}"
+            )
         # Every question counts as a context of its own: taught ones are not compared with each other.
         order = schedule.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
         taught = Taught(order, FULL, said)
