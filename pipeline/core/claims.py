@@ -1,9 +1,10 @@
-"""The ablation table in words: one claim sentence, and the cells that the page and the Markdown table share."""
+"""The ablation table in words: claim sentences, and the cells that the page and the Markdown table share."""
 
 from typing import NamedTuple
 
 from pipeline.core import wording
 from pipeline.core.ablations import Mean, Row, Table
+from pipeline.core.methods import DISTILL, FOCUSED
 from pipeline.core.statistics import Interval
 from pipeline.core.wording import NO_BREAK, points
 
@@ -13,11 +14,14 @@ _ANSWERED = ("exact_match", "accuracy")
 _PERCENT = f"{NO_BREAK}%"
 
 
-def chosen(table: Table) -> Row | None:
-    """The row that the claim is about: the first focused one that reads the full context. It is chosen by its place in
-    the file and never by its figures."""
-    rows = [row for row in table.rows if row.method == "focused" and row.input == "full"]
-    return rows[0] if rows else None
+def chosen(table: Table) -> list[Row]:
+    """The rows that the claims are about: the first focused one that reads the full context, and the first of distill.
+
+    They are chosen by their place in the file and never by their figures.
+    """
+    rows = [row for row in table.rows if row.input == "full"]
+    firsts = (next((row for row in rows if row.method == method), None) for method in (FOCUSED, DISTILL))
+    return [row for row in firsts if row is not None]
 
 
 def claim(row: Row, table: Table) -> str:
@@ -92,25 +96,23 @@ class Section(NamedTuple):
 
 
 def section(table: Table) -> Section:
-    """The claim, and the table by groups in the order of the file."""
+    """The claims, and the table by groups in the order of the file."""
     if not table.rows:
         return Section("", [], [], "")
-    about = chosen(table)
     groups: dict[str, list[tuple[str, list[str]]]] = {}
     for row in table.rows:
         groups.setdefault(row.group, []).append((row.label, cells(row, table)))
-    says = claim(about, table) if about is not None else ""
+    says = " ".join(claim(about, table) for about in chosen(table))
     return Section(says, headings(table), list(groups.items()), caption(table))
 
 
 def markdown(table: Table) -> str:
-    """The claim, the table and its caption; padded so that it also reads well in a terminal."""
+    """The claims, the table and its caption; padded so that it also reads well in a terminal."""
     if not table.rows:
         return "No rows yet: `make ablations` fills this table.\n"
     rows = [["Group", "Row", *headings(table)]]
     rows += [[wording.markdown(row.group), wording.markdown(row.label), *cells(row, table)] for row in table.rows]
-    about = chosen(table)
-    says = [wording.markdown(claim(about, table)), ""] if about is not None else []
+    says = [line for about in chosen(table) for line in (wording.markdown(claim(about, table)), "")]
     return "\n".join([*says, *wording.grid(rows, num_left=2), "", wording.markdown(caption(table)), ""])
 
 

@@ -80,8 +80,12 @@ def test_the_claim_is_about_the_first_focused_row_however_good_the_others_are():
     first, better = row(0.01, label="first"), row(0.3, label="better")
     reads_less = row(0.4, input="retrieval")
     found = table(row(method="vanilla"), reads_less, first, better)
-    assert claims.chosen(found) is found.rows[2]
-    assert claims.chosen(table(row(method="base"))) is None
+    assert claims.chosen(found) == [found.rows[2]]
+    assert claims.chosen(table(row(method="base"))) == []
+    taught = row(0.5, method="distill", label="taught")
+    both = table(taught, *found.rows, row(0.6, method="distill", label="later"))
+    assert [about.label for about in claims.chosen(both)] == ["first", "taught"]
+    assert claims.section(both).claim.count("than vanilla") + claims.section(both).claim.count("from vanilla") == 2
     assert claims.section(table(row(method="base"))).claim == ""
 
 
