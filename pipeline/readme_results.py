@@ -1,4 +1,4 @@
-"""`make readme-results`: the results in README.md, written from reports/summary.json alone.
+"""`make readme-results`: the results in README.md, written from reports/summary.json and reports/ablations.json alone.
 
 `--check` writes nothing and fails with one line when the README says something else.
 """
@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from pipeline import files
-from pipeline.core import results
+from pipeline.core import ablations, results
 from pipeline.errors import ArtifactError, ConfigError, run
 
-README, SUMMARY = Path("README.md"), Path("reports/summary.json")
+README, SUMMARY, ABLATIONS = Path("README.md"), Path("reports/summary.json"), Path("reports/ablations.json")
 
 
 def main() -> None:
@@ -18,8 +18,9 @@ def main() -> None:
     if sys.argv[1:] and not check:
         raise ConfigError(f"readme_results takes no arguments but --check, got {' '.join(sys.argv[1:])}")
     record = files.read_json(SUMMARY, "report")
+    grid = files.read_json(ABLATIONS, "ablations")
     try:
-        section = results.section(record)
+        section = results.section(record, ablations.parse(grid))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{SUMMARY}: not a summary of this version ({type(error).__name__}: {error}); run `dvc repro -f report`"

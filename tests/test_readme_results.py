@@ -9,6 +9,7 @@ import pytest
 
 from pipeline import files, readme_results
 from pipeline.core import results, summary, wording
+from pipeline.core.ablations import Table
 from pipeline.errors import ArtifactError, ConfigError
 from tests.conftest import ROOT
 from tests.core.test_summary import answer
@@ -23,7 +24,7 @@ def call(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     (tmp_path / "reports").mkdir()
-    for name in ("README.md", "reports/summary.json"):
+    for name in ("README.md", "reports/summary.json", "reports/ablations.json"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -61,8 +62,9 @@ def test_the_table_from_the_record_is_the_one_of_the_run(tmp_path: Path):
     assert any(length.low != length.high for length in found.lengths)  # ranges too are read back
     path = tmp_path / "summary.json"
     files.write_json(path, summary.record(found, {}))
-    section = results.section(json.loads(path.read_text()))
-    assert section == f"{results.BEGIN}\n{wording.table(found)}{results.END}"
+    section = results.section(json.loads(path.read_text()), Table(rows=[]))
+    headline = wording.markdown(wording.headline(found))
+    assert section == f"{results.BEGIN}\n{headline}\n\n{wording.table(found)}{results.END}"
 
 
 @pytest.mark.parametrize(

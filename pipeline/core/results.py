@@ -1,9 +1,10 @@
-"""The README's results, from the summary that is in git: the main table and its caption between two comments."""
+"""The README's results, from the figures that are in git: claims and the main table, between two comments."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.core import wording
+from pipeline.core import claims, wording
+from pipeline.core.ablations import Table
 from pipeline.core.ranges import Range
 from pipeline.core.statistics import Interval, PairedDifference
 from pipeline.core.summary import Measured, Summary
@@ -12,8 +13,8 @@ BEGIN = "<!-- results: `make readme-results` writes what stands until the end ma
 END = "<!-- results end -->"
 
 
-def section(record: Mapping[str, Any]) -> str:
-    """What stands between the marks, of summary.json.
+def section(record: Mapping[str, Any], ablations: Table) -> str:
+    """What stands between the marks, of summary.json and ablations.json.
 
     Raises:
         KeyError, TypeError, ValueError: it is no summary, or of another version.
@@ -23,14 +24,18 @@ def section(record: Mapping[str, Any]) -> str:
         benchmarks=record["benchmarks"],
         measure=record["measure"],
         num_examples=record["num_examples"],
-        num_questions=0,  # neither this nor what follows is in the table
+        num_questions=0,  # neither this nor what follows is in the text
         lengths=[_range(group) for group in dict.fromkeys(row.group for row in by_length)],
         longest=[_measured(row) for row in record["longest"]],
         by_length=by_length,
         by_position=[],
         official={},
     )
-    return f"{BEGIN}\n{wording.table(found)}{END}"
+    parts = [f"{wording.markdown(wording.headline(found))}\n", wording.table(found)]
+    if ablations.rows:
+        claim = wording.markdown(claims.section(ablations).claim)
+        parts.append(f"Over several seeds (`make ablations`, [the table](reports/ablations.md)): {claim}\n")
+    return f"{BEGIN}\n" + "\n".join(parts) + END
 
 
 def replaced(text: str, section: str) -> str | None:

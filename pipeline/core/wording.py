@@ -6,7 +6,7 @@ Shares are written in percent with one decimal, differences in points with their
 import re
 import unicodedata
 
-from pipeline.core import tasks
+from pipeline.core import methods, tasks
 from pipeline.core.statistics import Interval, PairedDifference
 from pipeline.core.summary import Measured, Summary
 
@@ -76,28 +76,41 @@ def _picture(character: str) -> str:
 
 
 def headline(summary: Summary) -> str:
-    """What the numbers say about focused learning against vanilla fine-tuning, both reading the full context."""
-    focused = next((row for row in summary.longest if row.name == "focused"), None)
+    """What the numbers say about focused learning, and about distill, against vanilla, all reading the full context."""
+    rows = {row.name: row for row in summary.longest}
+    focused = rows.get(methods.FOCUSED)
     if focused is None or focused.to_vanilla is None:
         return "Focused learning and vanilla fine-tuning are not both among the predictions: nothing to compare yet."
-    found = focused.to_vanilla
-    where = f"With {summary.documents} in the context"
+    says = f"With {summary.documents} in the context, {_against_vanilla('focused learning', focused, summary)}"
+    distill = rows.get(methods.DISTILL)
+    if distill is None or distill.to_vanilla is None:
+        return says
+    return f"{says} {_capital(_against_vanilla('distill (ours)', distill, summary))}"
+
+
+def _against_vanilla(name: str, row: Measured, summary: Summary) -> str:
+    found = row.to_vanilla
+    assert found is not None
     measure = MEASURES[summary.measure][1]
     chance = p_value(found.p_value).replace(" ", NO_BREAK)
     spread = f"95{NO_BREAK}% interval {points(found.low)} to {points(found.high)}, {chance}"
     counted = f"{found.num_questions:,} questions"
-    if focused.num_examples != found.num_questions:
-        counted = f"{focused.num_examples:,} examples of {counted}"
+    if row.num_examples != found.num_questions:
+        counted = f"{row.num_examples:,} examples of {counted}"
     if found.low <= 0.0 <= found.high:
         return (
-            f"{where}, these numbers do not tell focused learning from vanilla fine-tuning: {measure} differs by "
+            f"these numbers do not tell {name} from vanilla fine-tuning: {measure} differs by "
             f"{points(found.difference)} points ({spread}; {counted})."
         )
     direction = "above" if found.difference > 0.0 else "below"
     return (
-        f"{where}, focused learning is {abs(100 * found.difference):.1f} points {direction} vanilla fine-tuning in "
+        f"{name} is {abs(100 * found.difference):.1f} points {direction} vanilla fine-tuning in "
         f"{measure} ({spread}; {counted})."
     )
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def caution(summary: Summary, base: str) -> str:

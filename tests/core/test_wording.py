@@ -35,6 +35,14 @@ def test_the_headline_claims_nothing_when_the_interval_holds_zero():
     assert "do not tell" in same and "differs by +0.0 points" in same
 
 
+def test_the_headline_says_of_distill_what_its_own_numbers_say():
+    hits = {"vanilla": [0] * 30 + [1] * 10, "focused": [0] * 30 + [1] * 10, "distill": [1] * 30 + [1] * 10}
+    rows = [answer(f"q{place}", hit, method) for method, of in hits.items() for place, hit in enumerate(of)]
+    text = wording.headline(summary.summarise(rows, resamples=200))
+    assert "these numbers do not tell focused learning from vanilla" in text
+    assert ". Distill (ours) is 75.0 points above vanilla fine-tuning in exact match" in text
+
+
 def test_the_headline_says_when_there_is_nothing_to_compare():
     assert "nothing to compare" in wording.headline(summary.summarise([answer("q", 1)], resamples=100))
     only_focused = summary.summarise([answer("q", 1, "focused")], resamples=100)
