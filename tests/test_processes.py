@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from pipeline import processes
 from pipeline.errors import ConfigError
 from tests.conftest import ROOT
+from tests.core.test_focus import FOCUSED
 from tests.toy_training import LORA, TRAIN, train, write_views
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
@@ -49,9 +50,11 @@ def together(
     return load_file(views / name / "adapter_model.safetensors")
 
 
-def alone(views: Path, name: str, **changes: object) -> dict[str, torch.Tensor]:
+def alone(views: Path, name: str, taught: float = 0.0, **changes: object) -> dict[str, torch.Tensor]:
     settings = TRAIN.model_copy(update=changes)
-    folder = train(views, name, settings=settings, lora=LORA.model_copy(update={"dropout": 0.0}))
+    folder = train(
+        views, name, FOCUSED._replace(taught=taught), settings, lora=LORA.model_copy(update={"dropout": 0.0})
+    )
     return load_file(folder / "adapter_model.safetensors")
 
 
@@ -67,6 +70,13 @@ def test_two_replicas_train_what_one_process_does(views: Path, negatives: str):
     changes = ["questions_per_document=2", f"negatives={negatives}"]
     found = together(views, f"two-{negatives}", *changes)
     assert_same(found, alone(views, f"one-{negatives}", questions_per_document=2, negatives=negatives))
+
+
+@pytest.mark.parametrize("environment", [{}, SHARDED], ids=["replicas", "shards"])
+def test_two_processes_are_taught_what_one_process_is(views: Path, environment: dict[str, str]):
+    """Beside all other losses; what the teacher said is not spread evenly."""
+    found = together(views, f"taught-{len(environment)}", "negatives=cached", "taught=0.5", **environment)
+    assert_same(found, alone(views, f"taught-alone-{len(environment)}", 0.5, negatives="cached"))
 
 
 def test_two_shards_train_what_one_process_does(views: Path):

@@ -156,7 +156,9 @@ def test_training_moves_every_trainable_parameter_and_lowers_the_loss(views: Pat
     losses = [float(line.split("\t")[1]) for line in curve[1:]]
     assert len(losses) == 20
     assert losses[-1] < losses[0]
-    assert {path.stem for path in (views / "focused-curves/plots/metrics/train").glob("*.tsv")} == set(training.CURVES)
+    assert {path.stem for path in (views / "focused-curves/plots/metrics/train").glob("*.tsv")} == {
+        *training.CURVES
+    } - {"divergence"}
 
 
 def test_the_adapter_loads_with_plain_peft_in_a_fresh_process(views: Path):
@@ -216,6 +218,19 @@ def test_killed_at_twenty_points_it_ends_with_the_same_adapter(views: Path):
     with program(views, "whole", "steps=100") as process:
         assert process.communicate(timeout=300)[1] == ""
     assert written(views / "killed") == written(views / "whole")
+
+
+def test_a_training_with_a_teacher_goes_on_where_it_was_killed(views: Path):
+    with program(views, "pupil-killed", "steps=60", "kills=3", "taught=1", FOCUS_CHECKPOINT_SECONDS="0") as process:
+        output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert output.split("\n")[:-1] == ["killed"] * 3 + ["ended with 0"], errors
+    with program(views, "pupil", "steps=60", "taught=1") as process:
+        assert process.communicate(timeout=200)[1] == ""
+    assert written(views / "pupil-killed") == written(views / "pupil")
+    curve = (views / "pupil-curves/plots/metrics/train/divergence.tsv").read_text().splitlines()
+    divergence = [float(line.split("\t")[1]) for line in curve[1:]]
+    assert divergence[-1] < divergence[0] / 2
 
 
 def test_a_sigterm_saves_and_ends_with_130(views: Path):

@@ -19,6 +19,7 @@ from pipeline import adapters, checkpoints, tables, trackers, training, weights
 from pipeline.core import focus, masking, model, schedule
 from pipeline.processes import Processes
 from pipeline.sections import Lora, Train
+from pipeline.taught import Taught
 from pipeline.training_data import TrainingData, context_keys
 from tests.core import tiny
 from tests.core.test_focus import FOCUSED, examples
@@ -67,6 +68,16 @@ def write_views(folder: Path) -> None:
             }
         )  # fmt: skip
     tables.write(folder / "full.parquet", tables.FULL_VIEWS, full)
+    said = [
+        {
+            "example_id": row["example_id"], "output_ids": [7 + number] * (number % 3 + 1) + [tiny.EOS],
+            "top_ids": [7 + number, 5] * (number % 3 + 1) + [tiny.EOS, 5], "num_top": 2,
+            "top_log_probs": [-0.1, -3.0] * (number % 3 + 2),
+        }
+        for number, row in enumerate(full)
+        if row["split"] == "train"
+    ]  # fmt: skip
+    tables.write(folder / "teachings.parquet", tables.TEACHINGS, said)
     tables.write(folder / "masked.parquet", tables.MASKED_VIEWS, masked)
 
 
@@ -86,7 +97,11 @@ def train(
     batches = schedule.schedule(
         context_keys(full), settings.steps, settings.batch_examples, settings.seed, settings.questions_per_document
     )
-    data = TrainingData(batches, full, masked if objective.reads_masked else None)
+    taught = None
+    if objective.taught:
+        order = schedule.schedule([str(place) for place in range(8)], settings.steps, 4, settings.seed)
+        taught = Taught(order, full, views / "teachings.parquet")
+    data = TrainingData(batches, full, masked if objective.reads_masked else None, taught)
     set_seed(settings.seed)
     adapted = model.add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
     team = Processes()
@@ -108,7 +123,7 @@ def train(
     return views / name
 
 
-def killed(views: Path, name: str, num: int, settings: Train) -> None:
+def killed(views: Path, name: str, num: int, settings: Train, objective: focus.Objective) -> None:
     """Train in a child that is killed at some moment after its first new checkpoint, `num` times, then once to the end.
 
     Libraries are imported once and nothing is computed here, so that each child is a process of its own at no cost.
@@ -117,23 +132,23 @@ def killed(views: Path, name: str, num: int, settings: Train) -> None:
     state = views / f"{name}-state"
     for _ in range(num):
         before = set(state.glob("step-*"))
-        child = fork(views, name, settings)
+        child = fork(views, name, settings, objective)
         while not set(state.glob("step-*")) - before:
             time.sleep(0.001)
         time.sleep(rng.uniform(0.0, 0.05))
         os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         print("killed" if os.WIFSIGNALED(status) else "through", flush=True)
-    status = os.waitpid(fork(views, name, settings), 0)[1]
+    status = os.waitpid(fork(views, name, settings, objective), 0)[1]
     print(f"ended with {os.waitstatus_to_exitcode(status)}", flush=True)
 
 
-def fork(views: Path, name: str, settings: Train) -> int:
+def fork(views: Path, name: str, settings: Train, objective: focus.Objective) -> int:
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            train(views, name, settings=settings)
+            train(views, name, objective, settings)
             code = 0
         finally:
             os._exit(code)
@@ -147,12 +162,13 @@ def main() -> None:
     given = dict(part.split("=") for part in rest)
     lora = LORA.model_copy(update={"dropout": float(given.pop("dropout", LORA.dropout))})
     num_kills = int(given.pop("kills", 0))
+    objective = FOCUSED._replace(taught=float(given.pop("taught", 0.0)))
     changes = {key: value if key == "negatives" else int(value) for key, value in given.items()}
     settings = Train.model_validate(TRAIN.model_dump() | changes)
     if num_kills:
-        killed(Path(folder), name, num_kills, settings)
+        killed(Path(folder), name, num_kills, settings, objective)
     else:
-        train(Path(folder), name, settings=settings, lora=lora)
+        train(Path(folder), name, objective, settings, lora=lora)
 
 
 if __name__ == "__main__":
