@@ -67,18 +67,19 @@ class Tally:
     """Ranks of some examples, and the shares they make."""
 
     def __init__(self) -> None:
-        self._num_examples = self._num_chunks = 0
+        self._num_examples = self._num_answered = self._num_chunks = 0
         self._reciprocal_ranks = 0.0
         self._all_gold_within: Counter[int] = Counter()
         self._answer_within: Counter[int] = Counter()
         self._gold_ranks: list[int] = []
         self._question_ids: list[str] = []
 
-    def add(self, question_id: str, ranked: Ranked) -> None:
-        """Count one example."""
+    def add(self, question_id: str, ranked: Ranked, has_answer: bool = True) -> None:
+        """Count one example; an unlabelled one has no answer to look for."""
         gold_rank = best_rank(ranked.ranks_C, ranked.context.gold_C)
         last_rank, answer_rank = all_gold_rank(ranked), best_rank(ranked.ranks_C, ranked.answer_C)
         self._num_examples += 1
+        self._num_answered += has_answer
         self._num_chunks += len(ranked.chunks)
         for k in CONTEXT_KS:
             self._all_gold_within[k] += last_rank is not None and last_rank < k
@@ -94,8 +95,8 @@ class Tally:
 
     def shares(self) -> dict[str, Any]:
         """recall (a gold chunk of the best k), all_gold (one of every gold document) and mrr over the examples whose
-        gold chunk is known, None without one; the rest over all."""
-        known, total = len(self._gold_ranks), self._num_examples
+        gold chunk is known, answer_retention over those that have an answer, None without one; the rest over all."""
+        known, total, answered = len(self._gold_ranks), self._num_examples, self._num_answered
         return {
             "num_examples": total,
             "num_gold_known": known,
@@ -103,7 +104,7 @@ class Tally:
             "recall": {str(k): sum(self.gold_hits(k)[0]) / known if known else None for k in CONTEXT_KS},
             "all_gold": {str(k): self._all_gold_within[k] / known if known else None for k in CONTEXT_KS},
             "mrr": self._reciprocal_ranks / known if known else None,
-            "answer_retention": {str(k): self._answer_within[k] / total for k in CONTEXT_KS},
+            "answer_retention": {str(k): self._answer_within[k] / answered if answered else None for k in CONTEXT_KS},
         }
 
 
@@ -120,7 +121,7 @@ class Quality:
         split, context = example["split"], ranked.context
         self._gold_rows[split, context.question].update(context.rows_C[context.gold_C].tolist())
         for tally in (self.of_split[split], self._parts[split][len(example["document_ids"])]):
-            tally.add(example["question_id"], ranked)
+            tally.add(example["question_id"], ranked, bool(example["answers"]))
 
     def gold_rows(self, split: str | None = None) -> dict[str, set[int]]:
         """question -> its gold chunks among the unique chunks, in one split or in all."""

@@ -42,7 +42,7 @@ def main() -> None:
                 )
             row = _masked_row(full, scored, example["answers"], text_of, top_k, mode, base.mask_id)
             writer.write(row)
-            _count(sums[full["split"]], full, row, any(scored["gold"]), top_k)
+            _count(sums[full["split"]], full, row, any(scored["gold"]), bool(example["answers"]), top_k)
     splits = {split: _shares(total) for split, total in sums.items()}
     files.write_json(SUMMARY, {"mode": mode, "top_k": top_k, "splits": splits})
     whole = int(sum(total["whole_contexts"] for total in sums.values()))
@@ -89,8 +89,11 @@ def _masked_row(
     }
 
 
-def _count(total: dict[str, float], full: tables.Row, row: tables.Row, gold_known: bool, top_k: int) -> None:
+def _count(
+    total: dict[str, float], full: tables.Row, row: tables.Row, gold_known: bool, has_answer: bool, top_k: int
+) -> None:
     total["num_examples"] += 1
+    total["num_answered"] += has_answer
     total["num_gold_known"] += gold_known
     total["gold_retained"] += row["gold_retained"]
     total["answer_retained"] += row["answer_retained"]
@@ -106,13 +109,16 @@ def _count(total: dict[str, float], full: tables.Row, row: tables.Row, gold_know
 
 
 def _shares(total: dict[str, float]) -> dict[str, float | None]:
-    """gold_retained over the examples whose gold chunk is known, None without one; the rest over all."""
-    num_examples, num_gold_known = total["num_examples"], total["num_gold_known"]
+    """gold_retained over the examples whose gold chunk is known, answer_retained over those that have an answer, None
+    without one; the rest over all."""
+    num_examples, num_gold_known, num_answered = (
+        total[name] for name in ("num_examples", "num_gold_known", "num_answered")
+    )
     return {
         "num_examples": int(num_examples),
         "num_gold_known": int(num_gold_known),
         "gold_retained": total["gold_retained"] / num_gold_known if num_gold_known else None,
-        "answer_retained": total["answer_retained"] / num_examples,
+        "answer_retained": total["answer_retained"] / num_answered if num_answered else None,
         "kept_chunk_share": total["kept_chunks"] / max(total["chunks"], 1),
         "kept_token_share": total["kept_chunk_tokens"] / max(total["chunk_tokens"], 1),
         "mean_tokens_full": total["tokens_full"] / num_examples,

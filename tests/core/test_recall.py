@@ -18,8 +18,13 @@ def ranked(ranks, gold, answer, documents=None, question="q"):
     return recall.Ranked(chunks, context, -numbers.astype(np.float32), numbers, np.array(answer, dtype=np.bool_))
 
 
-def add(quality, split, num_documents, ranks, gold, answer, question="q"):
-    example = {"split": split, "question_id": f"id of {question}", "document_ids": ["d"] * num_documents}
+def add(quality, split, num_documents, ranks, gold, answer, question="q", answers=("a",)):
+    example = {
+        "split": split,
+        "question_id": f"id of {question}",
+        "document_ids": ["d"] * num_documents,
+        "answers": answers,
+    }
     quality.add(example, ranked(ranks, gold, answer, question=question))
 
 
@@ -105,6 +110,15 @@ def test_without_a_known_gold_chunk_recall_is_unknown_and_not_zero():
     found = quality.splits()["dev"]["all"]
     assert found["mrr"] is None and {*found["recall"].values(), *found["all_gold"].values()} == {None}
     assert found["answer_retention"]["1"] == 1.0
+
+
+def test_answers_are_looked_for_where_there_are_some():
+    quality = recall.Quality()
+    add(quality, "unlabelled", 2, [0, 1], gold=[False, False], answer=[False, False], answers=[])
+    assert set(quality.splits()["unlabelled"]["all"]["answer_retention"].values()) == {None}
+    add(quality, "unlabelled", 2, [0, 1], gold=[False, False], answer=[True, False])
+    found = quality.splits()["unlabelled"]["all"]
+    assert found["num_examples"] == 2 and found["answer_retention"]["1"] == 1.0
 
 
 def test_an_answer_stands_in_a_chunk_as_whole_words_whatever_its_case():
