@@ -45,13 +45,15 @@ class Row(Section):
     scale: dict[str, PositiveFloat | Positive] = Field(default_factory=dict)
     """Dotted key of a number -> factor on its resolved value."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
+    reference: Name | None = None
+    """Name of the row that this one is compared with; null: that of the file."""
 
 
 class Grid(Section):
     """The whole file."""
 
     reference: Name
-    """Name of the row that the others are compared with."""
+    """Name of the row that the others are compared with, where they name none themselves."""
     common: Overrides = Field(default_factory=dict)
     """Overrides of every row; a row's own go first."""
     rows: Annotated[list[Row], Field(min_length=1)]
@@ -60,10 +62,12 @@ class Grid(Section):
     def _names_are_one_rows(self) -> Self:
         names = [row.name for row in self.rows]
         problems = [f"the name {name} stands {num} times" for name, num in Counter(names).items() if num > 1]
-        if self.reference not in names:
-            problems.append(
-                f"reference is {self.reference!r}, which is no row's name{config.nearest(self.reference, names)}"
-            )
+        named = [("", self.reference), *((f"row {row.name}: ", row.reference or self.reference) for row in self.rows)]
+        problems += [
+            f"{where}reference is {name!r}, which is no row's name{config.nearest(name, names)}"
+            for where, name in named
+            if name not in names and (not where or name != self.reference)
+        ]
         for row in self.rows:
             where = f"row {row.name}"
             problems += [f"{where}: {SEED} is set by `seeds`" for keys in (row.overrides, row.scale) if SEED in keys]

@@ -154,6 +154,7 @@ def _answered(one: Planned) -> ablations.Answered:
         overrides=one.overrides,
         answers=answers,
         identity=(row.input, *(found.digest for found in run_of.values())),
+        reference=row.reference,
     )
 
 

@@ -48,6 +48,10 @@ def digests(planned: list[ablation_rows.Planned]) -> dict[str, list[str]]:
             ["conf/ablations.yaml: reference is 'vanila', which is no row's name (did you mean vanilla?)"],
         ),
         (
+            HEAD + "rows:\n  - {name: vanilla, label: v, group: g, method: vanilla, seeds: [1], reference: vanla}\n",
+            ["conf/ablations.yaml: row vanilla: reference is 'vanla', which is no row's name (did you mean vanilla?)"],
+        ),
+        (
             HEAD + "  - {name: a, label: a, group: main, method: focused, seed: [1], seeds: []}\n  - {name: 'b c'}\n",
             [
                 "conf/ablations.yaml: row a: seeds is []: list should have at least 1 item",

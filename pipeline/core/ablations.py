@@ -66,6 +66,8 @@ class Row(_Record):
     method: str
     input: str
     overrides: dict[str, Any]
+    reference: str | None = None
+    """Row that it is compared with, where that is not the table's own."""
     seeds: list[int]
     per_seed: list[SeedMean]
     pooled: Mean
@@ -104,6 +106,8 @@ class Answered:
     """By seed. Where the seed changes nothing, as without training, one is enough."""
     identity: tuple[str, ...]
     """The input and the digests of its runs: equal for rows with the same answers."""
+    reference: str | None = None
+    """Name of the row that it is compared with; None: that of the table."""
 
 
 def tabulate(
@@ -115,7 +119,8 @@ def tabulate(
     same for both. Else, as for the untuned model, which has no seed, against all seeds of the reference, drawn apart.
 
     Args:
-        reference: name of the row compared with; without it among `rows` nothing is compared.
+        reference: name of the row compared with, where a row names none itself; what is not among `rows` is not
+            compared with.
         seconds: that the runs took.
 
     Raises:
@@ -132,12 +137,18 @@ def tabulate(
     ids = [answer["example_id"] for answer in examples]
     questions = [str(answer["question_id"]) for answer in examples]
     scores = {row.name: _columns(row, "score", ids) for row in rows}
-    against = next((row for row in rows if row.name == reference), None)
+    named = {row.name: row for row in rows}
+    against_of = {row.name: named.get(row.reference or reference) for row in rows}
     found: dict[tuple[str, ...], statistics.PairedDifference] = {}
+    key_of: dict[str, tuple[str, ...]] = {}
     for row in rows:
-        if against is not None and row.identity != against.identity and row.identity not in found:
+        against = against_of[row.name]
+        if against is None or row.identity == against.identity:
+            continue
+        key = key_of[row.name] = (*row.identity, "to", *against.identity)
+        if key not in found:
             shared = _shared_seeds(row, against)
-            found[row.identity] = seeds.difference(
+            found[key] = seeds.difference(
                 _of(scores[row.name], shared),
                 _of(scores[against.name], shared),
                 questions,
@@ -148,12 +159,11 @@ def tabulate(
     corrected = dict(zip(found, seeds.holm([one.p_value for one in found.values()]), strict=True))
     measured = []
     for row in rows:
-        to_vanilla = None
-        if against is not None and row.identity in found:
+        to_vanilla, against = None, against_of[row.name]
+        if against is not None and row.name in key_of:
+            key = key_of[row.name]
             num_seeds = len(_shared_seeds(row, against) or row.answers)
-            to_vanilla = ToVanilla(
-                **found[row.identity]._asdict(), p_corrected=corrected[row.identity], num_seeds=num_seeds
-            )
+            to_vanilla = ToVanilla(**found[key]._asdict(), p_corrected=corrected[key], num_seeds=num_seeds)
         wrong = _columns(row, "error", ids)
         measured.append(
             Row(
@@ -163,6 +173,7 @@ def tabulate(
                 method=row.method,
                 input=row.input,
                 overrides=dict(row.overrides),
+                reference=row.reference,
                 seeds=list(row.answers),
                 per_seed=[_one_seed(number, values, questions, seed) for number, values in scores[row.name].items()],
                 pooled=_pooled(scores[row.name], questions, resamples, seed),

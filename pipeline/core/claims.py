@@ -77,9 +77,13 @@ def caption(table: Table) -> str:
     assert table.measure is not None
     distracted = "Distracted: a wrong answer that stands in a distractor. " if _shows_distraction(table) else ""
     comparisons = _num(table.num_comparisons, "comparison")
+    named = {row.name: row for row in table.rows}
+    apart = dict.fromkeys((row.group, row.reference) for row in table.rows if row.reference in named)
+    others = "".join(f"In {group}: to the row {named[name].label} of that group. " for group, name in apart if name)
     return (
         f"{table.benchmark}: {wording.MEASURES[table.measure][1]} over {_documents(table)}, in percent, "
-        f"{_num(table.num_questions, 'question')} under every seed. To vanilla: points more or less. {distracted}"
+        f"{_num(table.num_questions, 'question')} under every seed. To vanilla: points more or less. "
+        f"{others}{distracted}"
         f"Intervals are over seeds and questions; p is corrected (Holm) for {comparisons}. Rows with equal settings "
         "are the same runs."
     )

@@ -63,6 +63,17 @@ def test_one_seed_is_compared_with_all_seeds_of_vanilla():
     assert found.high < 0
 
 
+def test_a_row_is_compared_with_the_row_that_it_names():
+    plenty = row("plenty", {seed: [1] * 18 + [0] * 2 for seed in (1, 2, 3)}, method="vanilla", reference="plenty")
+    focused = row("focused", {seed: [1] * 15 + [0] * 5 for seed in (1, 2, 3)}, reference="plenty")
+    lost = row("lost", {seed: [1] * 15 + [0] * 5 for seed in (1, 2, 3)}, reference="not done yet")
+    table = ablations.tabulate([VANILLA, plenty, focused, lost], **FAST)
+    assert table.rows[1].to_vanilla is None and table.rows[3].to_vanilla is None
+    found = table.rows[2].to_vanilla
+    assert found is not None and found.difference == pytest.approx(-0.15)
+    assert table.num_comparisons == 1 and table.rows[2].reference == "plenty"
+
+
 def test_rows_of_the_same_runs_are_one_comparison():
     hits = {1: [1] * 20, 2: [1] * 15 + [0] * 5, 3: [1] * 20}
     same = [row(name, hits, identity=("full", "x")) for name in ("focused", "token", "weight-0.1")]
