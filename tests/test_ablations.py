@@ -48,7 +48,7 @@ def digests(planned: list[ablation_rows.Planned]) -> dict[str, list[str]]:
             ["conf/ablations.yaml: reference is 'vanila', which is no row's name (did you mean vanilla?)"],
         ),
         (
-            HEAD + "rows:\n  - {name: vanilla, label: v, group: g, method: vanilla, seeds: [1], reference: vanla}\n",
+            HEAD.replace("seeds: [1]", "seeds: [1], reference: vanla"),
             ["conf/ablations.yaml: row vanilla: reference is 'vanla', which is no row's name (did you mean vanilla?)"],
         ),
         (
