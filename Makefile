@@ -40,7 +40,7 @@ readme-results: $(READY) ## Write the results table in README.md from reports/su
 	@python -m pipeline.readme_results
 
 ablations: $(READY) ## Run the grid of conf/ablations.yaml and print its table; ONLY="group or row", LIST=1: what would run
-	@python -m pipeline.ablations $(if $(LIST),--list) $(if $(ONLY),--only $(ONLY))
+	@python -m pipeline.ablations $(if $(LIST),--list) $(if $(ONLY),--only "$(ONLY)")
 
 merge: $(READY) ## Merge the adapter of METHOD (focused) into one plain transformers model in OUT
 	@python -m pipeline.merge "$(METHOD)" --out "$(OUT)"

@@ -169,7 +169,7 @@ def _origin(key: str, params: dict[str, Any], use: dict[str, str]) -> str:
     section = key.split(".")[0]
     if section in use:
         return str(CONF / section / f"{use[section]}.yaml")
-    in_profile = section in ("train", "eval") and "." in key
+    in_profile = section in ("train", "teach", "eval") and "." in key
     return str(CONF / "profile" / f"{use['profile']}.yaml") if in_profile else str(PARAMS)
 
 

@@ -89,12 +89,14 @@ def equivalence_of(
 def representations_of(
     network: Network, pairs: Sequence[Pair], card: weights.BaseCard, settings: Eval
 ) -> dict[str, Any]:
-    """alignment.Alignment with `intervals`, and `matching` (matching.figures; None: all ask the same question).
+    """alignment.Alignment with `intervals`, and `matching` (matching.figures; None: no question of another context).
 
     Of the last prompt token, whatever training compared: it is where the answer is decided.
     """
     questions = [pair.full["input_ids"][pair.full["question_start"] : pair.full["prompt_end"]] for pair in pairs]
-    others = matching.other_questions(questions)
+    others = matching.other_questions(questions, [tuple(pair.full["document_ids"]) for pair in pairs])
+    num_others = min(map(len, others))
+    others = [found[:num_others] for found in others]
     z: list[torch.Tensor] = []
     for view in ("full", "masked"):
         contexts: list[matching.Asked] = []
@@ -104,7 +106,7 @@ def representations_of(
             contexts.append(matching.asked(prompt, places, len(prompt) - len(own), asked))
         z.append(matching.represent(network, contexts, pad_id=card.pad_id, batch_tokens=settings.batch_tokens))
     names, resamples = [pair.full["question_id"] for pair in pairs], settings.bootstrap_resamples
-    matched = matching.figures(matching.match(*z), names, resamples) if others[0] else None
+    matched = matching.figures(matching.match(*z), names, resamples) if num_others else None
     own = statistics.interval(alignment.cosines(z[0][:, 0], z[1][:, 0]), names, resamples=resamples, seed=0)
     return {
         **alignment.align(z[0][:, 0], z[1][:, 0])._asdict(),

@@ -255,18 +255,20 @@ def _too_large(
             trained = next(method for method in TRAINED if row.name == f"train@{method}")
             change = fitting.advice(recipe(settings, trained), shape, work, machine)
         else:
-            change = _eval_advice(settings, shape, work, machine)
+            stage = "teach" if row.name == "teach" else "eval"
+            batch_tokens = settings.teach.batch_tokens if stage == "teach" else settings.eval.batch_tokens
+            change = _reading_advice(stage, batch_tokens, shape, work, machine)
         yield f"{clause}; set {change or 'use.model to a smaller one'}"
 
 
-def _eval_advice(settings: PlanStage, shape: Shape, work: Workload, machine: Hardware) -> str:
-    """The largest eval.batch_tokens that fits; less than a row makes no difference."""
+def _reading_advice(stage: str, batch_tokens: int, shape: Shape, work: Workload, machine: Hardware) -> str:
+    """The largest <stage>.batch_tokens that fits; less than a row makes no difference."""
     longest = max(work.asked.longest, 1)
-    for rows in range(settings.eval.batch_tokens // longest, 0, -1):
+    for rows in range(batch_tokens // longest, 0, -1):
         batch = Pack(rows, longest, padded=True)
         held = memory.read_peak_bytes(shape, batch, rows * (longest + 1024)) + machine.overhead
         if held <= machine.memory:
-            return f"eval.batch_tokens to {rows * longest}"
+            return f"{stage}.batch_tokens to {rows * longest}"
     return f"model.max_tokens below {longest} with context.too_long cut_middle"
 
 

@@ -18,7 +18,9 @@ def main() -> None:
     if sys.argv[1:] and not check:
         raise ConfigError(f"readme_results takes no arguments but --check, got {' '.join(sys.argv[1:])}")
     record = files.read_json(SUMMARY, "report")
-    grid = files.read_json(ABLATIONS, "ablations")
+    if not ABLATIONS.is_file():
+        raise ArtifactError(f"{ABLATIONS}: no such file; run `git checkout {ABLATIONS}` or `make ablations`")
+    grid = files.read_json(ABLATIONS, "report")
     try:
         section = results.section(record, ablations.parse(grid))
     except (KeyError, TypeError, ValueError) as error:

@@ -173,7 +173,7 @@ class Analyze(Section):
     """What is looked into after evaluation."""
 
     examples: Positive
-    """Test examples at the longest context."""
+    """Examples of eval.split at the longest context."""
 
 
 class Report(Section):

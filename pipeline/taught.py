@@ -1,6 +1,7 @@
 """What the teacher said, as what each process computes of it in each step."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline import tables
 from pipeline.core import batching, gradients
+from pipeline.errors import ArtifactError
 
 SPLITS = ("train", "unlabelled")
 
@@ -17,6 +19,7 @@ SPLITS = ("train", "unlabelled")
 class _Question(NamedTuple):
     """The full view with the teacher's answer behind it; N tokens of that, the teacher's K likeliest at each."""
 
+    example_id: str
     row: batching.Row
     top_ids_NK: NDArray[np.int64]
     top_log_probs_NK: NDArray[np.float32]
@@ -28,14 +31,22 @@ class Taught:
     def __init__(self, batches: Sequence[Sequence[int]], full: Path, teachings: Path) -> None:
         self._batches = batches
         used = {index for batch in batches for index in batch}
-        said_of = {row["example_id"]: row for row in tables.scan(teachings, tables.TEACHINGS)}
         self._questions: dict[int, _Question] = {}
-        index = 0
-        for view in tables.scan(full, tables.FULL_VIEWS, ["example_id", "split", "input_ids", "prompt_end"]):
-            if view["split"] in SPLITS:
-                if index in used:
-                    self._questions[index] = _question(view, said_of[view["example_id"]])
-                index += 1
+        columns = ["example_id", "split", "input_ids", "prompt_end"]
+        views = (row for row in tables.scan(full, tables.FULL_VIEWS, columns) if row["split"] in SPLITS)
+        said = tables.scan(teachings, tables.TEACHINGS)
+        for index, (view, answer) in enumerate(zip_longest(views, said, fillvalue={"example_id": "no row"})):
+            if view["example_id"] != answer["example_id"]:
+                raise ArtifactError(
+                    f"{teachings}: row {index + 1} is of {answer['example_id']}, in {full} of {view['example_id']}; "
+                    "run `dvc repro -f teach`"
+                )
+            if index in used:
+                self._questions[index] = _question(view, answer)
+
+    def named(self, step: int) -> list[str]:
+        """Ids of the questions of a step."""
+        return [self._questions[index].example_id for index in self._batches[step]]
 
     def packs(
         self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1
@@ -67,6 +78,7 @@ def _question(view: tables.Row, said: tables.Row) -> _Question:
     ids = np.asarray([*view["input_ids"][:prompt_end], *answer], dtype=np.int32)
     shape = (len(answer), said["num_top"])
     return _Question(
+        view["example_id"],
         batching.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end),
         np.asarray(said["top_ids"], dtype=np.int64).reshape(shape),
         np.asarray(said["top_log_probs"], dtype=np.float32).reshape(shape),

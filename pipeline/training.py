@@ -105,7 +105,7 @@ def fit(
             with _named_shortage(batch, retained):
                 outcome = gradients.accumulate(encoder, batch, objective, retained, processes)
             grad_norm = processes.clip(encoder.parameters(), settings.max_grad_norm)
-            _require_finite(outcome, grad_norm, step, [data.example_ids[index] for index in data.batches[step]])
+            _require_finite(outcome, grad_norm, step, *data.named(step))
             run.advance(outcome, grad_norm)
             if run.points and run.points[-1].step == run.done:
                 watchers.log(run.done, run.points[-1].values)
@@ -211,10 +211,11 @@ def _named_shortage(batch: gradients.Batch, retained: bool) -> Iterator[None]:
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        rows, tokens = max((pack.view.input_ids_BL.shape for pack in batch.packs), key=lambda shape: shape.numel())
+        packs = [*batch.packs, *batch.taught]
+        rows, tokens = max((pack.view.input_ids_BL.shape for pack in packs), key=lambda shape: shape.numel())
         kept = "all kept at once; set train.negatives to cached, " if retained else "one at a time; set "
         raise ResourceError(
-            f"out of memory in a step of {len(batch.packs)} forwards, the largest of {rows} rows of {tokens:,} tokens, "
+            f"out of memory in a step of {len(packs)} forwards, the largest of {rows} rows of {tokens:,} tokens, "
             f"{kept}train.batch_tokens lower, train.activation_checkpointing to true, or model.max_tokens lower"
         ) from None
 
@@ -224,14 +225,18 @@ def _seed(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
-def _require_finite(outcome: gradients.Outcome, grad_norm: float, step: int, example_ids: list[str]) -> None:
+def _require_finite(
+    outcome: gradients.Outcome, grad_norm: float, step: int, example_ids: list[str], taught_ids: list[str]
+) -> None:
     clm_2B = torch.stack([part for part in (outcome.clm_full_B, outcome.clm_masked_B) if part is not None])
     finite = [grad_norm, float(outcome.logged["loss"])]
     if np.isfinite(finite).all():
         return
     found = [name for name, fine in zip(example_ids, clm_2B.isfinite().all(dim=0).tolist(), strict=True) if not fine]
+    if not np.isfinite(float(outcome.logged.get("divergence", 0.0))):
+        found += taught_ids  # one of these
+    named = ", ".join(found or [*example_ids, *taught_ids])
     what = "loss is not finite" if found else f"loss is {finite[1]}, gradient norm is {finite[0]}"
     raise NumericError(
-        f"{what} at step {step + 1} with examples {', '.join(found or example_ids)}; lower train.learning_rate, or "
-        "look at these examples"
+        f"{what} at step {step + 1} with examples {named}; lower train.learning_rate, or look at these examples"
     )

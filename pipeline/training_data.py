@@ -84,8 +84,13 @@ class TrainingData:
 
     @property
     def num_examples(self) -> int:
-        """Distinct examples."""
+        """Distinct examples with labels."""
         return len(self._full)
+
+    def named(self, step: int) -> tuple[list[str], list[str]]:
+        """Ids of the examples of a step, and of the questions that are taught in it."""
+        taught = [] if self._taught is None else self._taught.named(step)
+        return [self.example_ids[index] for index in self.batches[step]], taught
 
     def forwards(self, step: int, batch_tokens: int, num: int = 1) -> list[tuple[int, int]]:
         """(rows, tokens of the longest) of each forward of a step, in that of `num` processes that has most tokens."""
@@ -114,7 +119,8 @@ class TrainingData:
             )
             for pack in own_packs
         ]
-        packs += [packs[-1]._replace(idle=True)] * (max(map(len, packed)) - len(packs))
+        if packs:  # none where no label is used
+            packs += [packs[-1]._replace(idle=True)] * (max(map(len, packed)) - len(packs))
         taught, num_labels_taught = (
             ([], 0) if self._taught is None else self._taught.packs(step, batch_tokens, pad_id, rank, num)
         )

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import processes
+from pipeline.core import focus
 from pipeline.errors import ConfigError
 from tests.conftest import ROOT
 from tests.core.test_focus import FOCUSED
@@ -50,10 +51,12 @@ def together(
     return load_file(views / name / "adapter_model.safetensors")
 
 
-def alone(views: Path, name: str, taught: float = 0.0, **changes: object) -> dict[str, torch.Tensor]:
+def alone(
+    views: Path, name: str, taught: float = 0.0, objective: focus.Objective = FOCUSED, **changes: object
+) -> dict[str, torch.Tensor]:
     settings = TRAIN.model_copy(update=changes)
     folder = train(
-        views, name, FOCUSED._replace(taught=taught), settings, lora=LORA.model_copy(update={"dropout": 0.0})
+        views, name, objective._replace(taught=taught), settings, lora=LORA.model_copy(update={"dropout": 0.0})
     )
     return load_file(folder / "adapter_model.safetensors")
 
@@ -77,6 +80,12 @@ def test_two_processes_are_taught_what_one_process_is(views: Path, environment: 
     """Beside all other losses; what the teacher said is not spread evenly."""
     found = together(views, f"taught-{len(environment)}", "negatives=cached", "taught=0.5", **environment)
     assert_same(found, alone(views, f"taught-alone-{len(environment)}", 0.5, negatives="cached"))
+
+
+def test_two_processes_are_taught_without_labels_what_one_process_is(views: Path):
+    found = together(views, "no-labels", "taught=0.5", "labelled=0")
+    nothing = focus.VANILLA._replace(full=0.0)
+    assert_same(found, alone(views, "no-labels-alone", 0.5, nothing))
 
 
 def test_two_shards_train_what_one_process_does(views: Path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline import tables
+from pipeline.errors import ArtifactError
 from pipeline.taught import Taught
 from tests import toy_training
 from tests.core import tiny
@@ -63,3 +64,10 @@ def test_processes_share_a_step_and_have_equally_many_forwards(views):
     assert len(one) == len(other) == 2 and len(all_packs) == 4
     counted = sum(len(pack.view.labels_N) for pack in (*one, *other) if not pack.idle)
     assert counted == num_all
+
+
+def test_answers_of_other_questions_are_refused(views):
+    said = list(tables.scan(views / "teachings.parquet", tables.TEACHINGS))
+    tables.write(views / "teachings.parquet", tables.TEACHINGS, said[1:])
+    with pytest.raises(ArtifactError, match=r"row 1 is of e1, in .*full.parquet of e0; run `dvc repro -f teach`"):
+        taught(views, [[0]])

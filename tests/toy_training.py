@@ -94,9 +94,11 @@ def train(
     The current folder is that of the views, where models/base stands.
     """
     full, masked = views / "full.parquet", views / "masked.parquet"
-    batches = schedule.schedule(
-        context_keys(full), settings.steps, settings.batch_examples, settings.seed, settings.questions_per_document
-    )
+    batches = [[] for _ in range(settings.steps)]
+    if objective.full or objective.reads_masked:
+        batches = schedule.schedule(
+            context_keys(full), settings.steps, settings.batch_examples, settings.seed, settings.questions_per_document
+        )
     taught = None
     if objective.taught:
         order = schedule.schedule([str(place) for place in range(8)], settings.steps, 4, settings.seed)
@@ -162,7 +164,8 @@ def main() -> None:
     given = dict(part.split("=") for part in rest)
     lora = LORA.model_copy(update={"dropout": float(given.pop("dropout", LORA.dropout))})
     num_kills = int(given.pop("kills", 0))
-    objective = FOCUSED._replace(taught=float(given.pop("taught", 0.0)))
+    taught, labelled = float(given.pop("taught", 0.0)), given.pop("labelled", "1") == "1"
+    objective = (FOCUSED if labelled else focus.VANILLA._replace(full=0.0))._replace(taught=taught)
     changes = {key: value if key == "negatives" else int(value) for key, value in given.items()}
     settings = Train.model_validate(TRAIN.model_dump() | changes)
     if num_kills:

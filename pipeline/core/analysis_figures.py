@@ -17,6 +17,7 @@ KINDS = {
     "correct": ("correct", figures.ERRORS["correct"]),
     "distraction": ("in a distractor", figures.ERRORS["distraction"]),
     "in_gold": ("in gold", "#9c7600"),
+    "in_context": ("in the context", "#c08a00"),
     "hallucinated": ("nowhere", "#7d838a"),
     "no_answer": ("no answer", "#7566d6"),
     "wrong_option": ("wrong option", "#a1584b"),

@@ -84,8 +84,8 @@ def caption(table: Table) -> str:
         f"{table.benchmark}: {wording.MEASURES[table.measure][1]} over {_documents(table)}, in percent, "
         f"{_num(table.num_questions, 'question')} under every seed. To vanilla: points more or less. "
         f"{others}{distracted}"
-        f"Intervals are over seeds and questions; p is corrected (Holm) for {comparisons}. Rows with equal settings "
-        "are the same runs."
+        "Intervals are over seeds and questions, of rows with one seed over questions alone; p is corrected (Holm) for "
+        f"{comparisons}. Rows with equal settings are the same runs."
     )
 
 

@@ -103,7 +103,11 @@ class Outcome(NamedTuple):
 def accumulate(encoder: Encoder, batch: Batch, objective: Objective, retained: bool, processes: Processes) -> Outcome:
     """Add the gradient of the step's loss to the encoder's parameters, as the mean over processes that a data-parallel
     wrapper takes: each process differentiates `num` times its share."""
-    taught = _taught(encoder, batch, objective, processes)  # first: the last of the other packs sends the gradients
+    taught = _taught(encoder, batch, objective, processes)
+    if not batch.packs:  # no label is used
+        assert taught is not None, "a step computes something"
+        logged = {"loss": objective.taught * taught, "divergence": taught}
+        return Outcome(logged, torch.zeros(0, device=taught.device), None)
     outcome = _accumulate(encoder, batch, objective, retained, processes)
     if taught is None:
         return outcome
@@ -112,12 +116,16 @@ def accumulate(encoder: Encoder, batch: Batch, objective: Objective, retained: b
 
 
 def _taught(encoder: Encoder, batch: Batch, objective: Objective, processes: Processes) -> Tensor | None:
-    """Forward and backward of the taught views; their divergence per label token of the step."""
+    """Forward and backward of the taught views; their divergence per label token of the step.
+
+    The last pack of a step sends the gradients of all.
+    """
     if not batch.taught:
         return None
     found: list[Tensor] = []
-    for pack in batch.taught:
-        with processes.apart(encoder):
+    for number, pack in enumerate(batch.taught):
+        last = not batch.packs and number + 1 == len(batch.taught)  # else one of the other packs is the last
+        with nullcontext() if last else processes.apart(encoder):
             encoded: Encoded = encoder(pack.view)
             divergence = encoded.clm_E.sum() * (not pack.idle) / batch.num_labels_taught
             _backward(objective.taught * divergence * processes.num)

@@ -17,7 +17,7 @@ for questions that are not asked over them.
 # N examples, Q questions asked of each, T tokens of the longest of them, D hidden, C candidates
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,8 +44,9 @@ class Matching(NamedTuple):
     num_candidates: int
 
 
-def other_questions(questions: Sequence[Ids], num: int = NUM_OTHERS) -> list[list[int]]:
-    """For each example, `num` others with other questions, in the order behind it; fewer where there are no more."""
+def other_questions(questions: Sequence[Ids], contexts: Sequence[Hashable], num: int = NUM_OTHERS) -> list[list[int]]:
+    """For each example, `num` others with other questions about other contexts, in the order behind it; fewer where
+    there are no more."""
     keys = [tuple(question) for question in questions]
     num = min(num, len(set(keys)) - 1)
     chosen: list[list[int]] = []
@@ -54,7 +55,7 @@ def other_questions(questions: Sequence[Ids], num: int = NUM_OTHERS) -> list[lis
         for other in (*range(place + 1, len(keys)), *range(place)):
             if len(found) == num:
                 break
-            if keys[other] != key:
+            if keys[other] != key and contexts[other] != contexts[place]:
                 found.setdefault(keys[other], other)
         chosen.append(list(found.values()))
     return chosen

@@ -194,7 +194,8 @@ class ControlScorer:
         if not context.gold_C.any():
             raise DataError(
                 f"retriever {self._kind}: example {context.example_id} has no known gold chunk; give its question "
-                "evidence or gold documents, or choose a retriever that needs none (minilm, bm25, random)"
+                "evidence or gold documents, leave out the questions of split unlabelled (bios: "
+                "data.unlabelled_questions: 0), or choose a retriever that needs no gold (minilm, bm25, random)"
             )
         gold_C = context.gold_C if self._kind == "oracle" else ~context.gold_C
         return gold_C.astype(np.float32)

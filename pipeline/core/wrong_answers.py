@@ -5,8 +5,16 @@ from typing import Any, Literal
 
 from pipeline.core import metrics, statistics
 
-Kind = Literal["correct", "distraction", "in_gold", "hallucinated", "no_answer", "wrong_option"]
-KINDS: tuple[Kind, ...] = ("correct", "distraction", "in_gold", "hallucinated", "no_answer", "wrong_option")
+Kind = Literal["correct", "distraction", "in_gold", "in_context", "hallucinated", "no_answer", "wrong_option"]
+KINDS: tuple[Kind, ...] = (
+    "correct",
+    "distraction",
+    "in_gold",
+    "in_context",
+    "hallucinated",
+    "no_answer",
+    "wrong_option",
+)
 
 Row = Mapping[str, Any]
 
@@ -31,7 +39,9 @@ def kind(prediction: Row, context_texts: Iterable[str]) -> Kind:
     if not metrics.normalize(prediction["prediction"]):
         return "no_answer"
     found = any(metrics.stands_in(text, prediction["prediction"]) for text in context_texts)
-    return "in_gold" if found else "hallucinated"
+    if not found:
+        return "hallucinated"
+    return "in_gold" if prediction["gold_position"] >= 0 else "in_context"
 
 
 def shares(kinds: Sequence[Kind], question_ids: Sequence[str], resamples: int) -> dict[str, Any]:

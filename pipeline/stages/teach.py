@@ -5,6 +5,7 @@ Method `distill` learns to say the same over the whole context. No reference ans
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -19,22 +20,36 @@ TEACHINGS = Path("data/teachings.parquet")
 SPLITS = ("train", "unlabelled")
 
 
+class _Asked(NamedTuple):
+    """A question and what the teacher reads of it."""
+
+    example_id: str
+    room: int
+    """Tokens that the answer may have behind the full view's prompt."""
+    prompt: teaching.Ints
+
+
 def main() -> None:
     settings = config.load(TeachStage)
     card = weights.read_card()
-    rows = list(_rows())
-    if not rows:
+    asked: list[_Asked] = []
+    benchmark = ""
+    for full, scored, example in _rows():
+        prompt = _prompt(full, scored, settings.teach.top_k, card.mask_id)
+        asked.append(_Asked(full["example_id"], settings.model.max_tokens - full["prompt_end"], prompt))
+        benchmark = example["benchmark"]
+    if not asked:
         raise DataError(
             f"{FULL}: no examples in splits {' and '.join(SPLITS)}, so there is nothing to teach; give questions with "
             "one of these splits, or stop at `dvc repro evaluate@base`"
         )
     network = adapters.load_method("base", settings.model)
-    with tqdm(total=len(rows), desc="teach", unit=" questions", disable=None, mininterval=1) as bar:
+    with tqdm(total=len(asked), desc="teach", unit=" questions", disable=None, mininterval=1) as bar:
         found = teaching.teach(
             network,
-            [_prompt(full, scored, settings.teach.top_k, card.mask_id) for full, scored, _ in rows],
+            [question.prompt for question in asked],
             num_top=settings.teach.top_tokens,
-            max_new_tokens=tasks.of(rows[0][2]["benchmark"]).max_new_tokens,
+            max_new_tokens=tasks.of(benchmark).max_new_tokens,
             eos_id=card.eos_id,
             pad_id=card.pad_id,
             banned_ids=[card.mask_id, card.pad_id],
@@ -42,20 +57,20 @@ def main() -> None:
             progress=bar.update,
         )
     with tables.Writer(TEACHINGS, tables.TEACHINGS, {"tokenizer_sha256": tokenization.load().tokenizer_sha256}) as out:
-        for (full, _, _), said in zip(rows, found, strict=True):
+        for question, said in zip(asked, found, strict=True):
             out.write(
                 {
-                    "example_id": full["example_id"],
-                    "output_ids": said.output_ids,
-                    "top_ids": said.top_ids_NK.ravel(),
-                    "top_log_probs": said.top_log_probs_NK.ravel(),
+                    "example_id": question.example_id,
+                    "output_ids": said.output_ids[: question.room],
+                    "top_ids": said.top_ids_NK[: question.room].ravel(),
+                    "top_log_probs": said.top_log_probs_NK[: question.room].ravel(),
                     "num_top": said.top_ids_NK.shape[1],
                 }
             )
     num_tokens = sum(len(said.output_ids) for said in found)
     surest = np.concatenate([said.top_log_probs_NK[:, 0] for said in found])
     print(
-        f"teach: {len(rows):,} questions over the best {settings.teach.top_k} chunks, {num_tokens:,} answer tokens; "
+        f"teach: {len(asked):,} questions over the best {settings.teach.top_k} chunks, {num_tokens:,} answer tokens; "
         f"mean probability of the likeliest token {np.exp(surest).mean():.1%}"
     )
 

@@ -84,9 +84,12 @@ def train_adapter(
                 f"{name} is {size}, which {team.num} processes cannot share evenly; set it to a multiple of "
                 f"{team.num}, or start another number of processes"
             )
-    batches = schedule.schedule(
-        context_keys(FULL), train.steps, train.batch_examples, train.seed, train.questions_per_document
-    )
+    if objective.full or objective.reads_masked:
+        batches = schedule.schedule(
+            context_keys(FULL), train.steps, train.batch_examples, train.seed, train.questions_per_document
+        )
+    else:
+        batches = [[] for _ in range(train.steps)]  # no label is used
     masked, said = MASKED if objective.reads_masked else None, TEACHINGS if objective.taught else None
     taught = None
     if said is not None:
@@ -152,8 +155,9 @@ def train_adapter(
             weights.put(folder / "curves", CURVES / method)
         kept.remove()
         kept.close()
+        beside = f" and {batch_questions} taught questions" if batch_questions else ""
         print(
-            f"train@{method}: {train.steps:,} steps of {train.batch_examples} examples, {data.num_examples:,} "
+            f"train@{method}: {train.steps:,} steps of {len(batches[0])} examples{beside}, {data.num_examples:,} "
             f"distinct; {num_trainable:,} trainable parameters, last loss {fitted.points[-1].values['loss']:.4f}"
         )
     team.close()

@@ -78,9 +78,16 @@ def test_figures_have_an_interval_and_the_level_of_chance():
 
 def test_other_questions_are_others_in_the_order_behind_and_no_question_twice():
     questions = [[1], [1], [2], [3], [2]]
-    assert matching.other_questions(questions, 2) == [[2, 3], [2, 3], [3, 0], [4, 0], [0, 3]]
-    assert matching.other_questions(questions, 5) == matching.other_questions(questions, 2)  # there are no more
-    assert matching.other_questions([[1], [1]]) == [[], []]
+    apart = range(5)
+    assert matching.other_questions(questions, apart, 2) == [[2, 3], [2, 3], [3, 0], [4, 0], [0, 3]]
+    assert matching.other_questions(questions, apart, 5) == matching.other_questions(questions, apart, 2)  # no more
+    assert matching.other_questions([[1], [1]], [0, 1]) == [[], []]
+
+
+def test_other_questions_are_asked_about_other_contexts():
+    questions = [[1], [2], [3], [4]]
+    assert matching.other_questions(questions, "aabb", 2) == [[2, 3], [2, 3], [0, 1], [0, 1]]
+    assert matching.other_questions(questions, "aaaa", 2) == [[]] * 4
 
 
 CONTEXT = [1, 9, 8, 7, 6, 5, 4, 10, 11, 12]

@@ -87,3 +87,18 @@ def test_the_loss_is_the_weighted_sum_and_without_a_teacher_there_is_no_divergen
     made = labelled._replace(taught=[pack], num_labels_taught=len(pack.view.labels_N))
     logged = run(network, made, focus.VANILLA._replace(full=0.5, taught=2.0))[0].logged
     torch.testing.assert_close(logged["loss"], 0.5 * logged["clm_full"] + 2.0 * logged["divergence"])
+
+
+def test_without_labels_the_gradient_is_that_of_the_divergence_alone():
+    network, students = encoder(), rows(seed=9)[:3]
+    pack = taught_pack(students)
+    num_labels = len(pack.view.labels_N)
+    objective = focus.VANILLA._replace(full=0.0, taught=TAUGHT)
+    nothing = gradients.Batch([], 0, 0, 0, None, [pack], num_labels)
+    weightless = batch(together(rows()[:4]), 4)._replace(taught=[pack], num_labels_taught=num_labels)
+    outcome, found = run(network, nothing, objective)
+    _, expected = run(network, weightless, objective)
+    for name, grad in found.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(outcome.logged["loss"], TAUGHT * outcome.logged["divergence"])
+    assert set(outcome.logged) == {"loss", "divergence"}

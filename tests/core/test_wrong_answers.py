@@ -13,7 +13,7 @@ OTHERS = ["Ada Berg\nAda Berg was born in Lyon.", "Hugo Holm\nHugo Holm studied 
 
 
 def row(prediction: str, **more: Any) -> dict[str, Any]:
-    example = {"benchmark": "made", "answers": ["Porto"], "options": [], "gold_option": -1}
+    example = {"benchmark": "made", "answers": ["Porto"], "options": [], "gold_option": -1, "gold_position": 0}
     texts = dict(zip("bc", OTHERS, strict=True))
     return {**example, **evaluation.score(prediction, example, texts, []), **more}
 
@@ -43,8 +43,8 @@ def test_each_kind(prediction: str, kind: str):
 
 
 def test_where_gold_is_unknown_an_answer_out_of_the_context_is_no_distraction():
-    unknown = row("Lyon", error="other")
-    assert wrong_answers.kind(unknown, [GOLD, *OTHERS]) == "in_gold"
+    unknown = row("Lyon", error="other", gold_position=-1)
+    assert wrong_answers.kind(unknown, [GOLD, *OTHERS]) == "in_context"
     assert wrong_answers.kind(unknown, []) == "hallucinated"
 
 

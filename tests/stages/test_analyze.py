@@ -100,7 +100,7 @@ def test_every_file_of_predictions_has_its_kinds_of_answers_and_its_bias(answere
     assert errors["num_examples"] == len(rows) == 12
     for kind in ("correct", "distraction"):
         assert errors[kind]["mean"] == pytest.approx(sum(row["error"] == kind for row in rows) / 12, abs=1e-6)
-    finer = ("in_gold", "hallucinated", "no_answer", "wrong_option")
+    finer = ("in_gold", "in_context", "hallucinated", "no_answer", "wrong_option")
     other = sum(row["error"] == "other" for row in rows) / 12
     assert sum(errors[kind]["mean"] for kind in finer) == pytest.approx(other, abs=1e-5)
 
