@@ -5,6 +5,7 @@ Sizes are counted while bytes are unpacked, because headers may lie; nothing is 
 
 import difflib
 import gzip
+import platform
 import re
 import shutil
 import stat
@@ -74,6 +75,11 @@ def extract_member(
 
 def _from_tar(archive: Path, member: str, temporary: Path, limit: int) -> None:
     """One pass: the member is written when it comes by, the checks go on to the end."""
+    if not hasattr(tarfile, "data_filter"):
+        raise ResourceError(
+            f"{archive}: unpacking it safely needs Python 3.11.4 or newer, this is {platform.python_version()}; make the "
+            "environment anew with PYTHON=..., or unpack it by hand and name the folder as data.source"
+        )
     names = _Names()
     found = False
     with gzip.open(archive, "rb") as unpacked:

@@ -275,7 +275,6 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
     after = project.run("git", "status", "--porcelain").stdout
     assert set(after.splitlines()) - set(before.splitlines()) == {
         " M conf/ablations.yaml", " M reports/ablations.json", "?? reports/ablations.md",
-        "?? reports/ablations.parquet",
     }  # fmt: skip
     assert set(before.splitlines()) <= set(after.splitlines())
     assert (project.root / "params.yaml").read_bytes() == params
