@@ -4,6 +4,7 @@ Sizes are counted while bytes are unpacked, because headers may lie; nothing is 
 """
 
 import difflib
+import errno
 import gzip
 import platform
 import re
@@ -65,7 +66,8 @@ def extract_member(
     except _DAMAGE as error:
         raise DataError(f"{archive}: damaged or cut off ({_line(error)}); fetch it again") from None
     except OSError as error:
-        if error.errno is None:  # gzip raises it for wrong checksums
+        # gzip raises it without a number for wrong checksums; EINVAL is a seek to where a damaged directory points.
+        if error.errno in (None, errno.EINVAL):
             raise DataError(f"{archive}: damaged ({_line(error)}); fetch it again") from None
         raise ResourceError(
             f"{target}: {error.strerror} while {member} was unpacked from {archive}; free the disk or make the folder "
@@ -77,8 +79,8 @@ def _from_tar(archive: Path, member: str, temporary: Path, limit: int) -> None:
     """One pass: the member is written when it comes by, the checks go on to the end."""
     if not hasattr(tarfile, "data_filter"):
         raise ResourceError(
-            f"{archive}: unpacking it safely needs Python 3.11.4 or newer, this is {platform.python_version()}; make the "
-            "environment anew with PYTHON=..., or unpack it by hand and name the folder as data.source"
+            f"{archive}: unpacking it safely needs Python 3.11.4 or newer, this is {platform.python_version()}; make "
+            "the environment anew with PYTHON=..., or unpack it by hand and name the folder as data.source"
         )
     names = _Names()
     found = False

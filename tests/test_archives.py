@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import archives
@@ -210,6 +210,7 @@ def drawn(tmp_path_factory):
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(["a.tgz", "a.zip"]), st.floats(0, 1, exclude_max=True), st.integers(1, 255), st.booleans())
+@example("a.zip", 0.984375, 1, False)  # the central directory's place is before the file's beginning
 def test_whatever_is_cut_off_or_flipped_the_bytes_are_right_or_there_are_none(drawn, name, place, flip, cut):
     whole = (drawn / name).read_bytes()
     at = int(place * len(whole))
