@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline import ablation_rows, ablation_runs, files, tables
 from pipeline.ablation_rows import Planned, Run
-from pipeline.core import ablations, claims
+from pipeline.core import claims, tabulation
 from pipeline.errors import ConfigError, PipelineError, run
 
 TABLE, RECORD, ANSWERS = Path("reports/ablations.md"), Path("reports/ablations.json"), Path("reports/ablations.parquet")
@@ -124,7 +124,7 @@ def _report(planned: Sequence[Planned], reference: str) -> None:
         print(f"ablations: no row is done, {TABLE} stays as it is")
         return
     seconds = sum(took[digest] or 0.0 for digest in {digest for row in rows for digest in row.identity[1:]})
-    table = ablations.tabulate(rows, reference=reference, seconds=seconds)
+    table = tabulation.tabulate(rows, reference=reference, seconds=seconds)
     tables.write(ANSWERS, tables.ABLATIONS, _lines(rows))
     files.write_json(RECORD, table.model_dump(mode="json"))
     files.write_text(TABLE, claims.markdown(table))
@@ -132,7 +132,7 @@ def _report(planned: Sequence[Planned], reference: str) -> None:
     print(f"\n{claims.markdown(table)}\nablations: {counted}; {TABLE}, {RECORD}, {ANSWERS}")
 
 
-def _answered(one: Planned) -> ablations.Answered:
+def _answered(one: Planned) -> tabulation.Answered:
     """A row with the answers of its runs; one seed where all seeds are the same run, as without training."""
     row = one.row
     run_of: dict[int, Run] = {}
@@ -145,7 +145,7 @@ def _answered(one: Planned) -> ablations.Answered:
             f"{ablation_rows.FILE}: row {row.name}: input is {row.input!r}, but evaluate@{row.method} with seed "
             f"{empty[0]} has no answers with it; longbench needs eval.longbench: true"
         )
-    return ablations.Answered(
+    return tabulation.Answered(
         name=row.name,
         label=row.label,
         group=row.group,
@@ -158,7 +158,7 @@ def _answered(one: Planned) -> ablations.Answered:
     )
 
 
-def _lines(rows: Sequence[ablations.Answered]) -> Iterator[tables.Row]:
+def _lines(rows: Sequence[tabulation.Answered]) -> Iterator[tables.Row]:
     for row in rows:
         for seed, answers in row.answers.items():
             for answer in answers:

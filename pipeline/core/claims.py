@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pipeline.core import wording
-from pipeline.core.ablations import Mean, Row, Table
+from pipeline.core.ablations import Change, Mean, Row, Table, ToVanilla
 from pipeline.core.methods import DISTILL, FOCUSED
 from pipeline.core.statistics import Interval
 from pipeline.core.wording import NO_BREAK, points
@@ -12,6 +12,7 @@ SIGNIFICANCE = 0.05
 """A difference is claimed below this corrected p-value."""
 _ANSWERED = ("exact_match", "accuracy")
 _PERCENT = f"{NO_BREAK}%"
+FIRST_TO_LAST = "First to last"
 
 
 def chosen(table: Table) -> list[Row]:
@@ -35,20 +36,30 @@ def claim(row: Row, table: Table) -> str:
         says = f"{name} answers {reached} of the questions {over}"
     else:
         says = f"{name} reaches {reached} {measure} {over}"
-    found = row.to_vanilla
-    if found is None:
+    if row.to_vanilla is None:
         return f"{says} (95{_PERCENT} interval {_from_to(row.pooled)}); it is compared with nothing."
+    return f"{says}{_difference(row.to_vanilla, table)}{_distraction(row.to_vanilla, table)}"
+
+
+def _difference(found: ToVanilla, table: Table) -> str:
     p = wording.p_value(found.p_corrected).replace(" ", NO_BREAK)
     counted = f"{_num(found.num_seeds, 'seed')} x {_num(found.num_questions, 'question')}"
-    basis = f"(95{_PERCENT} interval {points(found.low)} to {points(found.high)}, corrected {p}, {counted})"
+    basis = f"({_interval(found)}, corrected {p}, {counted})"
     if found.p_corrected < SIGNIFICANCE:
         size = f"{abs(100 * found.difference):.1f}"
-        return f"{says}, {size} points {'more' if found.difference > 0 else 'less'} than vanilla {basis}."
+        return f", {size} points {'more' if found.difference > 0 else 'less'} than vanilla {basis}."
     if found.p_value < SIGNIFICANCE:
         why = f"corrected for {_num(table.num_comparisons, 'comparison')}, its difference to vanilla does not stand"
     else:
         why = "these runs do not tell it from vanilla"
-    return f"{says}; {why}: {points(found.difference)} points {basis}."
+    return f"; {why}: {points(found.difference)} points {basis}."
+
+
+def _distraction(found: ToVanilla, table: Table) -> str:
+    if not _shows_distraction(table):
+        return ""
+    change = found.distraction_rate
+    return f" Answers from distractors: {points(change.difference)} points to vanilla ({_interval(change)})."
 
 
 def headings(table: Table) -> list[str]:
@@ -56,7 +67,8 @@ def headings(table: Table) -> list[str]:
     assert table.measure is not None
     heading = wording.MEASURES[table.measure][0]
     shown = [heading, "95 % interval", "To vanilla", "95 % interval", "p", "p, corrected"]
-    return [*shown, *(["Distracted"] if _shows_distraction(table) else []), "Seeds"]
+    beside = ["Distracted", "To vanilla, 95 % interval"] if _shows_distraction(table) else []
+    return [*shown, *beside, *([FIRST_TO_LAST] if _shows_slope(table) else []), "Seeds"]
 
 
 def cells(row: Row, table: Table) -> list[str]:
@@ -69,6 +81,9 @@ def cells(row: Row, table: Table) -> list[str]:
         shown += [_bare(found.p_value), _bare(found.p_corrected)]
     if _shows_distraction(table):
         shown.append(wording.percent(row.distraction_rate.mean))
+        shown.append(wording.NONE if found is None else _change(found.distraction_rate))
+    if _shows_slope(table):
+        shown.append(wording.NONE if row.slope is None else points(row.slope.mean))
     return [*shown, f"{len(row.seeds)}"]
 
 
@@ -76,6 +91,7 @@ def caption(table: Table) -> str:
     """What the cells are."""
     assert table.measure is not None
     distracted = "Distracted: a wrong answer that stands in a distractor. " if _shows_distraction(table) else ""
+    slope = f"{FIRST_TO_LAST}: points from the gold document in the first place to the last. "
     comparisons = _num(table.num_comparisons, "comparison")
     named = {row.name: row for row in table.rows}
     apart = dict.fromkeys((row.group, row.reference) for row in table.rows if row.reference in named)
@@ -83,7 +99,7 @@ def caption(table: Table) -> str:
     return (
         f"{table.benchmark}: {wording.MEASURES[table.measure][1]} over {_documents(table)}, in percent, "
         f"{_num(table.num_questions, 'question')} under every seed. To vanilla: points more or less. "
-        f"{others}{distracted}"
+        f"{others}{distracted}{slope if _shows_slope(table) else ''}"
         "Intervals are over seeds and questions, of rows with one seed over questions alone; p is corrected (Holm) for "
         f"{comparisons}. Rows with equal settings are the same runs."
     )
@@ -130,6 +146,18 @@ def _documents(table: Table) -> str:
 
 def _shows_distraction(table: Table) -> bool:
     return table.measure is not None and "distraction_rate" in wording.BESIDE[table.measure]
+
+
+def _shows_slope(table: Table) -> bool:
+    return any(row.slope is not None for row in table.rows)
+
+
+def _interval(change: Change) -> str:
+    return f"95{_PERCENT} interval {points(change.low)} to {points(change.high)}"
+
+
+def _change(change: Change) -> str:
+    return f"{points(change.difference)} [{points(change.low)}, {points(change.high)}]"
 
 
 def _from_to(mean: Mean) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core import claims, wording
-from pipeline.core.ablations import Mean, Row, SeedMean, Table, ToVanilla
+from pipeline.core.ablations import Change, Mean, Row, SeedMean, Table, ToVanilla
 
 TEXT = "<script>|`x`*\x1b[31m"
 
@@ -23,12 +23,14 @@ def row(
     to_vanilla = difference is not None and ToVanilla(
         difference=difference, low=difference - 0.01, high=difference + 0.02, p_value=p_value,
         p_corrected=p_corrected, num_seeds=num_seeds, num_questions=512,
+        distraction_rate=Change(difference=-0.03, low=-0.05, high=-0.01), slope=None,
     )  # fmt: skip
     around = Mean(mean=mean, low=mean - 0.05, high=mean + 0.05)
     return Row(
         name="r", label=label, group=group, method=method, input=more.get("input", "full"), overrides={}, seeds=[1],
         per_seed=[SeedMean(seed=1, **around.model_dump())], pooled=around,
-        distraction_rate=Mean(mean=0.2, low=0.1, high=0.3), to_vanilla=to_vanilla or None,
+        distraction_rate=Mean(mean=0.2, low=0.1, high=0.3), slope=Mean(mean=0.66, low=0.5, high=0.8),
+        to_vanilla=to_vanilla or None,
     )  # fmt: skip
 
 
@@ -44,10 +46,11 @@ def said(one: Row, **more: object) -> str:
 def test_a_difference_that_stands_is_more_or_less():
     assert said(row(0.052, label="skip")) == (
         "Focused (skip) answers 63.4 % of the questions over 12 documents, 5.2 points more than vanilla "
-        "(95 % interval +4.2 to +7.2, corrected p = 0.001, 5 seeds x 512 questions)."
+        "(95 % interval +4.2 to +7.2, corrected p = 0.001, 5 seeds x 512 questions). Answers from distractors: -3.0 "
+        "points to vanilla (95 % interval -5.0 to -1.0)."
     )
-    assert said(row(-0.052)) == (
-        "Focused answers 63.4 % of the questions over 12 documents, 5.2 points less than vanilla "
+    assert said(row(-0.052), measure="qasper_f1") == (
+        "Focused reaches 63.4 % answer F1 over 12 documents, 5.2 points less than vanilla "
         "(95 % interval -6.2 to -3.2, corrected p = 0.001, 5 seeds x 512 questions)."
     )
 
@@ -72,7 +75,7 @@ def test_words_follow_the_measure_the_counts_and_what_is_missing():
     assert said(row(0.1, num_seeds=1), measure="qasper_f1", num_documents=1).startswith(
         "Focused reaches 63.4 % answer F1 over 1 document, 10.0 points more than vanilla"
     )
-    assert said(row(0.1, num_seeds=1)).endswith("1 seed x 512 questions).")
+    assert said(row(0.1, num_seeds=1)).count("1 seed x 512 questions).") == 1
     assert said(row()).endswith("over 12 documents (95 % interval 58.4 to 68.4); it is compared with nothing.")
 
 
@@ -97,11 +100,12 @@ def test_the_markdown_table_has_one_line_per_row_and_as_many_cells():
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
     assert cells[0] == [
         "Group", "Row", "EM", "95 % interval", "To vanilla", "95 % interval", "p", "p, corrected",
-        "Distracted", "Seeds",
+        "Distracted", "To vanilla, 95 % interval", "First to last", "Seeds",
     ]  # fmt: skip
     assert cells[2][4:8] == [wording.NONE] * 4
     assert cells[3] == [
-        "main", "focused", "63.4", "[58.4, 68.4]", "+5.2", "[+4.2, +7.2]", "0.001", "0.001", "20.0", "1",
+        "main", "focused", "63.4", "[58.4, 68.4]", "+5.2", "[+4.2, +7.2]", "0.001", "0.001", "20.0",
+        "-3.0 [-5.0, -1.0]".replace("-", wording.MINUS), "+66.0", "1",
     ]  # fmt: skip
     assert lines[-1].startswith("bios: exact match over 12 documents") and "for 20 comparisons" in lines[-1]
     assert "Distracted" not in claims.markdown(table(row(0.1), measure="qasper_f1"))

@@ -277,15 +277,16 @@ def answered(number: int, num_documents: int) -> dict[str, Any]:
 
 
 def _write_ablations(root: Path, length: int, num_questions: int, hostile: str) -> None:
-    around = {"mean": 0.6, "low": 0.5, "high": 0.7}
+    around, change = {"mean": 0.6, "low": 0.5, "high": 0.7}, {"difference": -0.02, "low": -0.05, "high": 0.01}
     rows = [
         {
             "name": label, "label": f"{label}{hostile}", "group": f"{group}{hostile}", "method": method,
             "input": "full", "overrides": {}, "seeds": [1, 2, 3], "per_seed": [], "pooled": around,
-            "distraction_rate": around,
+            "distraction_rate": around, "slope": around,
             "to_vanilla": difference and {
                 "difference": difference, "low": difference - 0.03, "high": difference + 0.03, "p_value": 0.002,
                 "p_corrected": 0.004, "num_seeds": 3, "num_questions": num_questions,
+                "distraction_rate": change, "slope": change,
             },
         }
         for group, label, method, difference in (

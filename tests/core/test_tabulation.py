@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.core import ablations
+from pipeline.core import ablations, tabulation
 from pipeline.errors import ArtifactError
 
 FAST = {"reference": "vanilla", "seconds": 12.5, "resamples": 400}
@@ -18,7 +18,7 @@ def row(name: str, hits: dict[int, list[int]], *, method: str = "focused", group
         seed: [
             {
                 "example_id": f"q{index}/{length}", "question_id": f"q{index}", "benchmark": "bios",
-                "num_documents": length, "score": float(hit if length == 12 else 1),
+                "num_documents": length, "gold_position": index % length, "score": float(hit if length == 12 else 1),
                 "error": "correct" if hit or length == 4 else "distraction" if index % 2 else "other",
             }
             for index, hit in enumerate(values)
@@ -27,14 +27,14 @@ def row(name: str, hits: dict[int, list[int]], *, method: str = "focused", group
         for seed, values in hits.items()
     }  # fmt: skip
     given = {"label": name, "input": "full", "overrides": {}, "identity": ("full", name), **more}
-    return ablations.Answered(name=name, group=group, method=method, answers=answers, **given)
+    return tabulation.Answered(name=name, group=group, method=method, answers=answers, **given)
 
 
 VANILLA = row("vanilla", {1: [1, 0] * 10, 2: [0, 1] * 10, 3: [1, 0] * 10}, method="vanilla")
 
 
 def test_the_longest_context_alone_is_measured():
-    table = ablations.tabulate([VANILLA], **FAST)
+    table = tabulation.tabulate([VANILLA], **FAST)
     (found,) = table.rows
     assert (table.benchmark, table.num_documents, table.num_questions, table.measure) == ("bios", 12, 20, "exact_match")
     assert (table.num_comparisons, table.seconds, found.to_vanilla) == (0, 12.5, None)
@@ -49,7 +49,7 @@ def test_a_difference_is_paired_by_seed_where_two_seeds_are_shared():
     more = {seed: [1 if index < 6 else hit for index, hit in enumerate(values)] for seed, values in lucky.items()}
     vanilla = row("vanilla", lucky, method="vanilla")
     focused = row("focused", {3: more[3], 2: more[2], 9: more[1]})
-    found = ablations.tabulate([vanilla, focused], **FAST).rows[1].to_vanilla
+    found = tabulation.tabulate([vanilla, focused], **FAST).rows[1].to_vanilla
     assert found is not None and found.num_seeds == 2  # seed 9 has no partner, seed 1 neither
     expected = np.mean([np.mean(more[seed]) - np.mean(lucky[seed]) for seed in (2, 3)])
     assert found.difference == pytest.approx(expected)
@@ -58,7 +58,7 @@ def test_a_difference_is_paired_by_seed_where_two_seeds_are_shared():
 
 def test_one_seed_is_compared_with_all_seeds_of_vanilla():
     base = row("base", {1: [0] * 20}, method="base")
-    found = ablations.tabulate([VANILLA, base], **FAST).rows[1].to_vanilla
+    found = tabulation.tabulate([VANILLA, base], **FAST).rows[1].to_vanilla
     assert found is not None and (found.difference, found.num_seeds) == (pytest.approx(-0.5), 1)
     assert found.high < 0
 
@@ -67,7 +67,7 @@ def test_a_row_is_compared_with_the_row_that_it_names():
     plenty = row("plenty", {seed: [1] * 18 + [0] * 2 for seed in (1, 2, 3)}, method="vanilla", reference="plenty")
     focused = row("focused", {seed: [1] * 15 + [0] * 5 for seed in (1, 2, 3)}, reference="plenty")
     lost = row("lost", {seed: [1] * 15 + [0] * 5 for seed in (1, 2, 3)}, reference="not done yet")
-    table = ablations.tabulate([VANILLA, plenty, focused, lost], **FAST)
+    table = tabulation.tabulate([VANILLA, plenty, focused, lost], **FAST)
     assert table.rows[1].to_vanilla is None and table.rows[3].to_vanilla is None
     found = table.rows[2].to_vanilla
     assert found is not None and found.difference == pytest.approx(-0.15)
@@ -79,8 +79,8 @@ def test_rows_of_the_same_runs_are_one_comparison():
     same = [row(name, hits, identity=("full", "x")) for name in ("focused", "token", "weight-0.1")]
     other = row("drop", {1: [0] * 20, 2: [0] * 20, 3: [1] + [0] * 19})
     again = row("again", {}, identity=VANILLA.identity, method="vanilla")
-    again = ablations.Answered(**{**again.__dict__, "answers": VANILLA.answers})
-    table = ablations.tabulate([VANILLA, *same, other, again], **FAST)
+    again = tabulation.Answered(**{**again.__dict__, "answers": VANILLA.answers})
+    table = tabulation.tabulate([VANILLA, *same, other, again], **FAST)
     assert table.num_comparisons == 2
     assert table.rows[1].to_vanilla == table.rows[2].to_vanilla == table.rows[3].to_vanilla
     assert table.rows[-1].to_vanilla is None  # vanilla under another name
@@ -89,18 +89,49 @@ def test_rows_of_the_same_runs_are_one_comparison():
         assert found.to_vanilla.p_value <= found.to_vanilla.p_corrected <= 2 * found.to_vanilla.p_value
 
 
+def test_distraction_errors_are_compared_as_the_score_is():
+    never = row("never", {seed: [1] * 20 for seed in (1, 2, 3)})
+    once = row("once", {seed: [1, 0] + [1] * 18 for seed in (1, 2, 3)})  # at question 1, which is odd
+    table = tabulation.tabulate([VANILLA, never, once], **FAST)
+    fewer = [found.to_vanilla.distraction_rate for found in table.rows[1:] if found.to_vanilla is not None]
+    assert [one.difference for one in fewer] == [pytest.approx(-20 / 60), pytest.approx(1 / 20 - 20 / 60)]
+    assert fewer[0].low < fewer[0].difference < fewer[0].high
+
+
+def test_the_slope_is_from_the_first_place_to_the_last():
+    late = row("late", {seed: [int(index % 12 >= 6) for index in range(24)] for seed in (1, 2)}, method="vanilla")
+    even = row("even", {seed: [1] * 24 for seed in (1, 2)}, reference="late")
+    first, second = tabulation.tabulate([late, even], **FAST).rows
+    places = np.arange(12) / 11
+    expected = np.polyfit(places, [0.0] * 6 + [1.0] * 6, 1)[0]
+    assert first.slope is not None and first.slope.mean == pytest.approx(expected)
+    assert first.slope.low < expected < first.slope.high
+    assert second.slope is not None and second.slope.mean == pytest.approx(0.0)
+    assert second.to_vanilla is not None and second.to_vanilla.slope is not None
+    assert second.to_vanilla.slope.difference == pytest.approx(-expected)
+
+
+@pytest.mark.parametrize("position", [-1, 3])
+def test_places_that_are_unknown_or_one_have_no_slope(position):
+    found = row("x", {1: [1, 0, 1]})
+    fixed = {1: [{**answer, "gold_position": position} for answer in found.answers[1]]}
+    again = tabulation.Answered(**{**found.__dict__, "answers": fixed, "name": "y", "identity": ("y",)})
+    table = tabulation.tabulate([again], **FAST)
+    assert table.rows[0].slope is None
+
+
 def test_without_the_reference_nothing_is_compared():
-    table = ablations.tabulate([row("focused", {1: [1, 0, 1]})], **FAST)
+    table = tabulation.tabulate([row("focused", {1: [1, 0, 1]})], **FAST)
     assert table.rows[0].to_vanilla is None and table.num_comparisons == 0
 
 
 def test_rows_that_answered_other_questions_are_named():
     with pytest.raises(ArtifactError, match=r"row short, seed 1, has no answer to example q1\d/12 \(5 are missing"):
-        ablations.tabulate([VANILLA, row("short", {1: [1] * 15})], **FAST)
+        tabulation.tabulate([VANILLA, row("short", {1: [1] * 15})], **FAST)
 
 
 def test_the_record_is_read_back_and_a_broken_one_is_named():
-    table = ablations.tabulate([VANILLA, row("focused", {1: [1] * 20})], **FAST)
+    table = tabulation.tabulate([VANILLA, row("focused", {1: [1] * 20})], **FAST)
     record = json.loads(json.dumps(table.model_dump(mode="json")))
     assert ablations.parse(record) == table
     assert ablations.parse({"rows": []}).rows == []
@@ -116,4 +147,4 @@ def test_the_record_is_read_back_and_a_broken_one_is_named():
 
 def test_equal_answers_give_equal_tables():
     rows = [VANILLA, row("focused", {1: [1, 1, 1, 0] * 5, 2: [1] * 20})]
-    assert ablations.tabulate(rows, **FAST) == ablations.tabulate(rows, **FAST)
+    assert tabulation.tabulate(rows, **FAST) == tabulation.tabulate(rows, **FAST)

@@ -1,0 +1,374 @@
+"""Variants of focused training that are no settings: does one of them win on the dev split?
+
+    dvc exp run -S eval.split=dev -S ++data.dev_questions=640 mask teach   # the data, once
+    OMP_NUM_THREADS=1 python benchmarks/variants.py [--only NAME ...] [--seeds 1] [--steps 120]
+
+Views, order of the examples, adapter, optimizer and evaluation are those of the pipeline; the loss of a step is written
+here. Masked views are `skip`: the same loss as "masks are not attended to", and half the time. Every training's answers
+are kept in models/.variants, so that a stopped run goes on. The table has, for each variant, exact match at the most
+documents, the paired difference to `vanilla` and to `focused` of the same seeds, and the share of distraction errors.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from benchmarks import measuring
+from pipeline import adapters, answered, config, processes, tables, weights
+from pipeline.core import batching, focus, losses, masking, model, schedule, seeds
+from pipeline.settings import Settings
+from pipeline.taught import SPLITS, Taught
+from pipeline.training_data import context_keys
+
+FULL, SCORES, TEACHINGS = Path("data/views/full.parquet"), Path("data/scores.parquet"), Path("data/teachings.parquet")
+KEPT = Path(".variants")  # below models/
+MOST = 10  # chunks that a curriculum over top-k begins or ends with
+
+
+class Example(NamedTuple):
+    """A training question with its context."""
+
+    ids: batching.Ints
+    starts_C: batching.Ints
+    ends_C: batching.Ints
+    ranks_C: batching.Ints
+    question_start: int
+    prompt_end: int
+
+
+Keep = Callable[[Example, float, np.random.Generator], masking.Flags]
+"""Which chunks a view shows, by the share of the training that is done."""
+Negative = Callable[[Example, Example], batching.Row]
+"""A view that the full view of the first example is to differ from; the second is its neighbour in the batch."""
+
+
+def best(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+    """The paper's: the top 4."""
+    return masking.keep_top(example.ranks_C, 4)
+
+
+def best_alone(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+    return masking.keep_top(example.ranks_C, 1)
+
+
+def best_and_random(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+    """The best and three others, drawn anew at each step."""
+    kept_C = best_alone(example, done, draw)
+    kept_C[draw.permutation(np.flatnonzero(~kept_C))[:3]] = True
+    return kept_C
+
+
+def falling(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+    """From ten chunks down to one."""
+    return masking.keep_top(example.ranks_C, round(MOST + done * (1 - MOST)))
+
+
+def rising(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+    """From one chunk up to ten."""
+    return masking.keep_top(example.ranks_C, round(1 + done * (MOST - 1)))
+
+
+def whole(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+    return np.ones(len(example.ranks_C), dtype=np.bool_)
+
+
+def growing(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+    """The best chunk among more and more others; all of them in the second half."""
+    kept_C = best_alone(example, done, draw)
+    num_others = round(min(1.0, 2 * done) * (len(kept_C) - 1))
+    kept_C[draw.permutation(np.flatnonzero(~kept_C))[:num_others]] = True
+    return kept_C
+
+
+def without_best(example: Example, other: Example) -> batching.Row:
+    """The same question over the same context, the best chunk masked."""
+    return shown(example, ~masking.keep_top(example.ranks_C, 1), "skip")
+
+
+def other_context(example: Example, other: Example) -> batching.Row:
+    """The same question over the neighbour's context."""
+    return alone(other.ids[: other.question_start], example.ids[example.question_start :], example)
+
+
+def other_question(example: Example, other: Example) -> batching.Row:
+    """The neighbour's question over the same context."""
+    return alone(example.ids[: example.question_start], other.ids[other.question_start :], other)
+
+
+class Variant(NamedTuple):
+    """Where a training differs from the paper's."""
+
+    masked: Keep | None = best
+    full: Keep = whole
+    weight: float = 0.1
+    """Of the contrastive loss."""
+    masked_weight: float = 1.0
+    """Of the masked view's causal-LM loss."""
+    negative: Negative | None = None
+    layer: int | None = None
+    """Whose output is compared, from 0; None: the last one's, behind the final norm."""
+    fixed: str = ""
+    """The view whose representation gets no gradient: full | masked."""
+    matched: float = 0.0
+    """Weight of KL(answer from the masked view, held fixed; answer from the full view) at the labels."""
+    taught: float = 0.0
+    """Weight of method distill's loss on as many questions more."""
+
+
+VARIANTS = {
+    "vanilla": Variant(masked=None),
+    "focused": Variant(),
+    "top 1": Variant(best_alone),
+    "best and random chunks": Variant(best_and_random),
+    "top 10 to 1": Variant(falling),
+    "top 1 to 10": Variant(rising),
+    "growing contexts": Variant(full=growing),
+    "growing contexts, vanilla": Variant(masked=None, full=growing),
+    "negative: best chunk masked": Variant(negative=without_best, weight=0.3),
+    "negative: other context": Variant(negative=other_context, weight=0.3),
+    "negative: other question": Variant(negative=other_question, weight=0.3),
+    "contrast at layer 1": Variant(layer=0),
+    "contrast at layer 2": Variant(layer=1),
+    "gradient through x alone": Variant(fixed="masked"),
+    "gradient through x' alone": Variant(fixed="full"),
+    "x' for the contrast alone": Variant(masked_weight=0.0, fixed="masked", weight=1.0),
+    "answers matched": Variant(matched=1.0),
+    "distill": Variant(masked=None, taught=1.0),
+    "distill and focused": Variant(best_alone, taught=1.0),
+}
+
+
+def shown(example: Example, kept_C: masking.Flags, mode: masking.Mode) -> batching.Row:
+    view = masking.masked_view(
+        example.ids, example.starts_C, example.ends_C, example.prompt_end, kept_C, mode, mask_id=-1
+    )
+    return batching.row_of_one(view.input_ids, view.position_ids, view.prompt_end)
+
+
+def alone(context: batching.Ints, question: batching.Ints, asked: Example) -> batching.Row:
+    ids = np.concatenate([context, question])
+    prompt_end = len(context) + asked.prompt_end - asked.question_start
+    return batching.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end)
+
+
+class Read(NamedTuple):
+    """What the network makes of some rows, in their order."""
+
+    clm: Tensor
+    """Nats per label token."""
+    z_BD: Tensor
+    logits: list[Tensor]
+    """(N, V) of each row's labels."""
+
+
+def read(network: Any, rows: Sequence[batching.Row], layer: int | None, batch_tokens: int, pad_id: int) -> Read:
+    places: list[int] = []
+    z_of, logits_of, sums = [], [], []
+    for pack in batching.packs(rows, batch_tokens):
+        view = batching.collate([rows[place] for place in pack], pad_id)
+        with output_of(network, layer) as outputs:
+            hidden_BLD = model.hidden_states(network, view)
+        logits_NV = model.logits_at_labels(network, hidden_BLD, view)
+        sums.append(losses.causal_lm(logits_NV, view.labels_N, view.label_examples_N, len(pack)).sum())
+        z_of += focus.represent(outputs[0] if outputs else hidden_BLD, view, "last_prompt").unbind()
+        logits_of += logits_NV.split(torch.bincount(view.label_examples_N, minlength=len(pack)).tolist())
+        places += pack
+    order = np.argsort(places)
+    logits = [logits_of[place] for place in order]
+    return Read(torch.stack(sums).sum() / sum(map(len, logits)), torch.stack([z_of[place] for place in order]), logits)
+
+
+@contextmanager
+def output_of(network: Any, layer: int | None) -> Iterator[list[Tensor]]:
+    outputs: list[Tensor] = []
+    if layer is None:
+        yield outputs
+        return
+    handle = model.causal_lm(network).model.layers[layer].register_forward_hook(lambda _, __, out: outputs.append(out))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def contrast(variant: Variant, full: Read, masked: Read, negative: Read | None, temperature: float) -> Tensor:
+    """Symmetric InfoNCE; each full view has its hard negative beside the others' masked views."""
+    z_full, z_masked = (functional.normalize(found.z_BD, dim=-1) for found in (full, masked))
+    z_full = z_full.detach() if variant.fixed == "full" else z_full
+    z_masked = z_masked.detach() if variant.fixed == "masked" else z_masked
+    sim_BB = z_full @ z_masked.T / temperature
+    own_B = torch.arange(len(sim_BB))
+    from_full = sim_BB
+    if negative is not None:
+        hard_B = (z_full * functional.normalize(negative.z_BD, dim=-1)).sum(dim=1) / temperature
+        from_full = torch.cat([sim_BB, hard_B[:, None]], dim=1)
+    return (functional.cross_entropy(from_full, own_B) + functional.cross_entropy(sim_BB.T, own_B)) / 2
+
+
+def matching(full: Read, masked: Read) -> Tensor:
+    """Nats per label token."""
+    found = [
+        functional.kl_div(
+            student.log_softmax(dim=-1), teacher.detach().log_softmax(dim=-1), log_target=True, reduction="sum"
+        )
+        for student, teacher in zip(full.logits, masked.logits, strict=True)
+    ]
+    return torch.stack(found).sum() / sum(map(len, full.logits))
+
+
+def training_examples() -> list[Example]:
+    rows = tables.side_by_side((FULL, tables.FULL_VIEWS, None), (SCORES, tables.SCORES, ["example_id", "ranks"]))
+    return [
+        Example(
+            *(np.asarray(full[name], dtype=np.int32) for name in ("input_ids", "chunk_starts", "chunk_ends")),
+            np.asarray(scored["ranks"], dtype=np.int32),
+            full["question_start"],
+            full["prompt_end"],
+        )
+        for full, scored in rows
+        if full["split"] == "train"
+    ]
+
+
+def train(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> Any:
+    """The adapted network, by the pipeline's schedule of examples, learning rate and teacher."""
+    options, card = settings.train, weights.read_card()
+    transformers.set_seed(seed)
+    network = model.add_adapter(
+        weights.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
+    ).train()
+    attention, rest = model.parameter_groups(network)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": attention, "lr": options.learning_rate},
+            {"params": rest, "lr": options.embedding_learning_rate},
+        ],
+        weight_decay=0.0,
+    )
+    rate = transformers.get_cosine_schedule_with_warmup(optimizer, options.warmup_steps, options.steps)
+    batches = schedule.schedule(context_keys(FULL), options.steps, options.batch_examples, seed)
+    taught = None
+    if variant.taught:
+        places = [str(place) for place in range(len(context_keys(FULL, SPLITS)))]
+        order = schedule.schedule(places, options.steps, settings.distill.batch_questions, seed)
+        taught, encoder = Taught(order, FULL, TEACHINGS), focus.Encoder(network, "last_prompt")
+    for step, indices in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", disable=None)):
+        done, draw = step / options.steps, np.random.default_rng([seed, step])
+        batch = [examples[index] for index in indices]
+        full_rows = [shown(example, variant.full(example, done, draw), "drop") for example in batch]
+        full = read(network, full_rows, variant.layer, options.batch_tokens, card.pad_id)
+        loss = full.clm
+        if variant.masked is not None:
+            masked_rows = [shown(example, variant.masked(example, done, draw), "skip") for example in batch]
+            masked = read(network, masked_rows, variant.layer, options.batch_tokens, card.pad_id)
+            negative = None
+            if variant.negative is not None:
+                pairs = zip(batch, batch[1:] + batch[:1], strict=True)
+                negative_rows = [variant.negative(example, other) for example, other in pairs]
+                negative = read(network, negative_rows, variant.layer, options.batch_tokens, card.pad_id)
+            loss = loss + variant.masked_weight * masked.clm
+            loss = loss + variant.weight * contrast(variant, full, masked, negative, settings.contrastive.temperature)
+            if variant.matched:
+                loss = loss + variant.matched * matching(full, masked)
+        if taught is not None:
+            packs, num_labels = taught.packs(step, options.batch_tokens, card.pad_id)
+            loss = loss + variant.taught * torch.stack([encoder(pack.view).clm_E.sum() for pack in packs]).sum() / (
+                num_labels
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), options.max_grad_norm)
+        optimizer.step()
+        rate.step()
+        optimizer.zero_grad()
+    return network
+
+
+def answers(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> list[Any]:
+    """The dev answers of a variant with the most documents; kept ones are read, others trained for."""
+    method = (KEPT / f"{name.replace(' ', '_')}-{seed}-{settings.train.steps}").as_posix()
+    place = weights.MODELS / f"{method}.parquet"
+    if not place.is_file():
+        card = weights.read_card()
+        adapters.save(train(name, variant, seed, settings, examples), card, weights.MODELS / method)
+        team = processes.Processes()
+        rows = answered.answers(method, settings.model, settings.eval, "dev", {}, team, name)
+        team.close()
+        tables.write(place, tables.PREDICTIONS, rows or [])
+    rows = list(tables.scan(place, tables.PREDICTIONS))
+    most = max(row["num_documents"] for row in rows)
+    return [row for row in rows if row["num_documents"] == most]
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    settings = config.load(Settings)
+    settings = settings.model_copy(update={"train": settings.train.model_copy(update={"steps": arguments.steps})})
+    examples = training_examples()
+    found: dict[str, dict[int, list[Any]]] = {}
+    for name in arguments.only:
+        for seed in arguments.seeds:
+            found.setdefault(name, {})[seed] = answers(name, VARIANTS[name], seed, settings, examples)
+            print(row_of(name, found), flush=True)
+    return {"rows": {name: measured(name, found) for name in found}}
+
+
+def measured(name: str, found: dict[str, dict[int, list[Any]]]) -> dict[str, Any]:
+    of_seed = found[name]
+    rows = [row for answers_ in of_seed.values() for row in answers_]
+    values: dict[str, Any] = {
+        "seeds": list(of_seed),
+        "exact_match": float(np.mean([row["exact_match"] for row in rows])),
+        "distraction_rate": float(np.mean([row["error"] == "distraction" for row in rows])),
+        "questions": len(rows) // len(of_seed),
+    }
+    for other in ("vanilla", "focused"):
+        if other != name and other in found and found[other].keys() >= of_seed.keys():
+            mine, theirs = (
+                np.array([[row["exact_match"] for row in source[seed]] for seed in of_seed], dtype=np.float64)
+                for source in (of_seed, found[other])
+            )
+            ids = [row["question_id"] for row in next(iter(of_seed.values()))]
+            values[f"to_{other}"] = seeds.difference(mine, theirs, ids, paired=True, resamples=4000, seed=0)._asdict()
+    return values
+
+
+def row_of(name: str, found: dict[str, dict[int, list[Any]]]) -> str:
+    values = measured(name, found)
+    cells = [name, ", ".join(map(str, values["seeds"])), f"{100 * values['exact_match']:.1f}"]
+    for other in ("vanilla", "focused"):
+        difference = values.get(f"to_{other}")
+        if difference is None:
+            cells.append("")
+            continue
+        mean, low, high = (100 * difference[key] for key in ("difference", "low", "high"))
+        cells.append(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], p {difference['p_value']:.3f}")
+    cells.append(f"{100 * values['distraction_rate']:.1f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--results", type=Path, help="where to put the measured values as JSON")
+    arguments = parser.parse_args(words)
+    print("| variant | seeds | exact match | to vanilla | to focused | distracted |\n|---|---|--:|:--|:--|--:|")
+    found = measuring.setting(arguments) | measure(arguments)
+    measuring.write(arguments.results, found)
+    return found
+
+
+if __name__ == "__main__":
+    main()
