@@ -3,7 +3,7 @@
 `page.html.j2` says where things stand; here is only what goes in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, NamedTuple
@@ -14,21 +14,22 @@ from markupsafe import Markup
 from pipeline.core import (
     analysis_figures,
     analysis_grids,
+    analysis_words,
     claims,
     figures,
     forest,
     grids,
     paper,
     readings,
+    result_figures,
     retrieval_figures,
-    summary,
     surface,
     wording,
 )
 from pipeline.core.ablations import Table
-from pipeline.core.figures import Label, Point, Share, Step
+from pipeline.core.figures import Label
 from pipeline.core.readings import Reading
-from pipeline.core.summary import Measured, Summary
+from pipeline.core.summary import Summary
 
 
 class Figure(NamedTuple):
@@ -38,26 +39,8 @@ class Figure(NamedTuple):
     svg: Markup
 
 
-# name of the curve in training -> title, unit of the y axis
-CURVES = {
-    "loss": ("Loss that is minimised", "nats"),
-    "clm_full": ("Language-model loss, full view", "nats per answer token"),
-    "clm_masked": ("Language-model loss, masked view", "nats per answer token"),
-    "divergence": ("Divergence from the teacher", "nats per answer token"),
-    "info_nce": ("Contrastive loss (InfoNCE)", "nats"),
-    "in_batch_accuracy": ("Own masked view is the nearest", "share of the batch"),
-    "alignment": ("Similarity of the two views", "cosine"),
-    "grad_norm": ("Gradient norm", "L2 norm"),
-    "learning_rate": ("Learning rate of the adapter", "step size"),
-}
-OTHERS = {"alignment": "alignment_others"}
-"""Curves that are drawn dashed into another one's figure."""
-
 PAPER_ROWS = {"vanilla": "vanilla", "vanilla + retrieval": "retrieval", "focused": "focused"}
 """Rows of the main table that the paper has too, and their names in paper.FIGURES."""
-
-Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
-"""Method -> name of the curve -> (optimizer step, value)."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +49,7 @@ class Contents:
 
     title: str
     summary: Summary
-    curves: Curves
+    curves: result_figures.Curves
     readings: Sequence[Reading]
     sources: Mapping[str, Any]
     """The stages' own figures: prepare, retrieval, mask, analysis, base; what is missing is not shown."""
@@ -102,7 +85,6 @@ def render(contents: Contents) -> str:
     }
     template = environment.get_template("page.html.j2")
     found, sources = contents.summary, contents.sources
-    analysis = sources.get("analysis", {})
     split = contents.settings.get("eval", {}).get("split", "test")
     heading, measure = wording.MEASURES[found.measure]
     return template.render(
@@ -120,33 +102,21 @@ def render(contents: Contents) -> str:
         shorter=[length.label() for length in found.lengths[:-1]],
         by_group={(row.name, row.group): row for row in found.by_length},
         colour_of=_colours(found),
-        length_figures=_measured_curves(found.by_length, "length", "Documents in the context", measure),
-        position_figures=_measured_curves(
-            found.by_position, "position", "Place of the gold document (1 = first)", measure
+        length_figures=_all(
+            result_figures.measured_curves(found.by_length, "length", "Documents in the context", measure)
         ),
-        error_figure=_error_figure(found.longest),
-        training_figures=_training_figures(contents.curves),
-        retrieval_figure=_drawn(retrieval_figures.retrieval(sources.get("retrieval", {}), found, split)),
-        validation_figures=[
-            _figure(*drawn)
-            for drawn in retrieval_figures.validation(sources.get("validation", {}), contents.settings, split)
-        ],
-        validation_table=grids.validation(sources.get("validation", {}), split),
-        validation_constants=grids.validation_constants(sources.get("validation", {}), split),
-        alike=grids.alike(sources.get("validation", {})),
-        retrieval_table=grids.retrieval(sources.get("retrieval", {})),
-        retriever=grids.settings(sources.get("retrieval", {}).get("retriever", {})),
+        position_figures=_all(
+            result_figures.measured_curves(
+                found.by_position, "position", "Place of the gold document (1 = first)", measure
+            )
+        ),
+        error_figure=_figure(*result_figures.errors(found.longest)),
+        training_figures=_all(result_figures.training(contents.curves)),
+        **_retrieval(contents, split),
         tokenize=sources.get("tokenize", {}),
         mask=sources.get("mask", {}),
         mask_table=grids.mask(sources.get("mask", {})),
-        analysis=analysis,
-        analysis_table=grids.analysis(analysis),
-        attention_figures=[_figure(*drawn) for drawn in analysis_figures.attention(analysis)],
-        kind_figures=[_figure(*drawn) for drawn in analysis_figures.kinds(analysis)],
-        matching_table=analysis_grids.matching(analysis),
-        outcomes_table=analysis_grids.outcomes(analysis),
-        slopes_table=analysis_grids.slopes(analysis),
-        reach_table=analysis_grids.reach(analysis),
+        **_inside(sources.get("analysis", {})),
         base=grids.settings(sources.get("base", {})),
         prepared=grids.settings(sources.get("prepare", {})),
         ablations=claims.section(contents.ablations),
@@ -162,6 +132,35 @@ def render(contents: Contents) -> str:
         inputs=sorted(contents.inputs.items()),
         settings=grids.settings(contents.settings),
     )
+
+
+def _retrieval(contents: Contents, split: str) -> dict[str, Any]:
+    """Of the retriever that was used, and of those that were compared before."""
+    used, compared = (contents.sources.get(name, {}) for name in ("retrieval", "validation"))
+    return {
+        "retrieval_figure": _drawn(retrieval_figures.retrieval(used, contents.summary, split)),
+        "validation_figures": _all(retrieval_figures.validation(compared, contents.settings, split)),
+        "validation_table": grids.validation(compared, split),
+        "validation_constants": grids.validation_constants(compared, split),
+        "alike": grids.alike(compared),
+        "retrieval_table": grids.retrieval(used),
+        "retriever": grids.settings(used.get("retriever", {})),
+    }
+
+
+def _inside(analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """What analyze found."""
+    return {
+        "analysis": analysis,
+        "analysis_table": grids.analysis(analysis),
+        "analysis_says": analysis_words.sentences(analysis),
+        "attention_figures": _all(analysis_figures.attention(analysis)),
+        "kind_figures": _all(analysis_figures.kinds(analysis)),
+        "matching_table": analysis_grids.matching(analysis),
+        "outcomes_table": analysis_grids.outcomes(analysis),
+        "slopes_table": analysis_grids.slopes(analysis),
+        "reach_table": analysis_grids.reach(analysis),
+    }
 
 
 def _shown(value: Any) -> Any:
@@ -181,34 +180,12 @@ def _figure(label: Label, svg: str) -> Figure:
     return Figure(label.title, Markup(wording.visible(svg)))
 
 
+def _all(drawn: Iterable[tuple[Label, str]]) -> list[Figure]:
+    return [_figure(label, svg) for label, svg in drawn]
+
+
 def _drawn(drawn: tuple[Label, str] | None) -> Figure | None:
     return None if drawn is None else _figure(*drawn)
-
-
-def _measured_curves(rows: Sequence[Measured], key: str, x: str, measure: str) -> list[Figure]:
-    """Scores by group: one figure for each input, with the same y axis; none where there is one group only."""
-    if len({row.group for row in rows}) < 2:
-        return []
-    top = min(100.0, 100 * max(row.score.high for row in rows) * 1.05 or 100.0)
-    drawn = []
-    for given in dict.fromkeys(row.input for row in rows):
-        points = [
-            Point(row.method, row.group, *(100 * value for value in row.score)) for row in rows if row.input == given
-        ]
-        title = "Reading the full context" if given == "full" else f"With {given} at inference"
-        label = Label(f"{key}-{given}", title, x, f"{measure[0].upper()}{measure[1:]} (%)")
-        drawn.append(_figure(label, figures.curve(label, points, top=top)))
-    return drawn
-
-
-def _error_figure(rows: Sequence[Measured]) -> Figure:
-    shares = [
-        Share(row.name, part, 100 * rate)
-        for row in rows
-        for part, rate in zip(figures.ERRORS, (row.correct_rate, row.distraction_rate, row.other_rate), strict=True)
-    ]
-    label = Label("errors", "Answers by kind of error", "Share of all answers (%)", "")
-    return _figure(label, figures.stacked_bars(label, shares))
 
 
 def _kinds(reading: Reading, methods: Sequence[str]) -> list[str]:
@@ -241,19 +218,3 @@ def _ablation_figure(table: Table) -> Figure | None:
         return None
     label = Label("ablations", "Difference to vanilla", "Points, with 95 % interval", "")
     return _figure(label, forest.forest(label, effects))
-
-
-def _training_figures(curves: Curves) -> list[Figure]:
-    drawn = []
-    methods = sorted(curves, key=summary.method_order)
-    for name, (title, unit) in CURVES.items():
-        steps = [
-            Step(method, step, value, others=source != name)
-            for source in (name, OTHERS.get(name))
-            for method in methods
-            for step, value in curves[method].get(source or "", ())
-        ]
-        if steps:
-            label = Label(f"train-{name}", title, "Optimizer step", unit)
-            drawn.append(_figure(label, figures.training_curve(label, steps)))
-    return drawn

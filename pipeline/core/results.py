@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.core import claims, wording
+from pipeline.core import analysis_words, claims, wording
 from pipeline.core.ablations import Table
 from pipeline.core.ranges import Range
 from pipeline.core.statistics import Interval, PairedDifference
@@ -35,6 +35,10 @@ def section(record: Mapping[str, Any], ablations: Table) -> str:
     if ablations.rows:
         claim = wording.markdown(claims.section(ablations).claim)
         parts.append(f"Over several seeds (`make ablations`, [the table](reports/ablations.md)): {claim}\n")
+    sources = {source["file"]: source["values"] for source in record["sources"]}
+    if said := analysis_words.sentences(sources.get("analysis", {})):
+        parts.append("Inside the models of this table (stage analyze):\n")
+        parts += [f"- {wording.markdown(sentence)}" for sentence in said] + [""]
     return f"{BEGIN}\n" + "\n".join(parts) + END
 
 

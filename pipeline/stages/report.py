@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config, files, provenance, run_log, tables
-from pipeline.core import ablations, page, plots, readings, summary, wording
+from pipeline.core import ablations, page, plots, readings, result_figures, summary, wording
 from pipeline.errors import ArtifactError, ConfigError, run
 from pipeline.settings import ReportStage
 
@@ -101,7 +101,7 @@ def _ablations() -> ablations.Table:
         raise ArtifactError(f"{ABLATIONS}: {what}; run `git checkout {ABLATIONS}` or `make ablations`") from None
 
 
-def _curves() -> page.Curves:
+def _curves() -> result_figures.Curves:
     """Of every training, from the TSV files that DVCLive wrote; the folder's name is the method's."""
     if not CURVES.is_dir():
         raise ArtifactError(f"{CURVES}: no such folder; run `dvc repro train` first")

@@ -206,16 +206,12 @@ def _write_sources(root: Path, lengths: tuple[int, ...], num_questions: int, hos
         root / "reports/tokenize.json",
         {"max_tokens": 4096, "too_long": "cut_middle", "splits": {"train": lengths_of, "test": lengths_of}},
     )
-    method = {
-        "alignment": 0.83, "alignment_others": 0.31, "in_batch_accuracy": 0.96, "uniformity": -2.1,
-        "answers_equal": 0.71, "masked_score": 0.66, "full_score": 0.6,
-    }  # fmt: skip
     files.write_json(
         root / "reports/analysis.json",
         {
             "num_examples": 50,
             "num_documents": lengths[-1],
-            "methods": dict.fromkeys(SKILL, method | inside(lengths[-1])),
+            "methods": dict.fromkeys(SKILL, VIEWS | inside(lengths[-1])),
             "answers": {name: answered(share, lengths[-1]) for share, name in enumerate(SKILL)},
         },
     )
@@ -225,6 +221,13 @@ def _write_sources(root: Path, lengths: tuple[int, ...], num_questions: int, hos
     files.write_json(
         root / "models/base/base.json", {"source": f"models/tiny-base{hostile}", "revision": None, "sha256": "ab" * 32}
     )
+
+
+VIEWS = {
+    "alignment": 0.83, "alignment_others": 0.31, "in_batch_accuracy": 0.96, "uniformity": -2.1,
+    "answers_equal": 0.71, "masked_score": 0.66, "full_score": 0.6,
+}  # fmt: skip
+"""Of a method's two views."""
 
 
 def interval(mean: float) -> dict[str, float]:

@@ -1,0 +1,73 @@
+"""What analyze found, in sentences made of its numbers: for the page and the README."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.core import wording
+from pipeline.core.analysis_figures import in_order
+
+Values = Mapping[str, Any]
+_PERCENT = f"{wording.NO_BREAK}%"
+
+
+def sentences(analysis: Values) -> list[str]:
+    """One for each thing that was measured, every method in it; what a file lacks is left out."""
+    inside = dict(in_order(analysis.get("methods", {})))
+    answers = dict(in_order(analysis.get("answers", {})))
+    alike = {method: f"{of['alignment']:.2f}" for method, of in inside.items() if "alignment" in of}
+    same = {method: _percent(of["answers_equal"]) for method, of in inside.items() if "answers_equal" in of}
+    slopes = {method: found for method, of in answers.items() if (found := of["position"]["slope"]) is not None}
+    nowhere = {method: _percent(of["errors"]["hallucinated"]["mean"]) for method, of in answers.items()}
+    distracted = {method: _percent(of["errors"]["distraction"]["mean"]) for method, of in answers.items()}
+    found = [
+        _listed("Cosine of the two views of a question", alike),
+        _listed("Questions with one answer to both views", same),
+        _matched(inside),
+        _looked(inside),
+        _listed(
+            "Points of the score from the gold document in the first place to the last",
+            {method: wording.points(slope["mean"]) for method, slope in slopes.items()},
+        ),
+        _listed("Answers that stand nowhere in the context", nowhere),
+        _listed("Answers that stand in a distractor", distracted),
+    ]
+    return [sentence for sentence in found if sentence]
+
+
+def _matched(inside: Values) -> str:
+    matching = {method: of["matching"]["shuffled"] for method, of in inside.items() if of.get("matching")}
+    if not matching:
+        return ""
+    chance = _percent(next(iter(matching.values()))["chance"])
+    name = "Full views that still find their own masked view with another example's question in both"
+    return _listed(
+        f"{name} (by chance {chance})",
+        {method: _percent(of["mean"]) for method, of in matching.items()},
+    )
+
+
+def _looked(inside: Values) -> str:
+    """In the layer that looks at gold most, of all methods."""
+    looked = {method: of["attention"] for method, of in inside.items() if of.get("attention")}
+    shares = {
+        (layer["layer"], method): layer["gold"]["mean"]
+        for method, of in looked.items()
+        for layer in of["layers"]
+        if layer["gold"] is not None
+    }
+    if not shares:
+        return ""
+    most, _ = max(shares, key=lambda place: shares[place])
+    even = _percent(next(iter(looked.values()))["token_shares"]["gold"])
+    return _listed(
+        f"Attention of the last prompt token to the gold chunks in layer {most} (to all tokens alike: {even})",
+        {method: _percent(shares[most, method]) for method in looked if (most, method) in shares},
+    )
+
+
+def _listed(name: str, values: Mapping[str, str]) -> str:
+    return f"{name}: {', '.join(f'{method} {value}' for method, value in values.items())}." if values else ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}{_PERCENT}"
