@@ -1,29 +1,17 @@
-"""The ablation grid: conf/ablations.yaml, checked, and the run behind every row and seed.
+"""The ablation grid as it is written down: conf/ablations.yaml, checked."""
 
-A run is known by a digest of all that its answers depend on: the stages of dvc.yaml up to evaluate@<method>, the bytes
-of their code and of `input/`, and the resolved settings that they read. Rows with equal settings share it.
-"""
-
-import copy
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
-from dvc.dependency import ParamsDependency
-from dvc.repo import Repo
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline import config
 from pipeline.bundles import Name, Positive, PositiveFloat, Section
 from pipeline.errors import ConfigError
-from pipeline.settings import Settings
 
 FILE = config.CONF / "ablations.yaml"
-GRAPH = Path("dvc.yaml")
 SEED = "train.seed"
 
 Value = bool | int | float | str | None
@@ -79,29 +67,6 @@ class Grid(Section):
         return self
 
 
-class Run(NamedTuple):
-    """One `dvc exp run`."""
-
-    digest: str
-    method: str
-    seed: int
-    overrides: Mapping[str, Any]
-    """All that differs from params.yaml."""
-
-    def __str__(self) -> str:
-        changed = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in self.overrides.items())
-        return f"evaluate@{self.method} {changed}".rstrip()
-
-
-class Planned(NamedTuple):
-    """A row and its runs, by seed."""
-
-    row: Row
-    overrides: Mapping[str, Any]
-    """Its own, scaled values among them; without `common`."""
-    run_of: Mapping[int, Run]
-
-
 def load(root: Path = Path()) -> Grid:
     """Read conf/ablations.yaml below `root`.
 
@@ -129,122 +94,6 @@ def choose(grid: Grid, only: Sequence[str]) -> list[Row]:
             f"{FILE} has no group or row {hints}; groups are {', '.join(groups)}, rows are {', '.join(names)}"
         )
     return [row for row in grid.rows if not only or row.group in only or row.name in only]
-
-
-def plan(grid: Grid, root: Path = Path()) -> list[Planned]:
-    """The runs of every row, with the settings, the code and the data below `root`.
-
-    Raises:
-        ConfigError: with every problem of every row, one line each.
-    """
-    params = config.read_yaml(root / config.PARAMS)
-    methods, wanted = _methods(root), {row.method for row in grid.rows}
-    with chdir(root), Repo() as repo:  # DVC looks for dvc.yaml in the current folder, wherever its root is
-        upstream = {method: _Upstream(repo, method) for method in methods if method in wanted}
-    resolved: dict[str, Settings] = {}
-    planned, problems = [], []
-    for row in grid.rows:
-        where = f"{FILE}: row {row.name}"
-        if row.method not in methods:
-            hint = config.nearest(row.method, methods)
-            problems.append(f"{where}: method is {row.method!r}{hint}; choose from {', '.join(methods)}")
-            continue
-        overrides: dict[str, Any] = {**grid.common, **row.overrides}
-        try:
-            scaled = _scaled(row.scale, _resolve(params, overrides, root)) if row.scale else {}
-            key = json.dumps(overrides | scaled, sort_keys=True)
-            if key not in resolved:
-                resolved[key] = _resolve(params, overrides | scaled, root)
-        except ConfigError as error:
-            message = str(error)
-            for key in (*overrides, *row.scale):  # it stands here, not there
-                message = message.replace(f"{config.PARAMS}: {key}", key)
-            problems.append(f"{where}: {message}")
-            continue
-        run_of, settings = {}, resolved[key]
-        for seed in row.seeds:
-            seeded = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})
-            digest = upstream[row.method].digest(seeded)
-            run_of[seed] = Run(digest, row.method, seed, {**overrides, **scaled, SEED: seed})
-        planned.append(Planned(row, {**row.overrides, **scaled}, run_of))
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return planned
-
-
-def distinct(planned: Sequence[Planned]) -> list[Run]:
-    """Each run once, in the order of the rows."""
-    return list({run.digest: run for one in planned for run in one.run_of.values()}.values())
-
-
-class _Upstream:
-    """What the stages up to evaluate@<method> are made of."""
-
-    def __init__(self, repo: Any, method: str) -> None:
-        total = hashlib.sha256()
-        self._sections: set[str] = set()
-        found = repo.stage.collect(f"evaluate@{method}", with_deps=True)
-        stages = sorted(found, key=lambda stage: str(stage.addressing))
-        made = {Path(out.fs_path) for stage in stages for out in stage.outs}
-        for stage in stages:
-            total.update(f"{stage.addressing} {stage.cmd} {sorted(out.def_path for out in stage.outs)}\n".encode())
-            for dep in stage.deps:
-                path = Path(dep.fs_path)
-                if isinstance(dep, ParamsDependency):
-                    if path.name == config.PARAMS.name:
-                        self._sections |= {str(key).partition(".")[0] for key in dep.params}
-                elif not any(out == path or path in out.parents or out in path.parents for out in made):
-                    for file in _files(path):
-                        total.update(f"{file.relative_to(repo.root_dir)}\n".encode())
-                        with file.open("rb") as opened:
-                            total.update(hashlib.file_digest(opened, "sha256").digest())
-        self._files = total.hexdigest()
-
-    def digest(self, settings: Settings) -> str:
-        """Of a run with these settings."""
-        read = settings.model_dump(mode="json", include=self._sections)
-        return hashlib.sha256(json.dumps([self._files, read], sort_keys=True).encode()).hexdigest()
-
-
-def _files(path: Path) -> Iterator[Path]:
-    yield from sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]
-
-
-def _methods(root: Path) -> list[str]:
-    return list(config.read_yaml(root / GRAPH)["stages"]["evaluate"]["foreach"])
-
-
-def _resolve(params: dict[str, Any], overrides: Mapping[str, Any], root: Path) -> Settings:
-    """The settings after `dvc exp run -S` with these overrides."""
-    changed = copy.deepcopy(params)
-    for dotted, value in overrides.items():
-        *sections, name = dotted.split(".")
-        place = changed
-        for section in sections:
-            below = place.setdefault(section, {})
-            if not isinstance(below, dict):
-                raise ConfigError(f"{dotted} is not a setting: {section} is a value, not a section")
-            place = below
-        place[name] = value
-    return config.resolve(changed, root)
-
-
-def _scaled(scale: Mapping[str, float], settings: Settings) -> dict[str, Any]:
-    """Dotted key -> its value times the factor; what is counted stays a whole number."""
-    values, problems = {}, []
-    for dotted, factor in scale.items():
-        value: Any = settings.model_dump()
-        for part in dotted.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            problems.append(f"scale: {dotted} is no number among the settings")
-        elif isinstance(value, int) and value * factor != int(value * factor):
-            problems.append(f"scale: {dotted} is {value}, which times {factor} is no whole number")
-        else:
-            values[dotted] = int(value * factor) if isinstance(value, int) else value * factor
-    if problems:
-        raise ConfigError("; ".join(problems))
-    return values
 
 
 def _describe(item: Any, found: Mapping[str, Any]) -> str:

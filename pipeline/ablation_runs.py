@@ -21,7 +21,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from pipeline import config, tables
-from pipeline.ablation_rows import Run
+from pipeline.ablation_plan import Run
 from pipeline.errors import ArtifactError, ResourceError
 
 FOLDER = Path(".dvc/tmp/ablations")  # neither git nor DVC looks there

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import ablation_rows, ablation_runs, files, tables
-from pipeline.ablation_rows import Planned, Run
+from pipeline import ablation_plan, ablation_rows, ablation_runs, files, tables
+from pipeline.ablation_plan import Planned, Run
 from pipeline.core import claims, tabulation
 from pipeline.errors import ConfigError, PipelineError, run
 
@@ -26,13 +26,13 @@ def main() -> None:
     grid = ablation_rows.load()
     chosen = {row.name for row in ablation_rows.choose(grid, only)}
     if listed:
-        _list([planned for planned in ablation_rows.plan(grid) if planned.row.name in chosen])
+        _list([planned for planned in ablation_plan.plan(grid) if planned.row.name in chosen])
         return
     # Where Ctrl-C was ignored when we started (a shell's background job), DVC and the stages would ignore it as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with ablation_runs.alone():
         workspace = ablation_runs.snapshot()
-        planned = ablation_rows.plan(grid, workspace)
+        planned = ablation_plan.plan(grid, workspace)
         failures = _execute([one for one in planned if one.row.name in chosen], workspace)
         _report(planned, grid.reference)
     if failures:
@@ -57,14 +57,14 @@ def _arguments(arguments: Sequence[str]) -> tuple[list[str], bool]:
 
 def _list(planned: Sequence[Planned]) -> None:
     """Every row with what is done of it, then the whole with the time that is left."""
-    took = {one.digest: ablation_runs.seconds(one) for one in ablation_rows.distinct(planned)}
+    took = {one.digest: ablation_runs.seconds(one) for one in ablation_plan.distinct(planned)}
     width = max(len(one.row.name) for one in planned)
     for one in planned:
         done = sum(took[found.digest] is not None for found in one.run_of.values())
         state = "done" if done == len(one.run_of) else f"{done} of {len(one.run_of)} seeds done"
         changed = " ".join(f"{key}={value}" for key, value in one.overrides.items())
         print(f"{one.row.name.ljust(width)}  {state.ljust(20)}  {f'{one.row.method} {changed}'.rstrip()}")
-    waiting = [found for found in ablation_rows.distinct(planned) if took[found.digest] is None]
+    waiting = [found for found in ablation_plan.distinct(planned) if took[found.digest] is None]
     print(f"{len(took):,} distinct runs, {len(waiting):,} to do{_time_left(waiting, took, planned)}")
 
 
@@ -72,7 +72,7 @@ def _time_left(waiting: Sequence[Run], took: dict[str, float | None], planned: S
     """By the mean of the finished runs of the same method, else of all; nothing where none is finished."""
     if not waiting:
         return ""
-    finished = [(one.method, seconds) for one in ablation_rows.distinct(planned) if (seconds := took[one.digest])]
+    finished = [(one.method, seconds) for one in ablation_plan.distinct(planned) if (seconds := took[one.digest])]
     if not finished:
         return "; how long is known when one is done"
     total = 0.0
@@ -91,7 +91,7 @@ def _duration(seconds: float) -> str:
 
 def _execute(planned: Sequence[Planned], workspace: Path) -> list[ablation_runs.Failure]:
     """Run what is not done, one after the other; those that failed."""
-    runs = ablation_rows.distinct(planned)
+    runs = ablation_plan.distinct(planned)
     took = {one.digest: ablation_runs.seconds(one) for one in runs}
     waiting = [one for one in runs if took[one.digest] is None]
     print(
@@ -113,7 +113,7 @@ def _execute(planned: Sequence[Planned], workspace: Path) -> list[ablation_runs.
 
 def _report(planned: Sequence[Planned], reference: str) -> None:
     """Measure the rows whose runs are all done; write the table and print it."""
-    took = {one.digest: ablation_runs.seconds(one) for one in ablation_rows.distinct(planned)}
+    took = {one.digest: ablation_runs.seconds(one) for one in ablation_plan.distinct(planned)}
     rows = []
     for one in planned:
         if lacking := [seed for seed, found in one.run_of.items() if took[found.digest] is None]:

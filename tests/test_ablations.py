@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import ablation_rows, ablations, tables
+from pipeline import ablation_plan, ablation_rows, ablations, tables
 from pipeline.errors import ConfigError
 from tests.conftest import ROOT
 from tests.graph.project import Project
@@ -31,7 +31,7 @@ def grid(*rows: dict[str, Any], **more: Any) -> ablation_rows.Grid:
     return ablation_rows.Grid.model_validate({"reference": "vanilla", "rows": given, **more})
 
 
-def digests(planned: list[ablation_rows.Planned]) -> dict[str, list[str]]:
+def digests(planned: list[ablation_plan.Planned]) -> dict[str, list[str]]:
     return {one.row.name: [run.digest for run in one.run_of.values()] for one in planned}
 
 
@@ -96,7 +96,7 @@ def test_faults_of_settings_name_row_and_key_all_at_once():
         {"name": "e", "overrides": {"mask.mode.x": 1}},
     )
     with pytest.raises(ConfigError) as caught:
-        ablation_rows.plan(wrong, ROOT)
+        ablation_plan.plan(wrong, ROOT)
     a, b, c, d, e = str(caught.value).splitlines()
     where = "conf/ablations.yaml: row "
     assert a.startswith(f"{where}a: ")
@@ -110,7 +110,7 @@ def test_faults_of_settings_name_row_and_key_all_at_once():
 
 def test_rows_share_a_run_where_their_settings_are_equal_and_only_there():
     params = ablation_rows.config.read_yaml(ROOT / "params.yaml")
-    planned = ablation_rows.plan(
+    planned = ablation_plan.plan(
         grid(
             {"name": "focused", "seeds": [1, 2]},
             {"name": "said", "overrides": {"mask.top_k": params["mask"]["top_k"]}},
@@ -128,7 +128,7 @@ def test_rows_share_a_run_where_their_settings_are_equal_and_only_there():
     assert found["masked-vanilla"] == found["vanilla"][:1]  # vanilla training reads no masked view
     assert found["twice"][0] not in found["vanilla"]
     assert len(set(found["base"])) == 1  # nothing is trained, so the seed changes nothing
-    assert len(ablation_rows.distinct(planned)) == 2 + 2 + 1 + 1 + 1
+    assert len(ablation_plan.distinct(planned)) == 2 + 2 + 1 + 1 + 1
     steps = ablation_rows.config.resolve(params, ROOT).train.steps
     twice = next(one for one in planned if one.row.name == "twice")
     assert twice.overrides == {"train.steps": 2 * steps}
@@ -137,7 +137,7 @@ def test_rows_share_a_run_where_their_settings_are_equal_and_only_there():
 
 def test_the_shipped_grid_is_valid_and_holds_what_was_promised():
     shipped = ablation_rows.load(ROOT)
-    planned = ablation_rows.plan(shipped, ROOT)
+    planned = ablation_plan.plan(shipped, ROOT)
     seeds_of = {one.row.name: one.row.seeds for one in planned}
     for name in ("vanilla", "vanilla-twice", "focused", "mask-skip"):
         assert seeds_of[name] == [1, 2, 3, 4, 5]
