@@ -7,27 +7,23 @@ Prints one table: for each stage its tokens, TFLOP, peak GiB and hours. Leaves w
 memory or disk, and names the setting to change and a value that fits.
 """
 
-import importlib.util
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pipeline import config, hardware, workloads
-from pipeline.bundles import EncoderRetriever, Retriever
-from pipeline.core import fitting, forecast, memory, shapes, tasks
+from pipeline import config, hardware, model_shapes, workloads
+from pipeline.bundles import EncoderRetriever
+from pipeline.core import fitting, forecast, memory, tasks
 from pipeline.core.forecast import Estimate, Hardware, Recipe
 from pipeline.core.memory import Pack
 from pipeline.core.methods import BASE, DISTILL, FOCUSED, TRAINED, Trained
 from pipeline.core.shapes import Shape
 from pipeline.core.workload import Workload
-from pipeline.errors import ArtifactError, ResourceError, run
+from pipeline.errors import ResourceError, run
 from pipeline.settings import PlanStage
 
 GIB = 2**30
-BYTES = {"float32": 4, "bfloat16": 2}
 ENCODER_TOKENS = {True: 1024, False: 65_536}  # of a batch on the CPU, on a GPU (pipeline/encoders.py)
 WORDPIECES_PER_WORD = 1.35
 LIGHT = "prepare, chunk, base, tokenize, mask, gate, report"
@@ -35,7 +31,7 @@ LIGHT = "prepare, chunk, base, tokenize, mask, gate, report"
 
 def main() -> None:
     settings = config.load(PlanStage)
-    shape = base_shape(settings)
+    shape = model_shapes.base(settings.model)
     work = workloads.find(settings, shape.vocabulary)
     machine = hardware.find(settings.model.dtype, shape.hidden, shape.intermediate)
     rows = estimates(settings, shape, work, machine)
@@ -44,44 +40,6 @@ def main() -> None:
     print("\n".join(table(rows, machine, work, disk, free)))
     if problems := [*_too_large(rows, settings, shape, work, machine), *_too_full(disk, free)]:
         raise ResourceError("; ".join(problems))
-
-
-def base_shape(settings: PlanStage) -> Shape:
-    """Of the base, with the window that the settings give it.
-
-    Raises:
-        ArtifactError: its config.json is nowhere here, or tells no shape.
-    """
-    model = settings.model
-    found = _config(model.source, model.revision, "model.source")
-    return shapes.read({**found, "sliding_window": model.sliding_window}, BYTES[model.dtype], f"model {model.source}")
-
-
-def _config(source: str, revision: str | None, setting: str) -> dict[str, Any]:
-    """config.json of a folder, a Python package, the hub's cache, or of a model we know by name."""
-    path = Path(source) / "config.json"
-    if source.startswith("package:"):
-        package, _, inside = source.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-        places = spec.submodule_search_locations if spec else None
-        path = Path(places[0]) / inside / "config.json" if places else path
-    elif not path.is_file():
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(source, "config.json", revision=revision) if source.count("/") == 1 else None
-        path = Path(cached) if isinstance(cached, str) else path
-    if path.is_file():
-        try:
-            loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return loaded
-        except ValueError as error:
-            raise ArtifactError(f"{path}: not valid JSON ({error}); restore the file") from None
-    if source in shapes.PUBLISHED:
-        return shapes.PUBLISHED[source]
-    raise ArtifactError(
-        f"{setting} {source!r}: its config.json is neither in a folder of that name nor in the hub's cache; fetch the "
-        f"model with `dvc repro base`, or put its config.json in a folder and set {setting} to that"
-    )
 
 
 def recipe(settings: PlanStage, method: Trained) -> Recipe:
@@ -151,7 +109,7 @@ def _retrieval(settings: PlanStage, work: Workload, machine: Hardware) -> Iterat
     """Stages score and validate; those without an encoder are light."""
     batch_tokens = ENCODER_TOKENS[machine.name.startswith("cpu")]
     if isinstance(settings.retriever, EncoderRetriever):
-        shape = _encoder_shape(settings.retriever)
+        shape = model_shapes.encoder(settings.retriever)
         yield forecast.score("score", shape, work.num_texts, work.text_tokens, batch_tokens, machine)
     named = config.load_retrievers(settings.validation.retrievers).values()
     encoders = {each.source: each for each in named if isinstance(each, EncoderRetriever)}
@@ -165,7 +123,7 @@ def _retrieval(settings: PlanStage, work: Workload, machine: Hardware) -> Iterat
         for words in sizes - ({known} if scored else set()):
             num = max(1, round(work.num_texts * max(1.0, known / words)))
             tokens = work.text_tokens * min(1.0, words / known)
-            one = forecast.score("validate", _encoder_shape(each), num, tokens, batch_tokens, machine)
+            one = forecast.score("validate", model_shapes.encoder(each), num, tokens, batch_tokens, machine)
             total = total._replace(
                 tokens=total.tokens + one.tokens,
                 flops=total.flops + one.flops,
@@ -174,12 +132,6 @@ def _retrieval(settings: PlanStage, work: Workload, machine: Hardware) -> Iterat
             )
     if total.tokens:
         yield total
-
-
-def _encoder_shape(retriever: Retriever) -> Shape:
-    assert isinstance(retriever, EncoderRetriever)
-    found = _config(retriever.source, retriever.revision, "retriever.source")
-    return shapes.read(found, 4, f"retriever {retriever.source}")
 
 
 def disk_bytes(settings: PlanStage, shape: Shape, work: Workload) -> dict[str, float]:

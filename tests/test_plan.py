@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, hardware, plan, tables, workloads
+from pipeline import config, hardware, model_shapes, plan, tables, workloads
 from pipeline.core import workload
 from pipeline.errors import ArtifactError, ConfigError, ResourceError
 from pipeline.settings import PlanStage
@@ -68,7 +68,7 @@ def test_the_paper_is_planned_for_an_h200_and_refused_by_a_small_gpu(
 def test_a_benchmark_without_training_files_is_planned_without_training(project: Path):
     edit(project, {**PAPER, "data: bios ": "data: hotpot "})
     settings = config.load(PlanStage)
-    shape = plan.base_shape(settings)
+    shape = model_shapes.base(settings.model)
     machine = hardware.find("bfloat16", shape.hidden, shape.intermediate)
     names = [row.name for row in plan.estimates(settings, shape, workloads.find(settings, shape.vocabulary), machine)]
     assert names[-1] == "evaluate@base"
