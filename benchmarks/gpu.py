@@ -33,7 +33,8 @@ import torch
 
 from benchmarks import measuring, random_training
 from benchmarks.random_training import FOCUSED, LORA
-from pipeline.core import batching, cost, focus, gradients, model
+from pipeline.core import batching, cost, focus, model
+from pipeline.core.packs import Batch
 from pipeline.core.shapes import Shape
 
 VANILLA, FLEX = "vanilla", "flex_attention"
@@ -45,7 +46,7 @@ ATTENTION_FORWARDS = 1 + 2.5 + 1  # forward, backward, recomputed
 class Way(NamedTuple):
     """One step."""
 
-    batch: gradients.Batch
+    batch: Batch
     objective: focus.Objective
     retained: bool
     attention: str

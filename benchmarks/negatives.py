@@ -30,7 +30,8 @@ from torch.nn import Module, Sequential
 from benchmarks import measuring, random_training
 from benchmarks.measuring import Goal, Step
 from benchmarks.random_training import FOCUSED
-from pipeline.core import batching, focus, gradients, model
+from pipeline.core import batching, focus, model
+from pipeline.core.packs import Batch
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 PEER_TOLERANCE = {"float32": 1e-2, "float64": 1e-9}
@@ -76,7 +77,7 @@ def peer(encoder: focus.Encoder, sides: Sequence[Sequence[batching.Row]], device
 
 
 def ways(
-    encoder: focus.Encoder, made: gradients.Batch, sides: Sequence[Sequence[batching.Row]], device: torch.device
+    encoder: focus.Encoder, made: Batch, sides: Sequence[Sequence[batching.Row]], device: torch.device
 ) -> dict[str, Step]:
     def ours(objective: focus.Objective, retained: bool, checkpointing: bool) -> Step:
         def step() -> None:

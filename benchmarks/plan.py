@@ -37,6 +37,7 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     from transformers import AutoModelForCausalLM
 
     from pipeline.core import batching, focus, gradients, model
+    from pipeline.core.packs import Batch, Pack
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -64,9 +65,9 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     warm = batching.pad([np.array([4, 5, 6], dtype=np.int32)], [np.arange(3, dtype=np.int32)], [2], 2)
     encoder = focus.Encoder(network, objective.representation)
     encoder(warm).clm_E.sum().backward()
-    made = gradients.Batch(
+    made = Batch(
         [
-            gradients.Pack(view, torch.arange(batch) + number * batch)
+            Pack(view, torch.arange(batch) + number * batch)
             for number, view in enumerate(views[: 1 + objective.reads_masked])
         ],
         batch, batch * LABELS, batch * LABELS, None,

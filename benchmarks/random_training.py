@@ -11,6 +11,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from pipeline.core import batching, focus, gradients, masking, model
+from pipeline.core.packs import Batch, Pack
 
 # peft 0.21 asks transformers 5.23 by the old name of the property
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -113,23 +114,21 @@ def batch(
     *,
     batch_tokens: int = 1,
     device: Any = "cpu",
-) -> gradients.Batch:
+) -> Batch:
     """One step over `num` examples; `full` is a row each, or one row of all. 1 batch token: each row goes alone."""
     places = [list(range(num))] if len(full) < num else [[place] for place in range(num)]
     places += [[num + place] for place in range(len(masked))]
     rows = [*full, *masked]
     packs = [
-        gradients.Pack(
+        Pack(
             batching.collate([rows[index] for index in pack], PAD),
             torch.tensor([place for index in pack for place in places[index]]),
         )
         for pack in batching.packs(rows, batch_tokens)
     ]
     labels = [sum(branch.end - branch.prompt_end for row in side for branch in row.branches) for side in (full, masked)]
-    return gradients.to(gradients.Batch(packs, num, labels[0], labels[1], None), torch.device(device))
+    return packs.to(Batch(packs, num, labels[0], labels[1], None), torch.device(device))
 
 
-def accumulate(
-    encoder: focus.Encoder, made: gradients.Batch, objective: focus.Objective, retained: bool = True
-) -> None:
+def accumulate(encoder: focus.Encoder, made: Batch, objective: focus.Objective, retained: bool = True) -> None:
     gradients.accumulate(encoder, made, objective, retained, gradients.Alone())

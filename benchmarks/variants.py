@@ -145,8 +145,12 @@ VARIANTS = {
     "gradient through x' alone": Variant(fixed="full"),
     "x' for the contrast alone": Variant(masked_weight=0.0, fixed="masked", weight=1.0),
     "answers matched": Variant(matched=1.0),
+    "answers matched, growing contexts": Variant(matched=1.0, full=growing),
+    "answers matched, no contrast": Variant(matched=1.0, weight=0.0),
     "distill": Variant(masked=None, taught=1.0),
     "distill and focused": Variant(best_alone, taught=1.0),
+    "distill and answers matched": Variant(best_alone, taught=1.0, matched=1.0),
+    "distill and growing contexts": Variant(masked=None, taught=1.0, full=growing),
 }
 
 

@@ -59,7 +59,7 @@ def recipe(settings: PlanStage, method: Trained) -> Recipe:
         norms=lora.norms,
         mode=settings.mask.mode,
         contrastive=contrastive,
-        reads_masked=contrastive or (focused and settings.views.masked > 0),
+        reads_masked=contrastive or (focused and max(settings.views.masked, settings.views.consistency) > 0),
         taught=settings.distill.batch_questions if method == DISTILL else 0,
     )
 

@@ -85,10 +85,14 @@ class Contrastive(Section):
 
 
 class Views(Section):
-    """Weight of each view's causal-LM loss in focused training."""
+    """Weights of what focused training makes of the two views, beside the contrast."""
 
     full: NonNegative
+    """Of the full view's causal-LM loss."""
     masked: NonNegative
+    """Of the masked view's causal-LM loss."""
+    consistency: NonNegative
+    """Of the divergence of the full view's answer from the masked view's."""
 
 
 class Teach(Section):

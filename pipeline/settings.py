@@ -76,10 +76,10 @@ class TrainVanillaStage(Section):
 
 
 def _refuse_no_loss(contrastive: Contrastive, views: Views) -> None:
-    if views.full == views.masked == contrastive.weight == 0:
+    if views.full == views.masked == views.consistency == contrastive.weight == 0:
         raise ValueError(
-            "views.full, views.masked and contrastive.weight are all 0, so focused training has no loss; set one of "
-            "them above 0"
+            "views.full, views.masked, views.consistency and contrastive.weight are all 0, so focused training has no "
+            "loss; set one of them above 0"
         )
 
 

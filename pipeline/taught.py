@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline import tables
-from pipeline.core import batching, gradients
+from pipeline.core import batching
+from pipeline.core.packs import Pack
 from pipeline.errors import ArtifactError
 
 SPLITS = ("train", "unlabelled")
@@ -48,9 +49,7 @@ class Taught:
         """Ids of the questions of a step."""
         return [self._questions[index].example_id for index in self._batches[step]]
 
-    def packs(
-        self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1
-    ) -> tuple[list[gradients.Pack], int]:
+    def packs(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1) -> tuple[list[Pack], int]:
         """The forwards of process `rank` of `num`, as many as each has, and the label tokens of all."""
         indices = self._batches[step]
         num_own = len(indices) // num
@@ -63,14 +62,14 @@ class Taught:
         found += [found[-1]._replace(idle=True)] * (max(map(len, packed)) - len(found))
         return found, sum(len(self._questions[index].top_ids_NK) for index in indices)
 
-    def _pack(self, indices: Sequence[int], pad_id: int) -> gradients.Pack:
+    def _pack(self, indices: Sequence[int], pad_id: int) -> Pack:
         questions = [self._questions[index] for index in indices]
         view = batching.collate([question.row for question in questions], pad_id)
         view = view._replace(
             taught_ids_NK=torch.from_numpy(np.concatenate([question.top_ids_NK for question in questions])),
             taught_log_probs_NK=torch.from_numpy(np.concatenate([question.top_log_probs_NK for question in questions])),
         )
-        return gradients.Pack(view, torch.arange(len(questions)))
+        return Pack(view, torch.arange(len(questions)))
 
 
 def _question(view: tables.Row, said: tables.Row) -> _Question:

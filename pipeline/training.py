@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pipeline import checkpoints, interrupts, trackers
 from pipeline.core import focus, gradients, model
+from pipeline.core.packs import Batch
 from pipeline.errors import NumericError, ResourceError
 from pipeline.processes import Processes
 from pipeline.sections import Train
@@ -32,6 +33,7 @@ CURVES = (
     "clm_full",
     "clm_masked",
     "divergence",
+    "consistency",
     "info_nce",
     "in_batch_accuracy",
     "alignment",
@@ -101,7 +103,7 @@ def fit(
             step = run.done
             _seed(settings.seed, step, processes.rank)
             batch = data.batch(step, settings.batch_tokens, pad_id, processes.rank, processes.num)
-            batch = gradients.to(batch, processes.device)
+            batch = batch.to(processes.device)
             with _named_shortage(batch, retained):
                 outcome = gradients.accumulate(encoder, batch, objective, retained, processes)
             grad_norm = processes.clip(encoder.parameters(), settings.max_grad_norm)
@@ -204,7 +206,7 @@ def _optimizer(adapted: torch.nn.Module, settings: Train) -> torch.optim.Optimiz
 
 
 @contextmanager
-def _named_shortage(batch: gradients.Batch, retained: bool) -> Iterator[None]:
+def _named_shortage(batch: Batch, retained: bool) -> Iterator[None]:
     """Running out of memory becomes a ResourceError that says how large the step is and what makes it smaller."""
     try:
         yield

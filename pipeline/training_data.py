@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from pipeline import tables
-from pipeline.core import batching, gradients, reordering
+from pipeline.core import batching, reordering
+from pipeline.core.packs import Batch, Pack
 from pipeline.taught import Taught
 
 Ints = batching.Ints
@@ -50,9 +51,13 @@ class TrainingData:
         masked: Path | None,
         taught: Taught | None = None,
         shuffle_seed: int | None = None,
+        masked_first: bool = False,
     ) -> None:
-        """`shuffle_seed`: the documents of each full view stand in another drawn order at each step; None: as given."""
+        """`shuffle_seed`: the documents of each full view stand in another drawn order at each step; None: as given.
+        `masked_first`: masked views in forwards of their own, before those of the full views.
+        """
         self.batches = batches
+        self._masked_first = masked_first
         self._taught = taught
         self._shuffle_seed = shuffle_seed
         used = {index for batch in batches for index in batch}
@@ -99,10 +104,10 @@ class TrainingData:
         found = []
         for start in range(0, num * num_own, num_own):
             rows = [planned.row for planned in self._rows(indices[start : start + num_own])]
-            found.append([(len(pack), len(rows[pack[0]])) for pack in batching.packs(rows, batch_tokens)])
+            found.append([(len(pack), len(rows[pack[0]])) for pack in self._packs(rows, num_own, batch_tokens)])
         return max(found, key=lambda forwards: sum(rows * tokens for rows, tokens in forwards))
 
-    def batch(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1) -> gradients.Batch:
+    def batch(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1) -> Batch:
         """What process `rank` of `num` computes in a step: a `num`-th of the examples, in as many forwards as each."""
         indices = self.batches[step]
         num_own = len(indices) // num
@@ -110,10 +115,10 @@ class TrainingData:
         shares = [indices[other * num_own : (other + 1) * num_own] for other in range(num)]
         # Where layers are sharded each forward is a conversation of all processes, so none may have fewer.
         planned = [self._rows(share, step) for share in (shares if num > 1 else shares[rank:])]
-        packed = [list(batching.packs([plan.row for plan in plans], batch_tokens)) for plans in planned]
+        packed = [self._packs([plan.row for plan in plans], num_own, batch_tokens) for plans in planned]
         own, own_packs = (planned[rank], packed[rank]) if num > 1 else (planned[0], packed[0])
         packs = [
-            gradients.Pack(
+            Pack(
                 batching.collate([own[index].row for index in pack], pad_id),
                 torch.tensor([place for index in pack for place in own[index].places]),
             )
@@ -124,7 +129,7 @@ class TrainingData:
         taught, num_labels_taught = (
             ([], 0) if self._taught is None else self._taught.packs(step, batch_tokens, pad_id, rank, num)
         )
-        return gradients.Batch(
+        return Batch(
             packs,
             num_own,
             sum(self._full[index].num_labels for index in indices),
@@ -133,6 +138,14 @@ class TrainingData:
             taught,
             num_labels_taught,
         )
+
+    def _packs(self, rows: Sequence[batching.Row], num_own: int, batch_tokens: int) -> list[list[int]]:
+        """Indices of the rows of each forward; `rows` as `_rows` gives them."""
+        if not self._masked_first:
+            return list(batching.packs(rows, batch_tokens))
+        num_full = len(rows) - num_own
+        masked = [[num_full + index for index in pack] for pack in batching.packs(rows[num_full:], batch_tokens)]
+        return [*masked, *batching.packs(rows[:num_full], batch_tokens)]
 
     def _rows(self, indices: Sequence[int], step: int = 0) -> list[_Planned]:
         """The full views, neighbours over one context in one row, then the masked views."""

@@ -144,15 +144,14 @@ def test_the_shipped_grid_is_valid_and_holds_what_was_promised():
     assert all(len(seeds) >= 3 for name, seeds in seeds_of.items() if not name.startswith("base"))
     found = digests(planned)
     assert found["focused"] == found["mask-token"] == found["focused-retrieval"]
-    values = {key: [] for key in ("mask.mode", "contrastive.weight", "mask.top_k", "use.retriever")}
-    for one in planned:
-        for key, value in one.row.overrides.items():
-            values.setdefault(key, []).append(value)
-    assert set(values["mask.mode"]) == {"token", "skip", "span", "drop"}
-    assert values["contrastive.weight"] == [0.0, 0.01, 0.1, 0.3, 1.0]
-    assert values["mask.top_k"] == [1, 3, 5, 10]
-    assert values["use.retriever"] == ["oracle", "minilm", "bm25", "random", "worst"]
-    assert values["contrastive.representation"] == ["last_prompt", "mean", "eos"]
+    for group, key, values in (
+        ("mask mode", "mask.mode", ["token", "skip", "span", "drop"]),
+        ("contrastive weight", "contrastive.weight", [0.0, 0.01, 0.1, 0.3, 1.0]),
+        ("top-k", "mask.top_k", [1, 3, 5, 10]),
+        ("retriever", "use.retriever", ["oracle", "minilm", "bm25", "random", "worst"]),
+        ("representation", "contrastive.representation", ["last_prompt", "mean", "eos"]),
+    ):
+        assert [one.row.overrides[key] for one in planned if one.row.group == group] == values
 
 
 def test_only_takes_groups_and_rows_and_names_the_nearest_for_others():

@@ -88,6 +88,16 @@ def test_two_processes_are_taught_without_labels_what_one_process_is(views: Path
     assert_same(found, alone(views, "no-labels-alone", 0.5, nothing))
 
 
+@pytest.mark.parametrize(("negatives", "environment"), [("graph", {}), ("cached", SHARDED)], ids=["replicas", "shards"])
+def test_two_processes_draw_answers_together_as_one_does(views: Path, negatives: str, environment: dict[str, str]):
+    """Two questions of one context share a row, so that one process has fewer forwards and an idle one."""
+    changes = ["questions_per_document=2", f"negatives={negatives}", "consistency=0.8"]
+    found = together(views, f"consistent-{negatives}", *changes, **environment)
+    objective = FOCUSED._replace(consistency=0.8)
+    alike = {"questions_per_document": 2, "negatives": negatives}
+    assert_same(found, alone(views, f"consistent-alone-{negatives}", objective=objective, **alike))
+
+
 def test_two_shards_train_what_one_process_does(views: Path):
     found = together(views, "shards", "negatives=cached", **SHARDED)
     assert_same(found, alone(views, "whole", negatives="cached"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.core import batching, focus, gradients, losses, model
+from pipeline.core.packs import Batch, Pack
 from tests.conftest import ROOT
 from tests.core import tiny
 from tests.core.test_focus import examples
@@ -74,11 +75,10 @@ def rows(num: int) -> tuple[list[batching.Row], list[batching.Row]]:
 def test_a_variant_that_changes_nothing_has_the_gradient_of_the_pipeline(network):
     full, masked = rows(4)
     packs = [
-        gradients.Pack(batching.collate([row], tiny.PAD), torch.tensor([place]))
-        for place, row in enumerate([*full, *masked])
+        Pack(batching.collate([row], tiny.PAD), torch.tensor([place])) for place, row in enumerate([*full, *masked])
     ]
     num_labels = [sum(len(row) - row.branches[0].prompt_end for row in found) for found in (full, masked)]
-    batch = gradients.Batch(packs, 4, *num_labels, None)
+    batch = Batch(packs, 4, *num_labels, None)
     objective = focus.Objective(1.0, 1.0, 0.1, 0.05, "last_prompt")
     gradients.accumulate(focus.Encoder(network, "last_prompt"), batch, objective, True, gradients.Alone())
     wanted = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}

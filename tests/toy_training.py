@@ -103,7 +103,9 @@ def train(
     if objective.taught:
         order = schedule.schedule([str(place) for place in range(8)], settings.steps, 4, settings.seed)
         taught = Taught(order, full, views / "teachings.parquet")
-    data = TrainingData(batches, full, masked if objective.reads_masked else None, taught)
+    data = TrainingData(
+        batches, full, masked if objective.reads_masked else None, taught, masked_first=objective.consistency > 0
+    )
     set_seed(settings.seed)
     adapted = model.add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
     team = Processes()
@@ -164,8 +166,9 @@ def main() -> None:
     given = dict(part.split("=") for part in rest)
     lora = LORA.model_copy(update={"dropout": float(given.pop("dropout", LORA.dropout))})
     num_kills = int(given.pop("kills", 0))
-    taught, labelled = float(given.pop("taught", 0.0)), given.pop("labelled", "1") == "1"
-    objective = (FOCUSED if labelled else focus.VANILLA._replace(full=0.0))._replace(taught=taught)
+    labelled = given.pop("labelled", "1") == "1"
+    weights_ = {name: float(given.pop(name, 0.0)) for name in ("taught", "consistency")}
+    objective = (FOCUSED if labelled else focus.VANILLA._replace(full=0.0))._replace(**weights_)
     changes = {key: value if key == "negatives" else int(value) for key, value in given.items()}
     settings = Train.model_validate(TRAIN.model_dump() | changes)
     if num_kills:

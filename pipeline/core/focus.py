@@ -1,10 +1,11 @@
 """The objective of focused learning (paper section 3), and what a forward gives towards it.
 
-    loss = full * CLM(x) + masked * CLM(x') + weight * InfoNCE(z(x), z(x')) + taught * KL(teacher, x of other questions)
+    loss = full * CLM(x) + masked * CLM(x') + weight * InfoNCE(z(x), z(x'))
+           + consistency * KL(answer over x', answer over x) + taught * KL(teacher, answer over x of other questions)
 
 Each CLM, and KL, is the mean over the label tokens of the whole batch. Vanilla fine-tuning is the same with the full
-view alone: masked = weight = 0 computes nothing of x'. The last part is ours, for questions whose answer need not be
-known: the teacher is the base, which read the best-scored chunks alone.
+view alone: masked = weight = consistency = 0 computes nothing of x'. The second line is ours: `consistency.py`, and a
+teacher for questions whose answer need not be known, the base, which read the best-scored chunks alone.
 """
 
 # B rows, L tokens, E examples of the rows, D hidden, N label tokens, V vocabulary
@@ -32,11 +33,12 @@ class Objective(NamedTuple):
     same_document: Literal["mask", "keep"] = "mask"
     """Whether two examples over one context are left out of the contrastive loss, or repel each other."""
     taught: float = 0.0
+    consistency: float = 0.0
 
     @property
     def reads_masked(self) -> bool:
         """Some part needs the masked view."""
-        return self.masked > 0 or self.contrastive > 0
+        return self.masked > 0 or self.contrastive > 0 or self.consistency > 0
 
 
 VANILLA = Objective(full=1.0, masked=0.0, contrastive=0.0, temperature=1.0, representation="last_prompt")
@@ -50,6 +52,8 @@ class Encoded(NamedTuple):
     teacher."""
     z_ED: Tensor
     """Representation of each example."""
+    logits_NV: Tensor | None = None
+    """At the label tokens, where they are asked for."""
 
 
 class Encoder(Module):
@@ -60,7 +64,7 @@ class Encoder(Module):
         self.network = network
         self._representation = representation
 
-    def forward(self, view: View, with_labels: bool = True) -> Encoded:
+    def forward(self, view: View, with_labels: bool = True, with_logits: bool = False) -> Encoded:
         """Without labels, where representations alone are asked for, the cross-entropies are 0."""
         device = view.input_ids_BL.device
         number_format = model.causal_lm(self.network).lm_head.weight.dtype
@@ -74,7 +78,8 @@ class Encoder(Module):
             logits_NV = model.logits_at_labels(self.network, hidden_BLD, view)
         examples_N, num_examples = view.label_examples_N, len(view.row_E)
         if view.taught_ids_NK is None or view.taught_log_probs_NK is None:
-            return Encoded(losses.causal_lm(logits_NV, view.labels_N, examples_N, num_examples), z_ED)
+            clm_E = losses.causal_lm(logits_NV, view.labels_N, examples_N, num_examples)
+            return Encoded(clm_E, z_ED, logits_NV if with_logits else None)
         divergence_E = losses.divergence(
             logits_NV, view.taught_ids_NK, view.taught_log_probs_NK, examples_N, num_examples
         )

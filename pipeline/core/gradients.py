@@ -21,46 +21,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.core import losses
-from pipeline.core.batching import View
+from pipeline.core import consistency, losses
 from pipeline.core.focus import Encoded, Encoder, Objective
-
-
-class Pack(NamedTuple):
-    """One forward."""
-
-    view: View
-    places_E: Tensor
-    """Place of each example among those of this process; + b where it is the example's masked view."""
-    idle: bool = False
-    """Computed to keep step with the other processes, counted by none."""
-
-
-class Batch(NamedTuple):
-    """What this process computes of a step."""
-
-    packs: Sequence[Pack]
-    num_own: int
-    """b."""
-    num_labels_full: int
-    """Label tokens of all full views of the step, over all processes; `num_labels_masked` likewise."""
-    num_labels_masked: int
-    same_document_BB: Tensor | None
-    """True for two examples over one context, never on the diagonal; None when there are none."""
-    taught: Sequence[Pack] = ()
-    """Views with a teacher's distribution, apart from the others; their places mean nothing."""
-    num_labels_taught: int = 0
-    """Of the step, over all processes."""
-
-
-def to(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`."""
-    packs, taught = (
-        [Pack(pack.view.to(device), pack.places_E.to(device), pack.idle) for pack in found]
-        for found in (batch.packs, batch.taught)
-    )
-    same = None if batch.same_document_BB is None else batch.same_document_BB.to(device)
-    return batch._replace(packs=packs, same_document_BB=same, taught=taught)
+from pipeline.core.packs import Batch, Pack
 
 
 class Processes(Protocol):
@@ -135,33 +98,34 @@ def _taught(encoder: Encoder, batch: Batch, objective: Objective, processes: Pro
 
 def _accumulate(encoder: Encoder, batch: Batch, objective: Objective, retained: bool, processes: Processes) -> Outcome:
     if objective.contrastive == 0:
+        answers = consistency.Answers(batch.num_own)
         numbers = range(len(batch.packs))
-        encoded = [_differentiate(encoder, batch, number, objective, None, processes) for number in numbers]
+        found = [_differentiate(encoder, batch, number, objective, None, answers, processes) for number in numbers]
         contrast = None
         if objective.reads_masked:  # weight 0 shows what the contrastive loss would have been
             with torch.no_grad():
                 contrast = _contrast(
-                    _placed(batch, torch.cat([found.z_ED for found in encoded])), batch, objective, processes
+                    _placed(batch, torch.cat([one.z_ED for one in found])), batch, objective, processes
                 )
-        return _outcome(batch, objective, torch.cat([found.clm_E for found in encoded]), contrast, processes)
+        return _outcome(batch, objective, found, contrast, processes)
     if retained:
         return _retained(encoder, batch, objective, processes)
     return _cached(encoder, batch, objective, processes)
 
 
 def _retained(encoder: Encoder, batch: Batch, objective: Objective, processes: Processes) -> Outcome:
-    encoded: list[Encoded] = []
-    for pack in batch.packs[:-1]:
-        with processes.apart(encoder):
-            encoded.append(encoder(pack.view))
-    encoded.append(encoder(batch.packs[-1].view))
-    z_2bD = _placed(batch, torch.cat([forward.z_ED for forward in encoded]))
-    contrast = _contrast(z_2bD, batch, objective, processes)
-    clm_E = torch.cat([forward.clm_E for forward in encoded])
-    weights_E = torch.cat([_weights(pack, batch, objective) for pack in batch.packs])
-    loss = (clm_E * weights_E.to(clm_E.dtype)).sum() + objective.contrastive * contrast.loss
+    answers = consistency.Answers(batch.num_own)
+    found: list[_Forward] = []
+    for number, pack in enumerate(batch.packs):
+        last = number + 1 == len(batch.packs)
+        with nullcontext() if last else processes.apart(encoder):
+            found.append(_forward(encoder, pack, objective, answers))
+    contrast = _contrast(_placed(batch, torch.cat([one.z_ED for one in found])), batch, objective, processes)
+    loss = objective.contrastive * contrast.loss
+    for one, pack in zip(found, batch.packs, strict=True):
+        loss = loss + _share(one, pack, batch, objective)
     _backward(loss * processes.num)
-    return _outcome(batch, objective, clm_E.detach(), contrast, processes)
+    return _outcome(batch, objective, found, contrast, processes)
 
 
 def _cached(encoder: Encoder, batch: Batch, objective: Objective, processes: Processes) -> Outcome:
@@ -176,29 +140,60 @@ def _cached(encoder: Encoder, batch: Batch, objective: Objective, processes: Pro
     contrast = _contrast(z_2bD, batch, objective, processes)
     (dz_2bD,) = torch.autograd.grad(objective.contrastive * contrast.loss, z_2bD)
     after = _random_state(device)
-    clm: list[Tensor] = []
+    answers = consistency.Answers(batch.num_own)
+    forwards: list[_Forward] = []
     for number, state in enumerate(states):
         _set_random_state(device, state)
-        clm.append(_differentiate(encoder, batch, number, objective, dz_2bD, processes).clm_E)
+        forwards.append(_differentiate(encoder, batch, number, objective, dz_2bD, answers, processes))
     _set_random_state(device, after)
-    return _outcome(batch, objective, torch.cat(clm), contrast, processes)
+    return _outcome(batch, objective, forwards, contrast, processes)
+
+
+class _Forward(NamedTuple):
+    """What the losses of a pack are made of."""
+
+    clm_E: Tensor
+    z_ED: Tensor
+    divergence_E: Tensor
+    """Of the answer over the full view from that over the masked view, in nats; 0 for masked views."""
+
+
+def _forward(encoder: Encoder, pack: Pack, objective: Objective, answers: consistency.Answers) -> _Forward:
+    encoded: Encoded = encoder(pack.view, with_logits=objective.consistency > 0)
+    if encoded.logits_NV is None:
+        return _Forward(encoded.clm_E, encoded.z_ED, torch.zeros_like(encoded.clm_E))
+    return _Forward(encoded.clm_E, encoded.z_ED, answers.divergence(pack, encoded.logits_NV))
+
+
+def _share(found: _Forward, pack: Pack, batch: Batch, objective: Objective) -> Tensor:
+    """What a pack adds to the loss, without the contrast."""
+    loss = (found.clm_E * _weights(pack, batch, objective).to(found.clm_E.dtype)).sum()
+    if objective.consistency:
+        loss = loss + objective.consistency * found.divergence_E.sum() / batch.num_labels_full * (not pack.idle)
+    return loss
 
 
 def _differentiate(
-    encoder: Encoder, batch: Batch, number: int, objective: Objective, dz_2bD: Tensor | None, processes: Processes
-) -> Encoded:
+    encoder: Encoder,
+    batch: Batch,
+    number: int,
+    objective: Objective,
+    dz_2bD: Tensor | None,
+    answers: consistency.Answers,
+    processes: Processes,
+) -> _Forward:
     """Forward and backward of one pack; what it found, detached. The last pack sends the gradients of all."""
     pack = batch.packs[number]
     last = number + 1 == len(batch.packs)
     with nullcontext() if last else processes.apart(encoder):
-        encoded: Encoded = encoder(pack.view)
-        loss = (encoded.clm_E * _weights(pack, batch, objective).to(encoded.clm_E.dtype)).sum()
+        found = _forward(encoder, pack, objective, answers)
+        loss = _share(found, pack, batch, objective)
         if dz_2bD is not None:
             # At least fp32, as the loss itself: in bf16 the product would lose what the contrast teaches.
-            z_ED = encoded.z_ED.to(torch.promote_types(encoded.z_ED.dtype, torch.float32))
+            z_ED = found.z_ED.to(torch.promote_types(found.z_ED.dtype, torch.float32))
             loss = loss + (z_ED * dz_2bD[pack.places_E]).sum() * (not pack.idle)
         _backward(loss * processes.num)
-    return Encoded(encoded.clm_E.detach(), encoded.z_ED.detach())
+    return _Forward(*(part.detach() for part in found))
 
 
 def _backward(loss: Tensor) -> None:
@@ -235,14 +230,23 @@ def _contrast(z_2bD: Tensor, batch: Batch, objective: Objective, processes: Proc
 
 
 def _outcome(
-    batch: Batch, objective: Objective, clm_E: Tensor, contrast: losses.Contrast | None, processes: Processes
+    batch: Batch,
+    objective: Objective,
+    found: Sequence[_Forward],
+    contrast: losses.Contrast | None,
+    processes: Processes,
 ) -> Outcome:
-    clm = [processes.gather(part_b) for part_b in _placed(batch, clm_E).reshape(-1, batch.num_own)]
+    clm_2b = _placed(batch, torch.cat([one.clm_E.detach() for one in found]))
+    clm = [processes.gather(part_b) for part_b in clm_2b.reshape(-1, batch.num_own)]
     logged = {"clm_full": clm[0].sum() / batch.num_labels_full}
     loss = objective.full * logged["clm_full"]
     if len(clm) > 1:
         logged["clm_masked"] = clm[1].sum() / batch.num_labels_masked
         loss = loss + objective.masked * logged["clm_masked"]
+    if objective.consistency:
+        divergence_b = _placed(batch, torch.cat([one.divergence_E.detach() for one in found]))[: batch.num_own]
+        logged["consistency"] = processes.gather(divergence_b).sum() / batch.num_labels_full
+        loss = loss + objective.consistency * logged["consistency"]
     if contrast is not None:
         loss = loss + objective.contrastive * contrast.loss.detach()
         logged |= {

@@ -36,6 +36,15 @@ def divergence(
     return token_N.new_zeros(num_examples).index_add(0, examples_N, token_N)
 
 
+def divergence_of_logits(logits_NV: Tensor, fixed_NV: Tensor, examples_N: Tensor, num_examples: int) -> Tensor:
+    """Kullback-Leibler divergence from softmax(fixed) to softmax(logits), shape (E,), summed over each example's label
+    tokens. In nats, at least in fp32."""
+    number_format = torch.promote_types(logits_NV.dtype, torch.float32)
+    log_q_NV, log_p_NV = (functional.log_softmax(found.to(number_format), dim=-1) for found in (logits_NV, fixed_NV))
+    token_N = functional.kl_div(log_q_NV, log_p_NV, log_target=True, reduction="none").sum(dim=1)
+    return token_N.new_zeros(num_examples).index_add(0, examples_N, token_N)
+
+
 class Contrast(NamedTuple):
     """The contrastive loss and what is watched beside it; all scalars."""
 

@@ -12,6 +12,7 @@ CURVES = {
     "clm_full": ("Language-model loss, full view", "nats per answer token"),
     "clm_masked": ("Language-model loss, masked view", "nats per answer token"),
     "divergence": ("Divergence from the teacher", "nats per answer token"),
+    "consistency": ("Divergence of the full view's answer from the masked view's", "nats per answer token"),
     "info_nce": ("Contrastive loss (InfoNCE)", "nats"),
     "in_batch_accuracy": ("Own masked view is the nearest", "share of the batch"),
     "alignment": ("Similarity of the two views", "cosine"),

@@ -54,6 +54,7 @@ def _focused(settings: TrainFocusedStage) -> focus.Objective:
     return focus.Objective(
         full=settings.views.full,
         masked=settings.views.masked,
+        consistency=settings.views.consistency,
         contrastive=contrastive.weight,
         temperature=contrastive.temperature,
         representation=contrastive.representation,
@@ -103,7 +104,7 @@ def train_adapter(
         order = schedule.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
         taught = Taught(order, FULL, said)
     shuffle_seed = train.seed if train.document_order == "shuffled" else None
-    data = TrainingData(batches, FULL, masked, taught, shuffle_seed)
+    data = TrainingData(batches, FULL, masked, taught, shuffle_seed, masked_first=objective.consistency > 0)
     set_seed(train.seed)
     adapted = model.add_adapter(
         weights.load_base(settings.model, card, "cpu" if team.sharded else None),

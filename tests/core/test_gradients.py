@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.core import batching, focus, gradients, masking, model
+from pipeline.core.packs import Batch, Pack
 from tests.core import tiny
 from tests.core.test_focus import FOCUSED, examples
 
@@ -35,7 +36,7 @@ def rows(mode="token", num=4, seed=0):
 def batch(packed, num_own, same=None, labels=None):
     """From lists of (row, places of its examples), one list for each forward."""
     packs = [
-        gradients.Pack(
+        Pack(
             batching.collate([row for row, _ in pack], tiny.PAD),
             torch.tensor([place for _, places in pack for place in places]),
         )
@@ -45,12 +46,19 @@ def batch(packed, num_own, same=None, labels=None):
     for row, places in itertools.chain(*packed):
         for branch, place in zip(row.branches, places, strict=True):
             counts[place >= num_own] += branch.end - branch.prompt_end
-    return gradients.Batch(packs, num_own, *(labels or counts), same)
+    return Batch(packs, num_own, *(labels or counts), same)
 
 
 def apart(rows):
     """Each row a forward of its own."""
     return [[(row, [place])] for place, row in enumerate(rows)]
+
+
+def masked_first(rows):
+    """The masked views in a forward of their own, before those of the full views."""
+    half = len(rows) // 2
+    places = list(enumerate(rows))
+    return [[(row, [place]) for place, row in found] for found in (places[half:], places[:1], places[1:half])]
 
 
 def together(rows):
@@ -75,7 +83,7 @@ def assert_same(one, other, rtol=1e-9, atol=1e-12):
 def reference(network, rows, objective):
     """Every view by itself through the whole language model, all logits, the losses as the paper writes them."""
     network.zero_grad()
-    nats, counts, z = ([[], []] for _ in range(3))
+    nats, counts, z, says = ([[], []] for _ in range(4))
     half = len(rows) // 2
     for place, row in enumerate(rows):
         ids = torch.from_numpy(row.input_ids.astype(np.int64))[None]
@@ -88,6 +96,7 @@ def reference(network, rows, objective):
         end, side = row.branches[0].prompt_end, int(place >= half)
         nats[side].append(functional.cross_entropy(found.logits[0, end - 1 : -1], ids[0, end:], reduction="sum"))
         counts[side].append(len(row) - end)
+        says[side].append(torch.distributions.Categorical(logits=found.logits[0, end - 1 : -1]))
         z[side].append(functional.normalize(found.hidden_states[-1][0, end - 1], dim=0))
     loss = objective.full * sum(nats[0]) / sum(counts[0]) + objective.masked * sum(nats[1]) / sum(counts[1])
     contrast = 0.0
@@ -95,7 +104,11 @@ def reference(network, rows, objective):
         for one, other in ((z[0], z[1]), (z[1], z[0])):
             similar = torch.stack([one[i] @ other[j] / objective.temperature for j in range(half)])
             contrast = contrast - torch.log_softmax(similar, dim=0)[i] / (2 * half)
-    (loss + objective.contrastive * contrast).backward()
+    divergence = 0.0
+    for full, masked in zip(*says, strict=True):
+        fixed = torch.distributions.Categorical(logits=masked.logits.detach())
+        divergence = divergence + torch.distributions.kl_divergence(fixed, full).sum() / sum(counts[0])
+    (loss + objective.contrastive * contrast + objective.consistency * divergence).backward()
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
@@ -109,6 +122,32 @@ def test_the_gradient_is_that_of_the_loss_as_it_is_written(mode, split, retained
     expected = reference(network, made, objective)
     for name, grad in expected.items():
         torch.testing.assert_close(found[name], grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("contrastive", "retained"), [(0.4, True), (0.4, False), (0.0, True)])
+@pytest.mark.parametrize("mode", ["token", "skip"])
+def test_the_answer_over_the_full_view_is_drawn_to_that_over_the_masked_one(mode, contrastive, retained):
+    """The masked view itself gets no gradient of it: it would else learn to be as distracted."""
+    network, made = encoder(), rows(mode)
+    objective = FOCUSED._replace(full=0.7, masked=1.3, contrastive=contrastive, consistency=0.6)
+    outcome, found = run(network, batch(masked_first(made), 4), objective, retained)
+    for name, grad in reference(network, made, objective).items():
+        torch.testing.assert_close(found[name], grad, rtol=1e-8, atol=1e-11)
+    logged = outcome.logged
+    parts = 0.7 * logged["clm_full"] + 1.3 * logged["clm_masked"] + 0.6 * logged["consistency"]
+    torch.testing.assert_close(logged["loss"], parts + contrastive * logged["info_nce"])
+    assert logged["consistency"] > 0.01
+
+
+def test_questions_of_one_row_are_drawn_each_to_its_own_masked_view():
+    network = encoder()
+    single, one_row = shared()
+    masked = [[(row, [3 + place]) for place, row in enumerate(single)]]  # of the same labels, as masked views have
+    objective = FOCUSED._replace(consistency=1.0)
+    separate = run(network, batch([*masked, *apart(single)], 3), objective)
+    one = run(network, batch([*masked, [(one_row, [0, 1, 2])]], 3), objective)
+    assert_same(separate, one, rtol=1e-6, atol=1e-6)
+    assert one[0].logged["consistency"] == pytest.approx(0.0, abs=1e-9)  # equal views say the same
 
 
 def test_four_forwards_of_one_are_one_forward_of_four():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.core import batching, focus, gradients
+from pipeline.core import batching, focus
+from pipeline.core.packs import Batch, Pack
 from tests.core import tiny
 from tests.core.test_focus import FOCUSED
 from tests.core.test_gradients import assert_same, batch, encoder, rows, run, together
@@ -19,7 +20,7 @@ def taught_pack(made, seed=3, num_top=4):
     teacher = torch.randn(len(view.labels_N), 48, generator=generator, dtype=torch.float64).log_softmax(dim=1)
     top = teacher.topk(num_top, dim=1)
     view = view._replace(taught_ids_NK=top.indices, taught_log_probs_NK=top.values)
-    return gradients.Pack(view, torch.arange(len(made)))
+    return Pack(view, torch.arange(len(made)))
 
 
 def split(pack, made):
@@ -31,7 +32,7 @@ def split(pack, made):
             taught_ids_NK=pack.view.taught_ids_NK[first : first + num],
             taught_log_probs_NK=pack.view.taught_log_probs_NK[first : first + num],
         )
-        found.append(gradients.Pack(view, torch.arange(1)))
+        found.append(Pack(view, torch.arange(1)))
         first += num
     return found
 
@@ -94,7 +95,7 @@ def test_without_labels_the_gradient_is_that_of_the_divergence_alone():
     pack = taught_pack(students)
     num_labels = len(pack.view.labels_N)
     objective = focus.VANILLA._replace(full=0.0, taught=TAUGHT)
-    nothing = gradients.Batch([], 0, 0, 0, None, [pack], num_labels)
+    nothing = Batch([], 0, 0, 0, None, [pack], num_labels)
     weightless = batch(together(rows()[:4]), 4)._replace(taught=[pack], num_labels_taught=num_labels)
     outcome, found = run(network, nothing, objective)
     _, expected = run(network, weightless, objective)
