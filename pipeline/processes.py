@@ -140,7 +140,9 @@ class Processes:
         return bool(self.gather(torch.tensor([flag], dtype=torch.int32, device=self.device)).any())
 
     def close(self) -> None:
+        """Part, none before the others: a process whose peers are gone may be aborted."""
         if distributed.is_initialized():
+            distributed.barrier()
             distributed.destroy_process_group()
 
 

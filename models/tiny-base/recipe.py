@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline import files, weights  # noqa: E402
 from pipeline.core import answers, prompts, tasks  # noqa: E402
-from pipeline.core.benchmarks import bios  # noqa: E402
+from pipeline.core.benchmarks import bios, bios_people  # noqa: E402
 
 # B sequences, L tokens, D hidden, P positions that bear a loss, V vocabulary
 
@@ -68,16 +68,16 @@ class Batch(NamedTuple):
     text_P: torch.Tensor
 
 
-def all_people() -> bios.People:
-    return bios.People(SEED, "pretraining", bios.MAX_SIDE)
+def all_people() -> bios_people.People:
+    return bios_people.People(SEED, "pretraining", bios_people.MAX_SIDE)
 
 
-def segments(biography: bios.Biography) -> Iterator[str]:
+def segments(biography: bios_people.Biography) -> Iterator[str]:
     """Every text about one person, as the pipeline cuts it."""
     document = biography.document
     yield prompts.chunk_segment(document.title, document.text, opens_document=True, closes_document=True)
     for fact in biography.facts:
-        yield prompts.question_segment(*bios.ask(document.title, fact))
+        yield prompts.question_segment(*bios_people.ask(document.title, fact))
         yield prompts.answer_segment(fact.value)
 
 
@@ -210,7 +210,8 @@ class BiographyBatches:
         person = random.randrange(len(self._people))
         context = [person, *self._people.distractors(person, num_documents - 1, NAME_SHARING_RATE, random)]
         lives = [
-            bios.biography("", self._people.names[other], random) for other in random.sample(context, num_documents)
+            bios_people.biography("", self._people.names[other], random)
+            for other in random.sample(context, num_documents)
         ]
         ids = [BOS, *self._encode(INSTRUCTION)]
         for life in lives:
@@ -218,7 +219,7 @@ class BiographyBatches:
         is_answer = [False] * len(ids)
         facts = [(life.document.title, fact) for life in lives for fact in life.facts]
         for name, fact in random.sample(facts, min(len(facts), MAX_QUESTIONS)):
-            question_ids = self._encode(prompts.question_segment(*bios.ask(name, fact)))
+            question_ids = self._encode(prompts.question_segment(*bios_people.ask(name, fact)))
             answer_ids = [*self._encode(prompts.answer_segment(fact.value)), EOS]
             ids += question_ids + answer_ids
             is_answer += [False] * len(question_ids) + [True] * len(answer_ids)

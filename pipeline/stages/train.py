@@ -22,6 +22,7 @@ from pipeline import (
 )
 from pipeline.core import focus, methods, model, schedule
 from pipeline.errors import ConfigError, run
+from pipeline.sections import Train
 from pipeline.settings import TrainDistillStage, TrainFocusedStage, TrainVanillaStage
 from pipeline.taught import SPLITS, Taught
 from pipeline.training_data import TrainingData, context_keys
@@ -79,32 +80,9 @@ def train_adapter(
     card = weights.read_card()
     processes.launch("pipeline.stages.train", [method])
     team = processes.Processes()
-    for name, size in (("train.batch_examples", train.batch_examples), ("distill.batch_questions", batch_questions)):
-        if size % team.num:
-            raise ConfigError(
-                f"{name} is {size}, which {team.num} processes cannot share evenly; set it to a multiple of "
-                f"{team.num}, or start another number of processes"
-            )
-    if objective.full or objective.reads_masked:
-        batches = schedule.schedule(
-            context_keys(FULL), train.steps, train.batch_examples, train.seed, train.questions_per_document
-        )
-    else:
-        batches = [[] for _ in range(train.steps)]  # no label is used
-    masked, said = MASKED if objective.reads_masked else None, TEACHINGS if objective.taught else None
-    taught = None
-    if said is not None:
-        keys = context_keys(FULL, SPLITS)
-        if batch_questions > len(keys):
-            raise ConfigError(
-                f"distill.batch_questions is {batch_questions}, but splits {' and '.join(SPLITS)} have only "
-                f"{len(keys)} questions; allowed is 1 to {len(keys)}"
-            )
-        # Every question counts as a context of its own: taught ones are not compared with each other.
-        order = schedule.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
-        taught = Taught(order, FULL, said)
-    shuffle_seed = train.seed if train.document_order == "shuffled" else None
-    data = TrainingData(batches, FULL, masked, taught, shuffle_seed, masked_first=objective.consistency > 0)
+    _require_even_shares(team.num, train.batch_examples, batch_questions)
+    sources = [FULL, *([MASKED] if objective.reads_masked else []), *([TEACHINGS] if objective.taught else [])]
+    data = _data(train, objective, batch_questions)
     set_seed(train.seed)
     adapted = model.add_adapter(
         weights.load_base(settings.model, card, "cpu" if team.sharded else None),
@@ -115,21 +93,9 @@ def train_adapter(
         # Rows that several questions share need a mask of their own, which flex attention alone never holds whole.
         model.causal_lm(adapted).set_attn_implementation("flex_attention")
     num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    retained = False
-    if team.sharded:
-        negatives.refuse_graph_in_shards(train)
-    elif objective.contrastive > 0:
-        retained = negatives.retained(
-            train,
-            model.causal_lm(adapted).config.to_dict(),
-            settings.model.dtype,
-            [data.forwards(step, train.batch_tokens, team.num) for step in range(train.steps)],
-            num_trainable,
-            str(team.device),
-            team.num,
-        )
+    retained = _retained(adapted, data, objective, settings, num_trainable, team)
     flat: dict[str, Any] = settings.model_dump()
-    identity = checkpoints.identity(flat, [FULL, *filter(None, (masked, said)), weights.BASE / weights.CARD])
+    identity = checkpoints.identity(flat, [*sources, weights.BASE / weights.CARD])
     kept = checkpoints.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
     run_name = f"{method}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
     watchers = trackers.Watchers(tracked if team.first else [], run_name, identity)
@@ -158,10 +124,67 @@ def train_adapter(
         kept.close()
         beside = f" and {batch_questions} taught questions" if batch_questions else ""
         print(
-            f"train@{method}: {train.steps:,} steps of {len(batches[0])} examples{beside}, {data.num_examples:,} "
+            f"train@{method}: {train.steps:,} steps of {len(data.batches[0])} examples{beside}, {data.num_examples:,} "
             f"distinct; {num_trainable:,} trainable parameters, last loss {fitted.points[-1].values['loss']:.4f}"
         )
     team.close()
+
+
+def _data(train: Train, objective: focus.Objective, batch_questions: int) -> TrainingData:
+    """The examples of every step, and the taught questions."""
+    batches: list[list[int]] = [[] for _ in range(train.steps)]  # stays where no label is used
+    if objective.full or objective.reads_masked:
+        batches = schedule.schedule(
+            context_keys(FULL), train.steps, train.batch_examples, train.seed, train.questions_per_document
+        )
+    taught = None
+    if objective.taught:
+        keys = context_keys(FULL, SPLITS)
+        if batch_questions > len(keys):
+            raise ConfigError(
+                f"distill.batch_questions is {batch_questions}, but splits {' and '.join(SPLITS)} have only "
+                f"{len(keys)} questions; allowed is 1 to {len(keys)}"
+            )
+        # Every question counts as a context of its own: taught ones are not compared with each other.
+        order = schedule.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
+        taught = Taught(order, FULL, TEACHINGS)
+    return TrainingData(
+        batches,
+        FULL,
+        MASKED if objective.reads_masked else None,
+        taught,
+        train.seed if train.document_order == "shuffled" else None,
+        masked_first=objective.consistency > 0,
+    )
+
+
+def _retained(
+    adapted: Any,
+    data: TrainingData,
+    objective: focus.Objective,
+    settings: TrainVanillaStage | TrainFocusedStage | TrainDistillStage,
+    num_trainable: int,
+    team: processes.Processes,
+) -> bool:
+    """Whether the forwards of a step are kept until its one backward."""
+    train = settings.train
+    if team.sharded:
+        negatives.refuse_graph_in_shards(train)
+        return False
+    if objective.contrastive == 0:
+        return False
+    forwards = [data.forwards(step, train.batch_tokens, team.num) for step in range(train.steps)]
+    base = model.causal_lm(adapted).config.to_dict()
+    return negatives.retained(train, base, settings.model.dtype, forwards, num_trainable, str(team.device), team.num)
+
+
+def _require_even_shares(num_processes: int, batch_examples: int, batch_questions: int) -> None:
+    for name, size in (("train.batch_examples", batch_examples), ("distill.batch_questions", batch_questions)):
+        if size % num_processes:
+            raise ConfigError(
+                f"{name} is {size}, which {num_processes} processes cannot share evenly; set it to a multiple of "
+                f"{num_processes}, or start another number of processes"
+            )
 
 
 def _require_negatives(batch_examples: int, questions_per_document: int, objective: focus.Objective) -> None:

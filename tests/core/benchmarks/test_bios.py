@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core import answers
-from pipeline.core.benchmarks import bios, bios_words
+from pipeline.core.benchmarks import bios, bios_people, bios_words
 from pipeline.errors import ConfigError
 
 DEFAULT = {
@@ -95,7 +95,11 @@ def test_no_context_holds_a_person_twice_and_no_split_a_person_of_another(defaul
 @given(st.integers(), st.integers())
 @settings(max_examples=8, deadline=None)
 def test_full_names_keep_their_share_whatever_the_seed(seed, other_seed):
-    names = [set(bios.People(s, share, bios.MAX_SIDE).names) for share in bios.SHARES for s in (seed, other_seed)]
+    names = [
+        set(bios_people.People(s, share, bios_people.MAX_SIDE).names)
+        for share in bios_people.SHARES
+        for s in (seed, other_seed)
+    ]
     for share, other in zip(names[::2], names[1::2], strict=True):
         assert share == other
     assert len(set.union(*names)) == sum(len(share) for share in names[::2])
@@ -103,7 +107,7 @@ def test_full_names_keep_their_share_whatever_the_seed(seed, other_seed):
 
 def test_a_person_tells_the_same_life_however_many_questions_are_asked():
     few, _ = generate(num_questions={"dev": 50})
-    people = bios.People(1, "dev", bios.MAX_SIDE)
+    people = bios_people.People(1, "dev", bios_people.MAX_SIDE)
     for document in few.values():
         assert people.biography(people.names.index(document.title)).document == document
 
