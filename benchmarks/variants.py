@@ -10,6 +10,7 @@ documents, the paired difference to `vanilla` and to `focused` of the same seeds
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -299,9 +300,17 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
     return network
 
 
+def identity(settings: Settings) -> str:
+    """Of data and settings; edits of this file are not in it: remove models/.variants after one."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    for path in (FULL, SCORES, TEACHINGS):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def answers(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> list[Any]:
     """The dev answers of a variant with the most documents; kept ones are read, others trained for."""
-    method = (KEPT / f"{name.replace(' ', '_')}-{seed}-{settings.train.steps}").as_posix()
+    method = (KEPT / f"{name.replace(' ', '_')}-{seed}-{identity(settings)}").as_posix()
     place = weights.MODELS / f"{method}.parquet"
     if not place.is_file():
         card = weights.read_card()
@@ -338,6 +347,8 @@ def measured(name: str, found: dict[str, dict[int, list[Any]]]) -> dict[str, Any
     }
     for other in ("vanilla", "focused"):
         if other != name and other in found and found[other].keys() >= of_seed.keys():
+            sources = [found[source][seed] for source in (name, other) for seed in of_seed]
+            assert len({tuple(row["example_id"] for row in rows) for rows in sources}) == 1, "not the same questions"
             mine, theirs = (
                 np.array([[row["exact_match"] for row in source[seed]] for seed in of_seed], dtype=np.float64)
                 for source in (of_seed, found[other])

@@ -23,6 +23,10 @@ from pipeline.bundles import DataFile
 from pipeline.errors import ConfigError, DataError, ResourceError
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(tarfile, "data_filter"), reason="this Python's tarfile has no safe filter; 3.11.4 has"
+)
+
 MIB = 1 << 20
 CONTENT = os.urandom(3 * MIB + 17)
 PAGE = b"<!DOCTYPE html>\n<html><body>Please log in</body></html>\n"

@@ -39,7 +39,7 @@ def _matched(inside: Values) -> str:
     if not matching:
         return ""
     chance = _percent(next(iter(matching.values()))["chance"])
-    name = "Full views that still find their own masked view with another example's question in both"
+    name = "Full views that are nearest to their own masked view when both have a foreign question"
     return _listed(
         f"{name} (by chance {chance})",
         {method: _percent(of["mean"]) for method, of in matching.items()},

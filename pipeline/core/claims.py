@@ -91,16 +91,19 @@ def caption(table: Table) -> str:
     """What the cells are."""
     assert table.measure is not None
     distracted = "Distracted: a wrong answer that stands in a distractor. " if _shows_distraction(table) else ""
-    slope = f"{FIRST_TO_LAST}: points from the gold document in the first place to the last. "
+    slope = f"{FIRST_TO_LAST}: points from the gold document in the first place to the last, of these seeds. "
     comparisons = _num(table.num_comparisons, "comparison")
     named = {row.name: row for row in table.rows}
     apart = dict.fromkeys((row.group, row.reference) for row in table.rows if row.reference in named)
-    others = "".join(f"In {group}: to the row {named[name].label} of that group. " for group, name in apart if name)
+    others = "".join(
+        f"In {group}: to the row {named[name].label} of {named[name].group}. " for group, name in apart if name
+    )
     return (
         f"{table.benchmark}: {wording.MEASURES[table.measure][1]} over {_documents(table)}, in percent, "
         f"{_num(table.num_questions, 'question')} under every seed. To vanilla: points more or less. "
         f"{others}{distracted}{slope if _shows_slope(table) else ''}"
-        "Intervals are over seeds and questions, of rows with one seed over questions alone; p is corrected (Holm) for "
+        "Differences are over the seeds that both rows have, so that they need not be those of the means. "
+        "Intervals are over seeds and questions, of means of one seed over questions alone; p is corrected (Holm) for "
         f"{comparisons}. Rows with equal settings are the same runs."
     )
 
