@@ -127,7 +127,7 @@ def batch(
         for pack in batching.packs(rows, batch_tokens)
     ]
     labels = [sum(branch.end - branch.prompt_end for row in side for branch in row.branches) for side in (full, masked)]
-    return packs.to(Batch(packs, num, labels[0], labels[1], None), torch.device(device))
+    return Batch(packs, num, labels[0], labels[1], None).to(torch.device(device))
 
 
 def accumulate(encoder: focus.Encoder, made: Batch, objective: focus.Objective, retained: bool = True) -> None:
