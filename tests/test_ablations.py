@@ -266,7 +266,7 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
     assert [row["name"] for row in table["rows"]] == ["base", "vanilla", "focused", "skip", "reads-less"]
     assert table["num_documents"] == 6 and table["num_questions"] == 8 and table["seconds"] > 0
     assert table["num_comparisons"] == 3  # skip is focused under another name
-    assert table["rows"][2]["to_vanilla"] == table["rows"][3]["to_vanilla"]
+    assert table["rows"][2]["to_reference"] == table["rows"][3]["to_reference"]
     assert (project.root / "reports/ablations.md").read_text() in out
 
     # The workspace saw the user's two steps, and the user's own files saw nothing.

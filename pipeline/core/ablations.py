@@ -34,7 +34,7 @@ class Change(_Record):
     high: float
 
 
-class ToVanilla(Change):
+class ToReference(Change):
     """Of the score, tested, and what changes with it."""
 
     p_value: float
@@ -66,7 +66,7 @@ class Row(_Record):
     slope: Mean | None
     """Change of the score from the gold document in the first place to the last, along the least-squares line; the
     interval is over questions. None: the places are unknown, or all one."""
-    to_vanilla: ToVanilla | None
+    to_reference: ToReference | None
 
 
 class Table(_Record):
@@ -80,9 +80,16 @@ class Table(_Record):
     measure: tasks.Measure | None = None
     correction: Literal["holm"] = "holm"
     num_comparisons: int = 0
+    reference: str = ""
+    """Name of the row that the others are compared with, where they name none themselves."""
     seconds: float = 0.0
     """Of all runs behind the table, together."""
     rows: list[Row]
+
+    def label_of(self, name: str | None) -> str:
+        """Of the row with this name; None: of the table's reference."""
+        name = name or self.reference
+        return next((row.label for row in self.rows if row.name == name), name)
 
 
 def parse(value: Any) -> Table:

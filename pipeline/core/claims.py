@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pipeline.core import wording
-from pipeline.core.ablations import Change, Mean, Row, Table, ToVanilla
+from pipeline.core.ablations import Change, Mean, Row, Table, ToReference
 from pipeline.core.methods import DISTILL, FOCUSED
 from pipeline.core.statistics import Interval
 from pipeline.core.wording import NO_BREAK, points
@@ -26,7 +26,7 @@ def chosen(table: Table) -> list[Row]:
 
 
 def claim(row: Row, table: Table) -> str:
-    """What a row's numbers say against vanilla; a difference is named as one only when it stands after correction."""
+    """What a row's numbers say against its reference; a difference is one only when it stands after correction."""
     assert table.measure is not None
     measure = wording.MEASURES[table.measure][1]
     reached = f"{wording.percent(row.pooled.mean)}{_PERCENT}"
@@ -36,45 +36,47 @@ def claim(row: Row, table: Table) -> str:
         says = f"{name} answers {reached} of the questions {over}"
     else:
         says = f"{name} reaches {reached} {measure} {over}"
-    if row.to_vanilla is None:
+    if row.to_reference is None:
         return f"{says} (95{_PERCENT} interval {_from_to(row.pooled)}); it is compared with nothing."
-    return f"{says}{_difference(row.to_vanilla, table)}{_distraction(row.to_vanilla, table)}"
+    name = table.label_of(row.reference)
+    return f"{says}{_difference(row.to_reference, name, table)}{_distraction(row.to_reference, name, table)}"
 
 
-def _difference(found: ToVanilla, table: Table) -> str:
+def _difference(found: ToReference, name: str, table: Table) -> str:
     p = wording.p_value(found.p_corrected).replace(" ", NO_BREAK)
     counted = f"{_num(found.num_seeds, 'seed')} x {_num(found.num_questions, 'question')}"
     basis = f"({_interval(found)}, corrected {p}, {counted})"
     if found.p_corrected < SIGNIFICANCE:
         size = f"{abs(100 * found.difference):.1f}"
-        return f", {size} points {'more' if found.difference > 0 else 'less'} than vanilla {basis}."
+        return f", {size} points {'more' if found.difference > 0 else 'less'} than {name} {basis}."
     if found.p_value < SIGNIFICANCE:
-        why = f"corrected for {_num(table.num_comparisons, 'comparison')}, its difference to vanilla does not stand"
+        why = f"corrected for {_num(table.num_comparisons, 'comparison')}, its difference to {name} does not stand"
     else:
-        why = "these runs do not tell it from vanilla"
+        why = f"these runs do not tell it from {name}"
     return f"; {why}: {points(found.difference)} points {basis}."
 
 
-def _distraction(found: ToVanilla, table: Table) -> str:
+def _distraction(found: ToReference, name: str, table: Table) -> str:
     if not _shows_distraction(table):
         return ""
     change = found.distraction_rate
-    return f" Answers from distractors: {points(change.difference)} points to vanilla ({_interval(change)})."
+    return f" Answers from distractors: {points(change.difference)} points to {name} ({_interval(change)})."
 
 
 def headings(table: Table) -> list[str]:
     """Of the cells."""
     assert table.measure is not None
     heading = wording.MEASURES[table.measure][0]
-    shown = [heading, "95 % interval", "To vanilla", "95 % interval", "p", "p, corrected"]
-    beside = ["Distracted", "To vanilla, 95 % interval"] if _shows_distraction(table) else []
+    to = f"To {table.label_of(None)}"
+    shown = [heading, "95 % interval", to, "95 % interval", "p", "p, corrected"]
+    beside = ["Distracted", f"{to}, 95 % interval"] if _shows_distraction(table) else []
     return [*shown, *beside, *([FIRST_TO_LAST] if _shows_slope(table) else []), "Seeds"]
 
 
 def cells(row: Row, table: Table) -> list[str]:
     """Shares in percent, differences in points."""
     shown = [wording.percent(row.pooled.mean), wording.interval(Interval(**row.pooled.model_dump()))]
-    if (found := row.to_vanilla) is None:
+    if (found := row.to_reference) is None:
         shown += [wording.NONE] * 4
     else:
         shown += [points(found.difference), f"[{points(found.low)}, {points(found.high)}]"]
@@ -100,7 +102,7 @@ def caption(table: Table) -> str:
     )
     return (
         f"{table.benchmark}: {wording.MEASURES[table.measure][1]} over {_documents(table)}, in percent, "
-        f"{_num(table.num_questions, 'question')} under every seed. To vanilla: points more or less. "
+        f"{_num(table.num_questions, 'question')} under every seed. To {table.label_of(None)}: points more or less. "
         f"{others}{distracted}{slope if _shows_slope(table) else ''}"
         "Differences are over the seeds that both rows have, so that they need not be those of the means. "
         "Intervals are over seeds and questions, of means of one seed over questions alone; p is corrected (Holm) for "
@@ -133,7 +135,7 @@ def markdown(table: Table) -> str:
     """The claims, the table and its caption; padded so that it also reads well in a terminal."""
     if not table.rows:
         return "No rows yet: `make ablations` fills this table.\n"
-    rows = [["Group", "Row", *headings(table)]]
+    rows = [["Group", "Row", *map(wording.markdown, headings(table))]]
     rows += [[wording.markdown(row.group), wording.markdown(row.label), *cells(row, table)] for row in table.rows]
     says = [line for about in chosen(table) for line in (wording.markdown(claim(about, table)), "")]
     return "\n".join([*says, *wording.grid(rows, num_left=2), "", wording.markdown(caption(table)), ""])

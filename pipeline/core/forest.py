@@ -1,4 +1,4 @@
-"""The forest plot: the ablation rows' differences to vanilla with their intervals, by group, beside a zero line."""
+"""The forest plot: the ablation rows' differences to their reference and intervals, by group, beside a zero line."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -27,7 +27,7 @@ class Effect(NamedTuple):
 
 
 def effects(table: Table) -> list[Effect]:
-    """Of all rows that are compared with vanilla, in the order of the table."""
+    """Of all rows that are compared with another, in the order of the table."""
     return [
         Effect(
             row.group,
@@ -39,7 +39,7 @@ def effects(table: Table) -> list[Effect]:
             found.p_corrected < SIGNIFICANCE,
         )
         for row in table.rows
-        if (found := row.to_vanilla) is not None
+        if (found := row.to_reference) is not None
     ]
 
 

@@ -216,5 +216,5 @@ def _ablation_figure(table: Table) -> Figure | None:
     effects = forest.effects(table)
     if not effects:
         return None
-    label = Label("ablations", "Difference to vanilla", "Points, with 95 % interval", "")
+    label = Label("ablations", f"Difference to {table.label_of(None)}", "Points, with 95 % interval", "")
     return _figure(label, forest.forest(label, effects))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core import seeds, statistics, tasks
-from pipeline.core.ablations import Change, Mean, Row, SeedMean, Table, ToVanilla
+from pipeline.core.ablations import Change, Mean, Row, SeedMean, Table, ToReference
 from pipeline.core.ranges import Range, ranges
 from pipeline.errors import ArtifactError
 
@@ -89,12 +89,12 @@ def tabulate(
         ArtifactError: two rows answered different examples.
     """
     if not rows:
-        return Table(rows=[], seconds=seconds)
+        return Table(rows=[], reference=reference, seconds=seconds)
     first = next(iter(rows[0].answers.values()))
     length, draws = _longest(first), _Draws(resamples, seed)
     examples = _examples(first, length)
     found = {row.name: _found(row, examples.ids) for row in rows}
-    compared: dict[tuple[str, ...], ToVanilla] = {}
+    compared: dict[tuple[str, ...], ToReference] = {}
     key_of: dict[str, tuple[str, ...]] = {}
     named = {row.name: row for row in rows}
     for row in rows:
@@ -114,6 +114,7 @@ def tabulate(
         num_questions=len(set(examples.question_ids)),
         measure=tasks.of(benchmark).measure,
         num_comparisons=len(compared),
+        reference=reference,
         seconds=seconds,
         rows=[_measured(row, found[row.name], compared.get(key_of.get(row.name, ())), examples, draws) for row in rows],
     )
@@ -154,7 +155,7 @@ def _found(row: Answered, ids: Sequence[str]) -> _Found:
     return _Found(scores_of, distracted_of)
 
 
-def _compare(row: _Found, against: _Found, examples: _Examples, draws: _Draws) -> ToVanilla:
+def _compare(row: _Found, against: _Found, examples: _Examples, draws: _Draws) -> ToReference:
     """The p-value is not corrected yet."""
     shared = [seed for seed in row.scores_of if seed in against.scores_of]
     paired = len(shared) >= MIN_PAIRED_SEEDS
@@ -165,7 +166,7 @@ def _compare(row: _Found, against: _Found, examples: _Examples, draws: _Draws) -
     )
     differences_E = _of(row.scores_of, chosen).mean(axis=0) - _of(against.scores_of, chosen).mean(axis=0)
     slope = _slope(differences_E, examples, draws)
-    return ToVanilla(
+    return ToReference(
         **score._asdict(),
         p_corrected=score.p_value,
         num_seeds=len(chosen or row.scores_of),
@@ -174,7 +175,9 @@ def _compare(row: _Found, against: _Found, examples: _Examples, draws: _Draws) -
     )
 
 
-def _measured(row: Answered, found: _Found, to_vanilla: ToVanilla | None, examples: _Examples, draws: _Draws) -> Row:
+def _measured(
+    row: Answered, found: _Found, to_reference: ToReference | None, examples: _Examples, draws: _Draws
+) -> Row:
     pooled, distraction_rate = (
         Mean(**seeds.pooled(_of(columns, []), examples.question_ids, **draws._asdict())._asdict())
         for columns in (found.scores_of, found.distracted_of)
@@ -193,7 +196,7 @@ def _measured(row: Answered, found: _Found, to_vanilla: ToVanilla | None, exampl
         pooled=pooled,
         distraction_rate=distraction_rate,
         slope=None if slope is None else Mean(**slope._asdict()),
-        to_vanilla=to_vanilla,
+        to_reference=to_reference,
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core import claims, wording
-from pipeline.core.ablations import Change, Mean, Row, SeedMean, Table, ToVanilla
+from pipeline.core.ablations import Change, Mean, Row, SeedMean, Table, ToReference
 
 TEXT = "<script>|`x`*\x1b[31m"
 
@@ -20,23 +20,24 @@ def row(
     group: str = "main",
     **more: str,
 ) -> Row:
-    to_vanilla = difference is not None and ToVanilla(
+    to_reference = difference is not None and ToReference(
         difference=difference, low=difference - 0.01, high=difference + 0.02, p_value=p_value,
         p_corrected=p_corrected, num_seeds=num_seeds, num_questions=512,
         distraction_rate=Change(difference=-0.03, low=-0.05, high=-0.01), slope=None,
     )  # fmt: skip
     around = Mean(mean=mean, low=mean - 0.05, high=mean + 0.05)
     return Row(
-        name="r", label=label, group=group, method=method, input=more.get("input", "full"), overrides={}, seeds=[1],
+        name=label, label=label, group=group, method=method, input=more.get("input", "full"), overrides={}, seeds=[1],
         per_seed=[SeedMean(seed=1, **around.model_dump())], pooled=around,
         distraction_rate=Mean(mean=0.2, low=0.1, high=0.3), slope=Mean(mean=0.66, low=0.5, high=0.8),
-        to_vanilla=to_vanilla or None,
+        reference=more.get("reference"), to_reference=to_reference or None,
     )  # fmt: skip
 
 
 def table(*rows: Row, **more: object) -> Table:
     values = {"benchmark": "bios", "num_documents": 12, "num_questions": 512, "measure": "exact_match"}
-    return Table(**{**values, "num_comparisons": 20, "seconds": 1.0, "rows": list(rows), **more})
+    values = {**values, "num_comparisons": 20, "reference": "vanilla", "seconds": 1.0}
+    return Table(**{**values, "rows": list(rows), **more})
 
 
 def said(one: Row, **more: object) -> str:
@@ -109,6 +110,19 @@ def test_the_markdown_table_has_one_line_per_row_and_as_many_cells():
     ]  # fmt: skip
     assert lines[-1].startswith("bios: exact match over 12 documents") and "for 20 comparisons" in lines[-1]
     assert "Distracted" not in claims.markdown(table(row(0.1), measure="qasper_f1"))
+
+
+def test_a_row_is_set_against_the_row_that_it_is_compared_with_by_its_label():
+    named = {"label": "longer", "method": "vanilla"}
+    own = table(row(**named), row(0.1, reference="longer"), row(0.2, p_corrected=0.2, method="distill"))
+    says = claims.section(own).claim.replace(wording.NO_BREAK, " ")
+    assert "10.0 points more than longer (" in says and "points to longer (" in says
+    assert "its difference to vanilla does not stand" in says
+    assert "To vanilla" in claims.headings(own)
+    other = table(row(**named), row(0.1), reference="longer")
+    assert "To longer" in claims.headings(other) and "To longer, 95 % interval" in claims.headings(other)
+    assert "To longer: points" in claims.caption(other) and "vanilla" not in claims.section(other).claim
+    assert r"\<script\>" in claims.markdown(table(row(0.1), reference=TEXT)).splitlines()[2]
 
 
 def test_groups_keep_the_order_of_the_file():

@@ -37,7 +37,7 @@ def test_the_longest_context_alone_is_measured():
     table = tabulation.tabulate([VANILLA], **FAST)
     (found,) = table.rows
     assert (table.benchmark, table.num_documents, table.num_questions, table.measure) == ("bios", 12, 20, "exact_match")
-    assert (table.num_comparisons, table.seconds, found.to_vanilla) == (0, 12.5, None)
+    assert (table.num_comparisons, table.seconds, found.to_reference) == (0, 12.5, None)
     assert found.pooled.mean == pytest.approx(0.5)
     assert [(one.seed, one.mean) for one in found.per_seed] == [(1, 0.5), (2, 0.5), (3, 0.5)]
     assert found.distraction_rate.mean == pytest.approx(20 / 60)  # seeds 1 and 3 err at odd questions
@@ -49,7 +49,7 @@ def test_a_difference_is_paired_by_seed_where_two_seeds_are_shared():
     more = {seed: [1 if index < 6 else hit for index, hit in enumerate(values)] for seed, values in lucky.items()}
     vanilla = row("vanilla", lucky, method="vanilla")
     focused = row("focused", {3: more[3], 2: more[2], 9: more[1]})
-    found = tabulation.tabulate([vanilla, focused], **FAST).rows[1].to_vanilla
+    found = tabulation.tabulate([vanilla, focused], **FAST).rows[1].to_reference
     assert found is not None and found.num_seeds == 2  # seed 9 has no partner, seed 1 neither
     expected = np.mean([np.mean(more[seed]) - np.mean(lucky[seed]) for seed in (2, 3)])
     assert found.difference == pytest.approx(expected)
@@ -58,7 +58,7 @@ def test_a_difference_is_paired_by_seed_where_two_seeds_are_shared():
 
 def test_one_seed_is_compared_with_all_seeds_of_vanilla():
     base = row("base", {1: [0] * 20}, method="base")
-    found = tabulation.tabulate([VANILLA, base], **FAST).rows[1].to_vanilla
+    found = tabulation.tabulate([VANILLA, base], **FAST).rows[1].to_reference
     assert found is not None and (found.difference, found.num_seeds) == (pytest.approx(-0.5), 1)
     assert found.high < 0
 
@@ -68,10 +68,11 @@ def test_a_row_is_compared_with_the_row_that_it_names():
     focused = row("focused", {seed: [1] * 15 + [0] * 5 for seed in (1, 2, 3)}, reference="plenty")
     lost = row("lost", {seed: [1] * 15 + [0] * 5 for seed in (1, 2, 3)}, reference="not done yet")
     table = tabulation.tabulate([VANILLA, plenty, focused, lost], **FAST)
-    assert table.rows[1].to_vanilla is None and table.rows[3].to_vanilla is None
-    found = table.rows[2].to_vanilla
+    assert table.rows[1].to_reference is None and table.rows[3].to_reference is None
+    found = table.rows[2].to_reference
     assert found is not None and found.difference == pytest.approx(-0.15)
     assert table.num_comparisons == 1 and table.rows[2].reference == "plenty"
+    assert (table.label_of("plenty"), table.label_of(None), table.label_of("gone")) == ("plenty", "vanilla", "gone")
 
 
 def test_rows_of_the_same_runs_are_one_comparison():
@@ -82,18 +83,18 @@ def test_rows_of_the_same_runs_are_one_comparison():
     again = tabulation.Answered(**{**again.__dict__, "answers": VANILLA.answers})
     table = tabulation.tabulate([VANILLA, *same, other, again], **FAST)
     assert table.num_comparisons == 2
-    assert table.rows[1].to_vanilla == table.rows[2].to_vanilla == table.rows[3].to_vanilla
-    assert table.rows[-1].to_vanilla is None  # vanilla under another name
+    assert table.rows[1].to_reference == table.rows[2].to_reference == table.rows[3].to_reference
+    assert table.rows[-1].to_reference is None  # vanilla under another name
     for found in table.rows[1:5]:
-        assert found.to_vanilla is not None
-        assert found.to_vanilla.p_value <= found.to_vanilla.p_corrected <= 2 * found.to_vanilla.p_value
+        assert found.to_reference is not None
+        assert found.to_reference.p_value <= found.to_reference.p_corrected <= 2 * found.to_reference.p_value
 
 
 def test_distraction_errors_are_compared_as_the_score_is():
     never = row("never", {seed: [1] * 20 for seed in (1, 2, 3)})
     once = row("once", {seed: [1, 0] + [1] * 18 for seed in (1, 2, 3)})  # at question 1, which is odd
     table = tabulation.tabulate([VANILLA, never, once], **FAST)
-    fewer = [found.to_vanilla.distraction_rate for found in table.rows[1:] if found.to_vanilla is not None]
+    fewer = [found.to_reference.distraction_rate for found in table.rows[1:] if found.to_reference is not None]
     assert [one.difference for one in fewer] == [pytest.approx(-20 / 60), pytest.approx(1 / 20 - 20 / 60)]
     assert fewer[0].low < fewer[0].difference < fewer[0].high
 
@@ -107,8 +108,8 @@ def test_the_slope_is_from_the_first_place_to_the_last():
     assert first.slope is not None and first.slope.mean == pytest.approx(expected)
     assert first.slope.low < expected < first.slope.high
     assert second.slope is not None and second.slope.mean == pytest.approx(0.0)
-    assert second.to_vanilla is not None and second.to_vanilla.slope is not None
-    assert second.to_vanilla.slope.difference == pytest.approx(-expected)
+    assert second.to_reference is not None and second.to_reference.slope is not None
+    assert second.to_reference.slope.difference == pytest.approx(-expected)
 
 
 @pytest.mark.parametrize("position", [-1, 3])
@@ -122,7 +123,7 @@ def test_places_that_are_unknown_or_one_have_no_slope(position):
 
 def test_without_the_reference_nothing_is_compared():
     table = tabulation.tabulate([row("focused", {1: [1, 0, 1]})], **FAST)
-    assert table.rows[0].to_vanilla is None and table.num_comparisons == 0
+    assert table.rows[0].to_reference is None and table.num_comparisons == 0
 
 
 def test_rows_that_answered_other_questions_are_named():
@@ -136,7 +137,8 @@ def test_the_record_is_read_back_and_a_broken_one_is_named():
     assert ablations.parse(record) == table
     assert ablations.parse({"rows": []}).rows == []
     assert set(record) == {
-        "benchmark", "num_documents", "num_questions", "measure", "correction", "num_comparisons", "seconds", "rows",
+        "benchmark", "num_documents", "num_questions", "measure", "correction", "num_comparisons", "reference",
+        "seconds", "rows",
     }  # fmt: skip
     del record["rows"][0]["pooled"]["low"]
     with pytest.raises(ArtifactError, match=r"rows.0.pooled.low: field required"):

@@ -286,7 +286,7 @@ def _write_ablations(root: Path, length: int, num_questions: int, hostile: str) 
             "name": label, "label": f"{label}{hostile}", "group": f"{group}{hostile}", "method": method,
             "input": "full", "overrides": {}, "seeds": [1, 2, 3], "per_seed": [], "pooled": around,
             "distraction_rate": around, "slope": around,
-            "to_vanilla": difference and {
+            "to_reference": difference and {
                 "difference": difference, "low": difference - 0.03, "high": difference + 0.03, "p_value": 0.002,
                 "p_corrected": 0.004, "num_seeds": 3, "num_questions": num_questions,
                 "distraction_rate": change, "slope": change,
@@ -299,7 +299,8 @@ def _write_ablations(root: Path, length: int, num_questions: int, hostile: str) 
     ]  # fmt: skip
     table = {
         "benchmark": f"bios{hostile}", "num_documents": length, "num_questions": num_questions,
-        "measure": "exact_match", "correction": "holm", "num_comparisons": 2, "seconds": 60.0, "rows": rows,
+        "measure": "exact_match", "correction": "holm", "num_comparisons": 2, "reference": "vanilla",
+        "seconds": 60.0, "rows": rows,
     }  # fmt: skip
     files.write_json(root / "reports/ablations.json", table)
 
