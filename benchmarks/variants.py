@@ -33,7 +33,8 @@ from pipeline.settings import Settings
 from pipeline.taught import SPLITS, Taught
 from pipeline.training_data import context_keys
 
-FULL, SCORES, TEACHINGS = Path("data/views/full.parquet"), Path("data/scores.parquet"), Path("data/teachings.parquet")
+EXAMPLES, FULL = Path("data/examples.parquet"), Path("data/views/full.parquet")
+SCORES, TEACHINGS = Path("data/scores.parquet"), Path("data/teachings.parquet")
 KEPT = Path(".variants")  # below models/
 MOST = 10  # chunks that a curriculum over top-k begins or ends with
 
@@ -224,13 +225,9 @@ def contrast(variant: Variant, full: Read, masked: Read, negative: Read | None, 
 
 def matching(full: Read, masked: Read) -> Tensor:
     """Nats per label token."""
-    found = [
-        functional.kl_div(
-            student.log_softmax(dim=-1), teacher.detach().log_softmax(dim=-1), log_target=True, reduction="sum"
-        )
-        for student, teacher in zip(full.logits, masked.logits, strict=True)
-    ]
-    return torch.stack(found).sum() / sum(map(len, full.logits))
+    logits_NV, fixed_NV = torch.cat(full.logits), torch.cat(masked.logits).detach()
+    alone_N = torch.zeros(len(logits_NV), dtype=torch.long)
+    return losses.divergence_of_logits(logits_NV, fixed_NV, alone_N, 1).sum() / len(logits_NV)
 
 
 def training_examples() -> list[Example]:
@@ -326,6 +323,8 @@ def answers(name: str, variant: Variant, seed: int, settings: Settings, examples
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = config.load(Settings)
+    if not any(row["split"] == "dev" for row in tables.scan(EXAMPLES, tables.EXAMPLES, ["split"])):
+        raise SystemExit("error: there are no dev questions to compare on; set data.dev_questions or data.dev_fraction")
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"steps": arguments.steps})})
     examples = training_examples()
     found: dict[str, dict[int, list[Any]]] = {}
@@ -343,7 +342,7 @@ def measured(name: str, found: dict[str, dict[int, list[Any]]]) -> dict[str, Any
         "seeds": list(of_seed),
         "exact_match": float(np.mean([row["exact_match"] for row in rows])),
         "distraction_rate": float(np.mean([row["error"] == "distraction" for row in rows])),
-        "questions": len(rows) // len(of_seed),
+        "questions": len({row["question_id"] for row in rows}),
     }
     for other in ("vanilla", "focused"):
         if other != name and other in found and found[other].keys() >= of_seed.keys():

@@ -58,6 +58,7 @@ def plan(grid: Grid, root: Path = Path()) -> list[Planned]:
         upstream = {method: _Upstream(repo, method) for method in methods if method in wanted}
     resolved: dict[str, Settings] = {}
     planned, problems = [], []
+    asked_of: dict[str, dict[str, Any]] = {}
     for row in grid.rows:
         where = f"{FILE}: row {row.name}"
         if row.method not in methods:
@@ -77,14 +78,43 @@ def plan(grid: Grid, root: Path = Path()) -> list[Planned]:
             problems.append(f"{where}: {message}")
             continue
         run_of, settings = {}, resolved[key]
+        asked_of[row.name] = _asked(settings)
+        if row.input == "longbench" and not settings.eval.longbench:
+            problems.append(
+                f"{where}: input is 'longbench', which needs eval.longbench: true (`overrides`, or `common`)"
+            )
         for seed in row.seeds:
             seeded = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})
             digest = upstream[row.method].digest(seeded)
             run_of[seed] = Run(digest, row.method, seed, {**overrides, **scaled, SEED: seed})
         planned.append(Planned(row, {**row.overrides, **scaled}, run_of))
+    problems += _other_questions(asked_of, grid.reference)
     if problems:
         raise ConfigError("\n".join(problems))
     return planned
+
+
+def _asked(settings: Settings) -> dict[str, Any]:
+    """The settings that make the questions and contexts of the evaluation, by their dotted keys."""
+    data = {
+        f"data.{key}": value
+        for key, value in settings.data.model_dump(mode="json").items()
+        if not key.startswith(("train_", "unlabelled_", "surface_"))
+    }
+    return {**data, "eval.split": settings.eval.split}
+
+
+def _other_questions(asked_of: Mapping[str, Mapping[str, Any]], reference: str) -> Iterator[str]:
+    """Rows that cannot stand in one table with the reference row."""
+    expected = asked_of.get(reference, {})
+    for name, asked in asked_of.items():
+        keys = [key for key in {**expected, **asked} if expected and asked.get(key) != expected.get(key)]
+        if keys:
+            differing = ", ".join(f"{key} is {asked.get(key)!r} and not {expected.get(key)!r}" for key in keys)
+            yield (
+                f"{FILE}: row {name}: {differing} as in row {reference}: the rows of one table answer the same "
+                "questions over the same contexts; set this in `common`, or in params.yaml"
+            )
 
 
 def distinct(planned: Sequence[Planned]) -> list[Run]:

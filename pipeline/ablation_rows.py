@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline import config
 from pipeline.bundles import Name, Positive, PositiveFloat, Section
+from pipeline.core.methods import DISTILL, FOCUSED
 from pipeline.errors import ConfigError
 
 FILE = config.CONF / "ablations.yaml"
@@ -77,7 +78,8 @@ def load(root: Path = Path()) -> Grid:
     try:
         grid = Grid.model_validate(found)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(item, found) for item in error.errors())) from None
+        lines = dict.fromkeys(_describe(item, found) for item in error.errors())  # one for each kind it might have been
+        raise ConfigError("\n".join(lines)) from None
     return grid
 
 
@@ -96,6 +98,14 @@ def choose(grid: Grid, only: Sequence[str]) -> list[Row]:
     return [row for row in grid.rows if not only or row.group in only or row.name in only]
 
 
+def claimed(grid: Grid) -> list[str]:
+    """Names of the rows that the claims are about: the first focused one that reads the full context, and the first of
+    distill. They are chosen by their place in the file and never by their figures."""
+    rows = [row for row in grid.rows if row.input == "full"]
+    firsts = (next((row.name for row in rows if row.method == method), None) for method in (FOCUSED, DISTILL))
+    return [name for name in firsts if name is not None]
+
+
 def _describe(item: Any, found: Mapping[str, Any]) -> str:
     """One pydantic error as one clause of the message."""
     path = list(item["loc"])
@@ -106,6 +116,12 @@ def _describe(item: Any, found: Mapping[str, Any]) -> str:
         row = found["rows"][path[1]]
         name = row.get("name") if isinstance(row, dict) else None
         where, known, path = f"{FILE}: row {name or path[1] + 1}", Row.model_fields, path[2:]
+    if path[:1] == ["overrides"] and len(path) > 1:
+        key, value = path[1], found["rows"][item["loc"][1]]["overrides"][path[1]]
+        hint = (
+            f"; for a key below it write `{key}.{next(iter(value), 'key')}: value`" if isinstance(value, dict) else ""
+        )
+        return f"{where}: overrides.{key} is {value!r}, allowed are a value and a list of values{hint}"
     key = ".".join(map(str, path))
     if item["type"] == "extra_forbidden":
         return f"{where}: {key} is not a key{config.nearest(str(path[-1]), known)}; allowed are {', '.join(known)}"

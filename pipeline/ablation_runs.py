@@ -6,6 +6,7 @@ repository of their own, which shares DVC's cache with this one and nothing else
 code, and what they write (params.yaml, dvc.lock, outputs, experiments) stays there.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -18,14 +19,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
-
-from pipeline import config, tables
+from pipeline import config, files, tables
 from pipeline.ablation_plan import Run
 from pipeline.errors import ArtifactError, ResourceError
 
 FOLDER = Path(".dvc/tmp/ablations")  # neither git nor DVC looks there
 WORKSPACE, LOG = FOLDER / "workspace", FOLDER / "log.txt"  # of the latest call, all its runs
+COPIED = FOLDER / "copied.json"  # names of the user's files in the workspace
 SECONDS_TO_STOP = 60  # a training that is told to stop saves its state first
 LINES_SHOWN = 12
 
@@ -39,18 +39,36 @@ class Failure(NamedTuple):
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Hold the grid's folder. Raises ResourceError when another process does."""
+def alone() -> Iterator[int]:
+    """Hold the grid's folder; the open file that does, for `execute`.
+
+    The run inherits the file and with it the lock, which is free once both have ended: a run whose `make ablations` was
+    killed would else write into the folder of the next one.
+
+    Raises:
+        ResourceError: another process holds it.
+    """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(FOLDER / "lock")
+    held = os.open(FOLDER / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ResourceError(f"{FOLDER}: another `make ablations` is running; wait for it, or stop it") from None
-    try:
-        yield
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            left = os.pread(held, 32, 0).decode() or "unknown"
+            raise ResourceError(
+                f"{FOLDER}: another `make ablations` is running, or a run that a killed one left (process {left}); "
+                "wait for it, or stop it"
+            ) from None
+        _note(held, os.getpid())
+        yield held
     finally:
-        lock.release()
+        os.close(held)
+
+
+def _note(held: int, process: int) -> None:
+    """Who is at work, for the message to a second caller."""
+    os.ftruncate(held, 0)
+    os.pwrite(held, f"{process}".encode(), 0)
 
 
 def snapshot(root: Path = Path()) -> Path:
@@ -63,15 +81,15 @@ def snapshot(root: Path = Path()) -> Path:
     inputs = [path.relative_to(root) for path in (root / "input").rglob("*") if path.is_file()]
     taken = {Path(name) for name in listed if name and (root / name).is_file()}
     wanted = taken | set(inputs)
-    workspace = root / WORKSPACE
-    known = workspace / ".git"
-    if known.is_dir():
-        before = _output(workspace, "git", "ls-files", "-z").split("\0")
-        gone = {Path(name) for name in before if name} | {
-            path.relative_to(workspace) for path in (workspace / "input").rglob("*") if path.is_file()
-        }
-        for path in gone - wanted:
-            (workspace / path).unlink(missing_ok=True)
+    workspace, copied = root / WORKSPACE, root / COPIED
+    try:
+        before = {Path(name) for name in json.loads(copied.read_text(encoding="utf-8"))}
+    except (FileNotFoundError, ValueError):
+        before = set()
+        shutil.rmtree(workspace, ignore_errors=True)  # nobody knows what in it was the user's
+    for path in before - wanted:
+        (workspace / path).unlink(missing_ok=True)
+    files.write_json(copied, sorted(path.as_posix() for path in wanted))  # before they are: a kill leaves none behind
     for path in wanted:
         target = workspace / path
         if not (target.is_file() and target.read_bytes() == (root / path).read_bytes()):
@@ -79,7 +97,7 @@ def snapshot(root: Path = Path()) -> Path:
             target.unlink(missing_ok=True)
             shutil.copy2(root / path, target)
     # A new repository each time: whatever a killed run left half-done in git or in DVC's own notes is gone with it.
-    shutil.rmtree(known, ignore_errors=True)
+    shutil.rmtree(workspace / ".git", ignore_errors=True)
     shutil.rmtree(workspace / ".dvc/tmp", ignore_errors=True)
     local = root / ".dvc/config.local"
     if local.is_file():
@@ -105,8 +123,12 @@ def snapshot(root: Path = Path()) -> Path:
     return workspace
 
 
-def execute(run: Run, workspace: Path) -> Failure | None:
-    """Run the experiment and keep its answers; on an interrupt the stages are stopped first, and save their state."""
+def execute(run: Run, workspace: Path, held: int) -> Failure | None:
+    """Run the experiment and keep its answers; on an interrupt the stages are stopped first, and save their state.
+
+    Args:
+        held: what `alone` gave.
+    """
     _output(workspace, "git", "checkout", "--quiet", "HEAD", "--", str(config.PARAMS))
     command = ["dvc", "exp", "run"]
     for key, value in run.overrides.items():
@@ -122,8 +144,10 @@ def execute(run: Run, workspace: Path) -> Failure | None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C reaches it through us alone, once
+            pass_fds=(held,),
         )
         try:
+            _note(held, process.pid)
             code = process.wait()
         except BaseException:
             _stop(process)
@@ -142,8 +166,9 @@ def execute(run: Run, workspace: Path) -> Failure | None:
 
 
 def seconds(run: Run) -> float | None:
-    """What a finished run took; None: it is not finished, or what was kept of it is not whole."""
+    """What a finished run took in its last attempt; None: it is not finished, or what was kept of it is not whole."""
     try:
+        tables.read(_place(run), tables.ABLATION_RUN)
         return float(tables.metadata(_place(run), tables.ABLATION_RUN)["seconds"])
     except (ArtifactError, KeyError, ValueError):
         return None

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import ablation_plan, ablation_rows, ablation_runs, files, tables
+from pipeline import ablation_plan, ablation_rows, ablation_runs, files, grid_record, tables
 from pipeline.ablation_plan import Planned, Run
 from pipeline.core import claims, tabulation
 from pipeline.errors import ConfigError, PipelineError, run
 
-TABLE, RECORD, ANSWERS = Path("reports/ablations.md"), Path("reports/ablations.json"), Path("reports/ablations.parquet")
+TABLE, ANSWERS = Path("reports/ablations.md"), Path("reports/ablations.parquet")
 
 
 def main() -> None:
@@ -30,11 +30,13 @@ def main() -> None:
         return
     # Where Ctrl-C was ignored when we started (a shell's background job), DVC and the stages would ignore it as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with ablation_runs.alone():
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else a terminal that is closed leaves the run at work
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    with ablation_runs.alone() as held:
         workspace = ablation_runs.snapshot()
         planned = ablation_plan.plan(grid, workspace)
-        failures = _execute([one for one in planned if one.row.name in chosen], workspace)
-        _report(planned, grid.reference)
+        failures = _execute([one for one in planned if one.row.name in chosen], workspace, held)
+        _report(planned, grid)
     if failures:
         failed = "; ".join(str(failure.run) for failure in failures)
         raise PipelineError(
@@ -89,7 +91,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def _execute(planned: Sequence[Planned], workspace: Path) -> list[ablation_runs.Failure]:
+def _execute(planned: Sequence[Planned], workspace: Path, held: int) -> list[ablation_runs.Failure]:
     """Run what is not done, one after the other; those that failed."""
     runs = ablation_plan.distinct(planned)
     took = {one.digest: ablation_runs.seconds(one) for one in runs}
@@ -102,7 +104,7 @@ def _execute(planned: Sequence[Planned], workspace: Path) -> list[ablation_runs.
     for place, one in enumerate(waiting):
         left = _time_left(waiting[place:], took, planned)
         print(f"ablations: {place + 1:,} of {len(waiting):,}: {one}{left}", flush=True)
-        if failure := ablation_runs.execute(one, workspace):
+        if failure := ablation_runs.execute(one, workspace, held):
             failures.append(failure)
             print(f"ablations: failed: {one}; its last lines ({ablation_runs.LOG} has them all):", file=sys.stderr)
             print("\n".join(f"    {line}" for line in failure.lines), file=sys.stderr, flush=True)
@@ -111,7 +113,7 @@ def _execute(planned: Sequence[Planned], workspace: Path) -> list[ablation_runs.
     return failures
 
 
-def _report(planned: Sequence[Planned], reference: str) -> None:
+def _report(planned: Sequence[Planned], grid: ablation_rows.Grid) -> None:
     """Measure the rows whose runs are all done; write the table and print it."""
     took = {one.digest: ablation_runs.seconds(one) for one in ablation_plan.distinct(planned)}
     rows = []
@@ -124,12 +126,12 @@ def _report(planned: Sequence[Planned], reference: str) -> None:
         print(f"ablations: no row is done, {TABLE} stays as it is")
         return
     seconds = sum(took[digest] or 0.0 for digest in {digest for row in rows for digest in row.identity[1:]})
-    table = tabulation.tabulate(rows, reference=reference, seconds=seconds)
+    table = tabulation.tabulate(rows, reference=grid.reference, claimed=ablation_rows.claimed(grid), seconds=seconds)
     tables.write(ANSWERS, tables.ABLATIONS, _lines(rows))
-    files.write_json(RECORD, table.model_dump(mode="json"))
+    files.write_json(grid_record.RECORD, table.model_dump(mode="json"))
     files.write_text(TABLE, claims.markdown(table))
     counted = f"{len(rows):,} of {len(planned):,} rows"
-    print(f"\n{claims.markdown(table)}\nablations: {counted}; {TABLE}, {RECORD}, {ANSWERS}")
+    print(f"\n{claims.markdown(table)}\nablations: {counted}; {TABLE}, {grid_record.RECORD}, {ANSWERS}")
 
 
 def _answered(one: Planned) -> tabulation.Answered:
@@ -140,11 +142,6 @@ def _answered(one: Planned) -> tabulation.Answered:
         if found.digest not in {known.digest for known in run_of.values()}:
             run_of[seed] = found
     answers = {seed: ablation_runs.answers(found, row.input) for seed, found in run_of.items()}
-    if empty := [seed for seed, found in answers.items() if not found]:
-        raise ConfigError(
-            f"{ablation_rows.FILE}: row {row.name}: input is {row.input!r}, but evaluate@{row.method} with seed "
-            f"{empty[0]} has no answers with it; longbench needs eval.longbench: true"
-        )
     return tabulation.Answered(
         name=row.name,
         label=row.label,

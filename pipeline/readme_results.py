@@ -6,11 +6,11 @@
 import sys
 from pathlib import Path
 
-from pipeline import files
-from pipeline.core import ablations, results
+from pipeline import files, grid_record
+from pipeline.core import results
 from pipeline.errors import ArtifactError, ConfigError, run
 
-README, SUMMARY, ABLATIONS = Path("README.md"), Path("reports/summary.json"), Path("reports/ablations.json")
+README, SUMMARY = Path("README.md"), Path("reports/summary.json")
 
 
 def main() -> None:
@@ -18,12 +18,10 @@ def main() -> None:
     if sys.argv[1:] and not check:
         raise ConfigError(f"readme_results takes no arguments but --check, got {' '.join(sys.argv[1:])}")
     record = files.read_json(SUMMARY, "report")
-    if not ABLATIONS.is_file():
-        raise ArtifactError(f"{ABLATIONS}: no such file; run `git checkout {ABLATIONS}` or `make ablations`")
-    grid = files.read_json(ABLATIONS, "report")
+    grid = grid_record.read()
     try:
-        section = results.section(record, ablations.parse(grid))
-    except (KeyError, TypeError, ValueError) as error:
+        section = results.section(record, grid)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{SUMMARY}: not a summary of this version ({type(error).__name__}: {error}); run `dvc repro -f report`"
         ) from None

@@ -1,8 +1,10 @@
 """The grid: faults of its file, which rows share a run, and a tiny grid run for real, killed and gone on with."""
 
+import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import ablation_plan, ablation_rows, ablations, tables
+from pipeline import ablation_plan, ablation_rows, ablation_runs, ablations, tables
 from pipeline.errors import ConfigError
 from tests.conftest import ROOT
 from tests.graph.project import Project
@@ -69,6 +71,13 @@ def digests(planned: list[ablation_plan.Planned]) -> dict[str, list[str]]:
                 "conf/ablations.yaml: row vanilla: seed 3 twice",
             ],
         ),
+        (
+            HEAD.replace("seeds: [1]", "seeds: [1], overrides: {mask: {mode: skip}}"),
+            [
+                "conf/ablations.yaml: row vanilla: overrides.mask is {'mode': 'skip'}, allowed are a value and a list "
+                "of values; for a key below it write `mask.mode: value`"
+            ],
+        ),
         (HEAD + "rows: 1\n", ["conf/ablations.yaml, line"]),
         ("- 1\n", ["conf/ablations.yaml: expected sections"]),
     ],
@@ -84,7 +93,7 @@ def test_every_fault_of_the_file_is_named_in_a_line_of_its_own(
     lines = str(caught.value).splitlines()
     for message in messages:
         assert [line for line in lines if line.startswith(message)], (message, lines)
-    assert all(line.startswith("conf/ablations.yaml") for line in lines)
+    assert all(line.startswith("conf/ablations.yaml") for line in lines) and len(set(lines)) == len(lines)
 
 
 def test_faults_of_settings_name_row_and_key_all_at_once():
@@ -106,6 +115,75 @@ def test_faults_of_settings_name_row_and_key_all_at_once():
     assert c.startswith(f"{where}c: method is 'focussed' (did you mean focused?); choose from base, vanilla, focused")
     assert d.startswith(f"{where}d: scale: train.steps is ") and "mask.mode is no number among the settings" in d
     assert e == f"{where}e: mask.mode.x is not a setting: mode is a value, not a section"
+
+
+def test_rows_that_would_answer_other_questions_than_the_reference_are_refused_before_they_run():
+    training_alone = {"data.train_questions": 500, "data.unlabelled_questions": 0, "train.steps": 3}
+    ablation_plan.plan(grid({"name": "more", "overrides": training_alone}), ROOT)
+    wrong = grid(
+        {"name": "a", "overrides": {"data.name_sharing_rate": 1.0, "data.test_documents": [4]}},
+        {"name": "b", "overrides": {"eval.split": "dev"}, "reference": "a"},
+        {"name": "c", "overrides": {"use.data": "quality"}},
+        {"name": "d", "input": "longbench"},
+    )
+    with pytest.raises(ConfigError) as caught:
+        ablation_plan.plan(wrong, ROOT)
+    d, a, b, c = str(caught.value).splitlines()
+    where = "conf/ablations.yaml: row "
+    assert a.startswith(
+        f"{where}a: data.test_documents is [4] and not [4, 8, 12], data.name_sharing_rate is 1.0 and not "
+    )
+    assert a.endswith("as in row vanilla: the rows of one table answer the same questions over the same contexts; "
+                      "set this in `common`, or in params.yaml")  # fmt: skip
+    assert b.startswith(f"{where}b: eval.split is 'dev' and not 'test' as in row vanilla")
+    assert c.startswith(f"{where}c: data.kind is 'quality' and not 'bios'")
+    assert d == f"{where}d: input is 'longbench', which needs eval.longbench: true (`overrides`, or `common`)"
+
+
+def test_claims_are_about_the_first_rows_of_focused_and_distill_that_read_the_full_context():
+    rows = grid(
+        {"name": "reads-less", "input": "retrieval"},
+        {"name": "first"},
+        {"name": "taught", "method": "distill"},
+        {"name": "second"},
+    )
+    assert ablation_rows.claimed(rows) == ["first", "taught"]
+    assert ablation_rows.claimed(grid()) == []
+
+
+def test_a_kept_run_that_is_damaged_anywhere_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    run = ablation_plan.Run("digest", "base", 1, {})
+    assert ablation_runs.seconds(run) is None
+    answer = {
+        "example_id": "e", "question_id": "q", "benchmark": "bios", "method": "base", "input": "full",
+        "num_documents": 4, "gold_position": 0, "score": 1.0, "exact_match": 1.0, "error": "correct",
+    }  # fmt: skip
+    place = tmp_path / ".dvc/tmp/ablations/runs/digest.parquet"
+    place.parent.mkdir(parents=True)
+    tables.write(place, tables.ABLATION_RUN, [answer] * 300, {"seconds": "2.5"})
+    assert ablation_runs.seconds(run) == 2.5
+    whole = place.read_bytes()
+    for damaged in (whole[:100], b"", whole[:60] + bytes([whole[60] ^ 1]) + whole[61:]):
+        place.write_bytes(damaged)
+        assert ablation_runs.seconds(run) is None
+
+
+def test_what_a_killed_copy_left_is_gone_after_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    project = Project(tmp_path)
+    monkeypatch.chdir(project.root)
+    extra = project.root / "conf/retriever/extra.yaml"
+    extra.write_text("kind: random\n")
+    workspace = ablation_runs.snapshot()
+    assert (workspace / "conf/retriever/extra.yaml").is_file()
+    shutil.rmtree(workspace / ".git")  # as when it is killed between this and its commit
+    extra.unlink()
+    ablation_runs.snapshot()
+    assert not (workspace / "conf/retriever/extra.yaml").exists()
+    (project.root / ".dvc/tmp/ablations/copied.json").write_text("[")
+    (workspace / "stray.txt").write_text("whose?")
+    ablation_runs.snapshot()
+    assert not (workspace / "stray.txt").exists() and (workspace / "params.yaml").is_file()
 
 
 def test_rows_share_a_run_where_their_settings_are_equal_and_only_there():
@@ -224,6 +302,15 @@ def until(condition: Callable[[], bool], seconds: float = 240) -> None:
         time.sleep(0.05)
 
 
+def is_free(path: Path) -> bool:
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_the_users(tmp_path: Path):
     (tmp_path / "toy grid").mkdir()
     project = Project(tmp_path / "toy grid")
@@ -237,14 +324,29 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
 
     process = toy.start()
     until(lambda: "Running stage 'train@vanilla'" in toy.log())
+    busy = (
+        r"^error: .dvc/tmp/ablations: another `make ablations` is running, or a run .* \(process (\d+)\); wait for it"
+    )
     code, _, err = toy.run()
-    assert (code, len(err.splitlines())) == (6, 1)
-    assert err.startswith("error: .dvc/tmp/ablations: another `make ablations` is running; wait for it")
-    process.send_signal(signal.SIGTERM)
+    assert (code, len(err.splitlines())) == (6, 1) and re.search(busy, err)
+
+    process.kill()  # by force: its run goes on, and nobody else may write where it does
+    process.communicate(timeout=10)
+    code, _, err = toy.run()
+    left = re.search(busy, err)
+    assert code == 6 and left is not None
+    os.killpg(int(left[1]), signal.SIGINT)
+    until(lambda: is_free(project.root / ".dvc/tmp/ablations/lock"))
+
+    (project.root / ".dvc/tmp/ablations/log.txt").unlink()
+    process = toy.start()
+    until(lambda: "Running stage 'train@vanilla'" in toy.log())
+    process.send_signal(signal.SIGHUP)  # its terminal is closed
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, (out, err)
+    assert is_free(project.root / ".dvc/tmp/ablations/lock")  # and the run has ended with it
     assert err == "error: interrupted; finished artifacts are whole, run the same command to go on\n"
-    assert "1 of 3: evaluate@base" in out and "2 of 3: evaluate@vanilla" in out
+    assert "evaluate@base" not in out and "1 of 2: evaluate@vanilla" in out
 
     code, out, _ = toy.run("--list")
     assert code == 0

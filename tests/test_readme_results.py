@@ -78,10 +78,21 @@ def test_without_both_marks_in_order_nothing_is_written(text: str, copy: Path, m
     assert (copy / "README.md").read_text() == text
 
 
-@pytest.mark.parametrize("record", ["{}", "[]", '{"by_num_documents": [{"group": "x"}]}'])
-def test_what_is_no_summary_is_named(record: str, copy: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("record", ["{}", "[]", '{"by_num_documents": [{"group": "x"}]}', None])
+def test_what_is_no_summary_is_named(record: str | None, copy: Path, monkeypatch: pytest.MonkeyPatch):
+    if record is None:
+        found = json.loads((copy / "reports/summary.json").read_text())
+        record = json.dumps({**found, "sources": [{"file": "analysis", "values": None}]})
     (copy / "reports/summary.json").write_text(record)
     with pytest.raises(ArtifactError, match=r"summary.json: not a summary of this version .*`dvc repro -f report`"):
+        call(monkeypatch, copy)
+
+
+@pytest.mark.parametrize("grid", ["", "[]", '{"rows": [', '{"rows": [{"name": "x"}]}', None])
+def test_what_is_no_grid_is_named(grid: str | None, copy: Path, monkeypatch: pytest.MonkeyPatch):
+    path = copy / "reports/ablations.json"
+    path.unlink() if grid is None else path.write_text(grid)
+    with pytest.raises(ArtifactError, match=r"^reports/ablations.json: .*; run `git checkout reports/ablations.json`"):
         call(monkeypatch, copy)
 
 

@@ -1,8 +1,8 @@
 """The record of the ablation grid: each row's means over seeds and questions, its differences to the reference row."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.core import tasks
 from pipeline.errors import ArtifactError
@@ -73,8 +73,9 @@ class Table(_Record):
     """reports/ablations.json. Without rows, the grid has not run yet."""
 
     benchmark: str | None = None
+    min_documents: int | None = None
     num_documents: int | None = None
-    """Of the longest contexts, at most."""
+    """Of the longest contexts, at most; `min_documents` at least."""
     num_questions: int = 0
     """Asked there."""
     measure: tasks.Measure | None = None
@@ -82,9 +83,17 @@ class Table(_Record):
     num_comparisons: int = 0
     reference: str = ""
     """Name of the row that the others are compared with, where they name none themselves."""
+    claimed: list[str] = []
+    """Names of the rows that the claims are about."""
     seconds: float = 0.0
-    """Of all runs behind the table, together."""
+    """Of all runs behind the table, together; of each its last attempt."""
     rows: list[Row]
+
+    @model_validator(mode="after")
+    def _is_measured(self) -> Self:
+        if self.rows and (self.measure is None or self.num_documents is None):
+            raise ValueError("there are rows, but no measure or no num_documents")
+        return self
 
     def label_of(self, name: str | None) -> str:
         """Of the row with this name; None: of the table's reference."""

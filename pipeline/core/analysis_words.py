@@ -22,7 +22,7 @@ def sentences(analysis: Values) -> list[str]:
     found = [
         _listed("Cosine of the two views of a question", alike),
         _listed("Questions with one answer to both views", same),
-        _matched(inside),
+        *_matched(inside),
         _looked(inside),
         _listed(
             "Points of the score from the gold document in the first place to the last",
@@ -34,16 +34,23 @@ def sentences(analysis: Values) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _matched(inside: Values) -> str:
-    matching = {method: of["matching"]["shuffled"] for method, of in inside.items() if of.get("matching")}
+def _matched(inside: Values) -> list[str]:
+    """Whether the answer, the context or the question is what the two views are matched by."""
+    matching = {method: of["matching"] for method, of in inside.items() if of.get("matching")}
     if not matching:
-        return ""
-    chance = _percent(next(iter(matching.values()))["chance"])
-    name = "Full views that are nearest to their own masked view when both have a foreign question"
-    return _listed(
-        f"{name} (by chance {chance})",
-        {method: _percent(of["mean"]) for method, of in matching.items()},
-    )
+        return []
+    chance = {name: _percent(one["chance"]) for name, one in next(iter(matching.values())).items()}
+    names = {
+        "shuffled": "Full views whose nearest masked view is their own, when both have another example's question "
+        f"(by chance {chance['shuffled']})",
+        "one_question": "The same when all have one question, so that only the contexts differ "
+        f"({chance['one_question']})",
+        "same_context": f"The same in one context, so that only the question differs ({chance['same_context']})",
+    }
+    return [
+        _listed(says, {method: _percent(of[name]["mean"]) for method, of in matching.items()})
+        for name, says in names.items()
+    ]
 
 
 def _looked(inside: Values) -> str:
@@ -60,7 +67,7 @@ def _looked(inside: Values) -> str:
     most, _ = max(shares, key=lambda place: shares[place])
     even = _percent(next(iter(looked.values()))["token_shares"]["gold"])
     return _listed(
-        f"Attention of the last prompt token to the gold chunks in layer {most} (to all tokens alike: {even})",
+        f"Attention of the last prompt token to the gold chunks in layer {most} (uniform attention: {even})",
         {method: _percent(shares[most, method]) for method in looked if (most, method) in shares},
     )
 

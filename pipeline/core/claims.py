@@ -4,25 +4,18 @@ from typing import NamedTuple
 
 from pipeline.core import wording
 from pipeline.core.ablations import Change, Mean, Row, Table, ToReference
-from pipeline.core.methods import DISTILL, FOCUSED
+from pipeline.core.ranges import Range
 from pipeline.core.statistics import Interval
 from pipeline.core.wording import NO_BREAK, points
 
-SIGNIFICANCE = 0.05
-"""A difference is claimed below this corrected p-value."""
 _ANSWERED = ("exact_match", "accuracy")
 _PERCENT = f"{NO_BREAK}%"
 FIRST_TO_LAST = "First to last"
 
 
-def chosen(table: Table) -> list[Row]:
-    """The rows that the claims are about: the first focused one that reads the full context, and the first of distill.
-
-    They are chosen by their place in the file and never by their figures.
-    """
-    rows = [row for row in table.rows if row.input == "full"]
-    firsts = (next((row for row in rows if row.method == method), None) for method in (FOCUSED, DISTILL))
-    return [row for row in firsts if row is not None]
+def claims(table: Table) -> list[str]:
+    """One sentence for each row that they are about and that is in the table."""
+    return [claim(row, table) for row in table.rows if row.name in table.claimed]
 
 
 def claim(row: Row, table: Table) -> str:
@@ -46,10 +39,10 @@ def _difference(found: ToReference, name: str, table: Table) -> str:
     p = wording.p_value(found.p_corrected).replace(" ", NO_BREAK)
     counted = f"{_num(found.num_seeds, 'seed')} x {_num(found.num_questions, 'question')}"
     basis = f"({_interval(found)}, corrected {p}, {counted})"
-    if found.p_corrected < SIGNIFICANCE:
+    if found.p_corrected < wording.SIGNIFICANCE:
         size = f"{abs(100 * found.difference):.1f}"
         return f", {size} points {'more' if found.difference > 0 else 'less'} than {name} {basis}."
-    if found.p_value < SIGNIFICANCE:
+    if found.p_value < wording.SIGNIFICANCE:
         why = f"corrected for {_num(table.num_comparisons, 'comparison')}, its difference to {name} does not stand"
     else:
         why = f"these runs do not tell it from {name}"
@@ -79,7 +72,7 @@ def cells(row: Row, table: Table) -> list[str]:
     if (found := row.to_reference) is None:
         shown += [wording.NONE] * 4
     else:
-        shown += [points(found.difference), f"[{points(found.low)}, {points(found.high)}]"]
+        shown += [points(found.difference), _bracket(found)]
         shown += [_bare(found.p_value), _bare(found.p_corrected)]
     if _shows_distraction(table):
         shown.append(wording.percent(row.distraction_rate.mean))
@@ -95,18 +88,26 @@ def caption(table: Table) -> str:
     distracted = "Distracted: a wrong answer that stands in a distractor. " if _shows_distraction(table) else ""
     slope = f"{FIRST_TO_LAST}: points from the gold document in the first place to the last, of these seeds. "
     comparisons = _num(table.num_comparisons, "comparison")
-    named = {row.name: row for row in table.rows}
-    apart = dict.fromkeys((row.group, row.reference) for row in table.rows if row.reference in named)
-    others = "".join(
-        f"In {group}: to the row {named[name].label} of {named[name].group}. " for group, name in apart if name
-    )
     return (
         f"{table.benchmark}: {wording.MEASURES[table.measure][1]} over {_documents(table)}, in percent, "
         f"{_num(table.num_questions, 'question')} under every seed. To {table.label_of(None)}: points more or less. "
-        f"{others}{distracted}{slope if _shows_slope(table) else ''}"
+        f"{_others(table)}{distracted}{slope if _shows_slope(table) else ''}"
         "Differences are over the seeds that both rows have, so that they need not be those of the means. "
         "Intervals are over seeds and questions, of means of one seed over questions alone; p is corrected (Holm) for "
         f"{comparisons}. Rows with equal settings are the same runs."
+    )
+
+
+def _others(table: Table) -> str:
+    """The rows that are compared with another row than the table's reference."""
+    named = {row.name: row for row in table.rows}
+    labels: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        if row.reference in named and row.to_reference is not None:
+            labels.setdefault((row.group, row.reference), []).append(row.label)
+    return "".join(
+        f"In {group} {', '.join(found)}: to the row {named[name].label} of {named[name].group}. "
+        for (group, name), found in labels.items()
     )
 
 
@@ -127,8 +128,7 @@ def section(table: Table) -> Section:
     groups: dict[str, list[tuple[str, list[str]]]] = {}
     for row in table.rows:
         groups.setdefault(row.group, []).append((row.label, cells(row, table)))
-    says = " ".join(claim(about, table) for about in chosen(table))
-    return Section(says, headings(table), list(groups.items()), caption(table))
+    return Section(" ".join(claims(table)), headings(table), list(groups.items()), caption(table))
 
 
 def markdown(table: Table) -> str:
@@ -137,7 +137,7 @@ def markdown(table: Table) -> str:
         return "No rows yet: `make ablations` fills this table.\n"
     rows = [["Group", "Row", *map(wording.markdown, headings(table))]]
     rows += [[wording.markdown(row.group), wording.markdown(row.label), *cells(row, table)] for row in table.rows]
-    says = [line for about in chosen(table) for line in (wording.markdown(claim(about, table)), "")]
+    says = [line for text in claims(table) for line in (wording.markdown(text), "")]
     return "\n".join([*says, *wording.grid(rows, num_left=2), "", wording.markdown(caption(table)), ""])
 
 
@@ -146,7 +146,8 @@ def _bare(p: float) -> str:
 
 
 def _documents(table: Table) -> str:
-    return _num(table.num_documents or 0, "document")
+    low, high = table.min_documents or table.num_documents or 0, table.num_documents or 0
+    return f"{Range(low, high).label()} document{'s' * (high != 1)}"
 
 
 def _shows_distraction(table: Table) -> bool:
@@ -162,7 +163,11 @@ def _interval(change: Change) -> str:
 
 
 def _change(change: Change) -> str:
-    return f"{points(change.difference)} [{points(change.low)}, {points(change.high)}]"
+    return f"{points(change.difference)} {_bracket(change)}"
+
+
+def _bracket(change: Change) -> str:
+    return f"[{points(change.low)}, {points(change.high)}]"
 
 
 def _from_to(mean: Mean) -> str:

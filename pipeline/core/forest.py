@@ -5,9 +5,8 @@ from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
-from pipeline.core import figures
+from pipeline.core import figures, wording
 from pipeline.core.ablations import Table
-from pipeline.core.claims import SIGNIFICANCE
 from pipeline.core.figures import Label
 
 ROW_HEIGHT = 21  # px
@@ -31,12 +30,12 @@ def effects(table: Table) -> list[Effect]:
     return [
         Effect(
             row.group,
-            row.label,
+            row.label if row.reference is None else f"{row.label} (to {table.label_of(row.reference)})",
             row.method,
             100 * found.difference,
             100 * found.low,
             100 * found.high,
-            found.p_corrected < SIGNIFICANCE,
+            found.p_corrected < wording.SIGNIFICANCE,
         )
         for row in table.rows
         if (found := row.to_reference) is not None

@@ -216,5 +216,6 @@ def _ablation_figure(table: Table) -> Figure | None:
     effects = forest.effects(table)
     if not effects:
         return None
-    label = Label("ablations", f"Difference to {table.label_of(None)}", "Points, with 95 % interval", "")
+    others = ", or to the row named" if any(row.reference and row.to_reference for row in table.rows) else ""
+    label = Label("ablations", f"Difference to {table.label_of(None)}{others}", "Points, with 95 % interval", "")
     return _figure(label, forest.forest(label, effects))

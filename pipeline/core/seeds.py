@@ -57,7 +57,9 @@ def difference(
         paired: row s of both has the same seed, so that seeds are drawn in pairs; else a and b may have different
             numbers of seeds, which are drawn apart. Questions are always drawn for both at once.
 
-    The p-value is twice the share of resamples on the other side of zero, counted as (number + 1) / (R + 1).
+    The values are shares, and the interval is kept between -1 and 1. The p-value is twice the share of resamples on the
+    other side of zero, counted as (number + 1) / (R + 1), and at least 2 / 2^Q: so often do Q questions all fall to one
+    side by chance.
 
     Raises:
         ValueError: as `pooled`, or paired seeds of different number.
@@ -70,9 +72,10 @@ def difference(
     sums = [sums_SQ for sums_SQ, _ in by_question]
     mean = float(sum(sums_SQ.mean(axis=0).sum() for sums_SQ in sums) / counts_Q.sum())
     draws_R = _resampled(sums, counts_Q, resamples, seed)
-    low, high = _middle(draws_R)
+    low, high = (float(border) for border in np.clip(_middle(draws_R), -1.0, 1.0))
     tails = [(int(np.count_nonzero(beyond)) + 1) / (resamples + 1) for beyond in (draws_R <= 0.0, draws_R >= 0.0)]
-    return PairedDifference(mean, low, high, min(1.0, 2 * min(tails)), len(counts_Q))
+    p_value = min(1.0, max(2 * min(tails), 2.0 ** (1 - len(counts_Q))))
+    return PairedDifference(mean, low, high, p_value, len(counts_Q))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

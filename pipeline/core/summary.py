@@ -197,7 +197,14 @@ def _measure_all(
 
 
 def _column(rows: list[Prediction], name: str) -> NDArray[np.float64]:
-    return np.array([row[name] for row in rows], dtype=np.float64)
+    values = np.array([row[name] for row in rows], dtype=np.float64)
+    if not np.isfinite(values).all():
+        row = rows[int(np.flatnonzero(~np.isfinite(values))[0])]
+        raise ArtifactError(
+            f"predictions of {row['method']}: {name} of example {row['example_id']} is no number; "
+            f"run `dvc repro -f evaluate@{row['method']}`"
+        )
+    return values
 
 
 def record(summary: Summary, sources: dict[str, Any]) -> dict[str, Any]:

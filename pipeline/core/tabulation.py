@@ -73,7 +73,13 @@ class _Draws(NamedTuple):
 
 
 def tabulate(
-    rows: Sequence[Answered], *, reference: str, seconds: float, resamples: int = RESAMPLES, seed: int = 0
+    rows: Sequence[Answered],
+    *,
+    reference: str,
+    claimed: Sequence[str],
+    seconds: float,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Table:
     """Measure every row.
 
@@ -83,20 +89,24 @@ def tabulate(
     Args:
         reference: name of the row compared with, where a row names none itself; what is not among `rows` is not
             compared with.
+        claimed: names of the rows that the claims are about; those among `rows` are.
         seconds: that the runs took.
 
     Raises:
-        ArtifactError: two rows answered different examples.
+        ArtifactError: two rows answered different examples, or a score is no number.
+        ValueError: two rows have one name.
     """
+    named = {row.name: row for row in rows}
+    if len(named) < len(rows):
+        raise ValueError("two rows have one name")
     if not rows:
         return Table(rows=[], reference=reference, seconds=seconds)
     first = next(iter(rows[0].answers.values()))
     length, draws = _longest(first), _Draws(resamples, seed)
     examples = _examples(first, length)
-    found = {row.name: _found(row, examples.ids) for row in rows}
+    found = {row.name: _found(row, examples, length) for row in rows}
     compared: dict[tuple[str, ...], ToReference] = {}
     key_of: dict[str, tuple[str, ...]] = {}
-    named = {row.name: row for row in rows}
     for row in rows:
         against = named.get(row.reference or reference)
         if against is None or row.identity == against.identity:
@@ -110,11 +120,13 @@ def tabulate(
     benchmark = str(first[0]["benchmark"])
     return Table(
         benchmark=benchmark,
+        min_documents=length.low,
         num_documents=length.high,
         num_questions=len(set(examples.question_ids)),
         measure=tasks.of(benchmark).measure,
         num_comparisons=len(compared),
         reference=reference,
+        claimed=[name for name in claimed if name in named],
         seconds=seconds,
         rows=[_measured(row, found[row.name], compared.get(key_of.get(row.name, ())), examples, draws) for row in rows],
     )
@@ -126,10 +138,7 @@ def _longest(answers: Sequence[Answer]) -> Range:
 
 
 def _examples(answers: Sequence[Answer], length: Range) -> _Examples:
-    chosen = sorted(
-        (answer for answer in answers if length.low <= answer["num_documents"] <= length.high),
-        key=lambda answer: str(answer["example_id"]),
-    )
+    chosen = _over(answers, length)
     return _Examples(
         [answer["example_id"] for answer in chosen],
         [str(answer["question_id"]) for answer in chosen],
@@ -137,21 +146,35 @@ def _examples(answers: Sequence[Answer], length: Range) -> _Examples:
     )
 
 
+def _over(answers: Sequence[Answer], length: Range) -> list[Answer]:
+    """The answers over so many documents and more, in the order of their examples."""
+    longest = (answer for answer in answers if answer["num_documents"] >= length.low)
+    return sorted(longest, key=lambda answer: str(answer["example_id"]))
+
+
 def _place(position: int, num_documents: int) -> float:
     return position / (num_documents - 1) if position >= 0 and num_documents > 1 else float("nan")
 
 
-def _found(row: Answered, ids: Sequence[str]) -> _Found:
+def _found(row: Answered, examples: _Examples, length: Range) -> _Found:
     scores_of, distracted_of = {}, {}
     for seed, answers in row.answers.items():
-        of = {answer["example_id"]: answer for answer in answers}
-        if missing := [key for key in ids if key not in of]:
+        chosen, where = _over(answers, length), f"row {row.name}, seed {seed}"
+        mine = _examples(chosen, length)
+        if differing := set(zip(mine.ids, mine.question_ids, strict=True)) ^ set(
+            zip(examples.ids, examples.question_ids, strict=True)
+        ):
+            example_id, _ = min(differing)
             raise ArtifactError(
-                f"row {row.name}, seed {seed}, has no answer to example {missing[0]} ({len(missing):,} are missing): "
-                "rows of one table answer the same questions; give every row the same data and eval.split (`common`)"
+                f"{where}, and the first row answer different examples ({len(differing):,}, {example_id} is one): rows "
+                "of one table answer the same questions; give every row the same data and eval.split (`common`)"
             )
-        scores_of[seed] = np.array([of[key]["score"] for key in ids], dtype=np.float64)
-        distracted_of[seed] = np.array([of[key]["error"] == "distraction" for key in ids], dtype=np.float64)
+        if not np.array_equal(mine.places_E, examples.places_E, equal_nan=True):
+            raise ArtifactError(f"{where}: the gold documents stand in other places than in the first row")
+        scores_of[seed] = np.array([answer["score"] for answer in chosen], dtype=np.float64)
+        if not np.isfinite(scores_of[seed]).all():
+            raise ArtifactError(f"{where}: a score is no number; remove its run below .dvc/tmp/ablations/runs")
+        distracted_of[seed] = np.array([answer["error"] == "distraction" for answer in chosen], dtype=np.float64)
     return _Found(scores_of, distracted_of)
 
 

@@ -39,6 +39,9 @@ MINUS = "\N{MINUS SIGN}"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 NONE = "\N{EN DASH}"
 
+SIGNIFICANCE = 0.05
+"""A difference is claimed below this p-value, of the ablation grid below this corrected one."""
+
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f}"
@@ -94,10 +97,11 @@ def _against_vanilla(name: str, row: Measured, summary: Summary) -> str:
     measure = MEASURES[summary.measure][1]
     chance = p_value(found.p_value).replace(" ", NO_BREAK)
     spread = f"95{NO_BREAK}% interval {points(found.low)} to {points(found.high)}, {chance}"
-    counted = f"{found.num_questions:,} questions"
+    counted = f"{found.num_questions:,} question{'s' * (found.num_questions != 1)}"
     if row.num_examples != found.num_questions:
         counted = f"{row.num_examples:,} examples of {counted}"
-    if found.low <= 0.0 <= found.high:
+    # Both, for with few questions the bootstrap's interval is too narrow and the test on them is exact.
+    if found.low <= 0.0 <= found.high or found.p_value >= SIGNIFICANCE:
         return (
             f"these numbers do not tell {name} from vanilla fine-tuning: {measure} differs by "
             f"{points(found.difference)} points ({spread}; {counted})."

@@ -6,13 +6,12 @@ its inputs: the commit and the times of the stages. It does nothing else.
 
 import csv
 import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, files, provenance, run_log, tables
-from pipeline.core import ablations, page, plots, readings, result_figures, summary, wording
+from pipeline import config, files, grid_record, provenance, run_log, tables
+from pipeline.core import page, plots, readings, result_figures, summary, wording
 from pipeline.errors import ArtifactError, ConfigError, run
 from pipeline.settings import ReportStage
 
@@ -30,7 +29,6 @@ SOURCES = {  # of the page and the summary; name -> file and who wrote it
 }
 PAGE, SUMMARY, TABLE = Path("reports/index.html"), Path("reports/summary.json"), Path("reports/table.md")
 BY_LENGTH, BY_POSITION = Path("reports/plots/by_num_documents.csv"), Path("reports/plots/by_gold_position.csv")
-ABLATIONS = Path("reports/ablations.json")  # of `make ablations`, in git
 NUM_READINGS = 40
 
 
@@ -55,7 +53,7 @@ def main() -> None:
         surface=_surface(),
         versions=_versions(),
         inputs=_inputs(),
-        ablations=_ablations(),
+        ablations=grid_record.read(),
     )
     files.write_text(PAGE, page.render(contents))
     files.write_text(TABLE, wording.table(found))
@@ -91,14 +89,6 @@ def _predictions() -> list[tables.Row]:
         raise ArtifactError(f"{PREDICTIONS}: no predictions; run `dvc repro evaluate` first")
     columns = list(summary.COLUMNS)
     return [{**row, "method": path.stem} for path in paths for row in tables.scan(path, tables.PREDICTIONS, columns)]
-
-
-def _ablations() -> ablations.Table:
-    try:
-        return ablations.parse(json.loads(ABLATIONS.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, ArtifactError) as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else f"not an ablation table ({error})"
-        raise ArtifactError(f"{ABLATIONS}: {what}; run `git checkout {ABLATIONS}` or `make ablations`") from None
 
 
 def _curves() -> result_figures.Curves:

@@ -27,7 +27,7 @@ def test_every_method_stands_in_every_sentence_with_its_own_number():
     found["methods"]["base"]["alignment"], found["methods"]["focused"]["alignment"] = 0.615, -0.25
     found["answers"]["base"]["errors"]["hallucinated"]["mean"] = 0.124
     sentences = said(found)
-    assert len(sentences) == 7
+    assert len(sentences) == 9
     assert sentences[0] == "Cosine of the two views of a question: base 0.61, focused -0.25."
     assert any(s.startswith("Answers that stand nowhere in the context: base 12 %, focused ") for s in sentences)
     assert all("base " in sentence and "focused " in sentence for sentence in sentences)

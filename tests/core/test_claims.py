@@ -37,6 +37,7 @@ def row(
 def table(*rows: Row, **more: object) -> Table:
     values = {"benchmark": "bios", "num_documents": 12, "num_questions": 512, "measure": "exact_match"}
     values = {**values, "num_comparisons": 20, "reference": "vanilla", "seconds": 1.0}
+    values["claimed"] = [one.name for one in rows if one.method in ("focused", "distill")]
     return Table(**{**values, "rows": list(rows), **more})
 
 
@@ -69,7 +70,7 @@ def test_a_difference_that_stands_is_more_or_less():
 def test_at_the_borders_no_more_is_said_than_the_corrected_p_value_allows(p_value, p_corrected, says):
     text = said(row(0.012, p_corrected, p_value=p_value))
     assert text.startswith(f"Focused answers 63.4 % of the questions over 12 documents{says}")
-    assert ("points more than" in text) == (p_corrected < claims.SIGNIFICANCE)
+    assert ("points more than" in text) == (p_corrected < wording.SIGNIFICANCE)
 
 
 def test_words_follow_the_measure_the_counts_and_what_is_missing():
@@ -80,17 +81,19 @@ def test_words_follow_the_measure_the_counts_and_what_is_missing():
     assert said(row()).endswith("over 12 documents (95 % interval 58.4 to 68.4); it is compared with nothing.")
 
 
-def test_the_claim_is_about_the_first_focused_row_however_good_the_others_are():
-    first, better = row(0.01, label="first"), row(0.3, label="better")
-    reads_less = row(0.4, input="retrieval")
-    found = table(row(method="vanilla"), reads_less, first, better)
-    assert claims.chosen(found) == [found.rows[2]]
-    assert claims.chosen(table(row(method="base"))) == []
-    taught = row(0.5, method="distill", label="taught")
-    both = table(taught, *found.rows, row(0.6, method="distill", label="later"))
-    assert [about.label for about in claims.chosen(both)] == ["first", "taught"]
-    assert claims.section(both).claim.count("than vanilla") + claims.section(both).claim.count("from vanilla") == 2
-    assert claims.section(table(row(method="base"))).claim == ""
+def test_claims_are_about_the_named_rows_that_are_there_however_good_the_others_are():
+    rows = [row(method="vanilla", label="vanilla"), row(0.01, label="first"), row(0.3, label="better")]
+    found = claims.section(table(*rows, claimed=["first", "not done yet"])).claim
+    assert "(first)" in found and "better" not in found and found.count("than vanilla") == 1
+    both = claims.claims(table(*rows, claimed=["better", "first"]))
+    assert ["(first)" in text for text in both] == [True, False]
+    assert claims.section(table(*rows, claimed=[])).claim == ""
+
+
+def test_a_range_of_lengths_is_no_one_length():
+    assert "over 12 documents" in said(row(0.1), min_documents=12)
+    assert "over 9\N{EN DASH}12 documents" in said(row(0.1), min_documents=9)
+    assert "over 1 document," in said(row(0.1), min_documents=1, num_documents=1)
 
 
 def test_the_markdown_table_has_one_line_per_row_and_as_many_cells():
@@ -119,6 +122,7 @@ def test_a_row_is_set_against_the_row_that_it_is_compared_with_by_its_label():
     assert "10.0 points more than longer (" in says and "points to longer (" in says
     assert "its difference to vanilla does not stand" in says
     assert "To vanilla" in claims.headings(own)
+    assert "In main focused: to the row longer of main. " in claims.caption(own)
     other = table(row(**named), row(0.1), reference="longer")
     assert "To longer" in claims.headings(other) and "To longer, 95 % interval" in claims.headings(other)
     assert "To longer: points" in claims.caption(other) and "vanilla" not in claims.section(other).claim

@@ -119,6 +119,13 @@ def test_examples_of_one_question_move_together():
     assert thrice == pytest.approx(once, abs=1e-9)
 
 
+@pytest.mark.parametrize(("num_questions", "p_value"), [(1, 1.0), (2, 0.5), (3, 0.25), (10, 2 / 401)])
+def test_a_few_questions_that_all_agree_are_no_proof(num_questions, p_value):
+    a = np.ones((5, num_questions))
+    found = seeds.difference(a, 0 * a, names(num_questions), paired=True, resamples=400, seed=1)
+    assert found == (1.0, 1.0, 1.0, pytest.approx(p_value), num_questions)
+
+
 @given(st.integers(1, 5), st.integers(1, 12), st.integers(0, 2**16))
 @settings(max_examples=40, deadline=None)
 def test_interval_and_p_value_do_not_contradict_each_other(num_seeds, num_questions, number):
@@ -127,9 +134,10 @@ def test_interval_and_p_value_do_not_contradict_each_other(num_seeds, num_questi
     for paired in (True, False):
         found = seeds.difference(a, b, names(num_questions), paired=paired, resamples=400, seed=1)
         assert found.low <= found.difference + 1e-9 and found.difference <= found.high + 1e-9
-        assert 2 / 401 <= found.p_value <= 1.0
+        assert max(2 / 401, 2 / 2**num_questions) <= found.p_value <= 1.0
+        assert -1.0 <= found.low and found.high <= 1.0
         if found.low > 0 or found.high < 0:
-            assert found.p_value <= 0.05 + 2 / 401
+            assert found.p_value <= max(0.05 + 2 / 401, 2 / 2**num_questions)
         elif found.low < 0 < found.high:
             assert found.p_value >= 0.05 - 2 / 401
         assert found == seeds.difference(a, b, names(num_questions), paired=paired, resamples=400, seed=1)

@@ -60,6 +60,12 @@ def test_the_longest_context_is_what_the_main_rows_measure():
     assert (found.num_examples, found.num_questions, found.documents) == (3, 2, "8 documents")
 
 
+def test_a_score_that_is_no_number_is_named():
+    rows = [answer("q1", 1), {**answer("q2", 1), "score": float("nan")}]
+    with pytest.raises(ArtifactError, match=r"predictions of \w+: score of example q2 is no number; run `dvc repro -f"):
+        summary.summarise(rows, resamples=10)
+
+
 def test_the_difference_to_vanilla_pairs_the_same_examples_whatever_their_order():
     hits = {"vanilla": [1, 0, 0, 1, 0, 0], "focused": [1, 1, 0, 1, 1, 0]}
     rows = [answer(f"q{index}", hit, method) for method in hits for index, hit in enumerate(hits[method])]

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core import ablations, tabulation
 from pipeline.errors import ArtifactError
 
-FAST = {"reference": "vanilla", "seconds": 12.5, "resamples": 400}
+FAST = {"reference": "vanilla", "claimed": ["focused", "gone"], "seconds": 12.5, "resamples": 400}
 
 
 def row(name: str, hits: dict[int, list[int]], *, method: str = "focused", group: str = "main", **more: Any) -> Any:
@@ -30,6 +30,10 @@ def row(name: str, hits: dict[int, list[int]], *, method: str = "focused", group
     return tabulation.Answered(name=name, group=group, method=method, answers=answers, **given)
 
 
+def changed(found: Any, **more: Any) -> Any:
+    return tabulation.Answered(**{**found.__dict__, "name": "more", "identity": ("full", "more"), **more})
+
+
 VANILLA = row("vanilla", {1: [1, 0] * 10, 2: [0, 1] * 10, 3: [1, 0] * 10}, method="vanilla")
 
 
@@ -38,6 +42,7 @@ def test_the_longest_context_alone_is_measured():
     (found,) = table.rows
     assert (table.benchmark, table.num_documents, table.num_questions, table.measure) == ("bios", 12, 20, "exact_match")
     assert (table.num_comparisons, table.seconds, found.to_reference) == (0, 12.5, None)
+    assert (table.min_documents, table.claimed) == (12, [])
     assert found.pooled.mean == pytest.approx(0.5)
     assert [(one.seed, one.mean) for one in found.per_seed] == [(1, 0.5), (2, 0.5), (3, 0.5)]
     assert found.distraction_rate.mean == pytest.approx(20 / 60)  # seeds 1 and 3 err at odd questions
@@ -127,8 +132,37 @@ def test_without_the_reference_nothing_is_compared():
 
 
 def test_rows_that_answered_other_questions_are_named():
-    with pytest.raises(ArtifactError, match=r"row short, seed 1, has no answer to example q1\d/12 \(5 are missing"):
-        tabulation.tabulate([VANILLA, row("short", {1: [1] * 15})], **FAST)
+    said = r"row {}, seed 1, and the first row answer different examples \({}, q1\S* is one\): rows of one table"
+    short, long = row("short", {1: [1] * 15}), row("long", {1: [1] * 24})
+    with pytest.raises(ArtifactError, match=said.format("short", 5)):
+        tabulation.tabulate([VANILLA, short], **FAST)
+    with pytest.raises(ArtifactError, match=said.format("vanilla", 5)):
+        tabulation.tabulate([short, VANILLA], **FAST)
+    longer = [{**answer, "example_id": "q1/16", "num_documents": 16} for answer in VANILLA.answers[1][:1]]
+    more = changed(VANILLA, answers={1: [*VANILLA.answers[1], *longer]})
+    with pytest.raises(ArtifactError, match=said.format("more", 1)):
+        tabulation.tabulate([VANILLA, more], **FAST)
+    with pytest.raises(ArtifactError, match=said.format("long", 4).replace("q1", "q2")):
+        tabulation.tabulate([VANILLA, long], **FAST)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("question_id", "other", r"answer different examples \(2, q0/12 is one"),
+        ("gold_position", 5, "the gold documents stand in other places"),
+        ("score", float("nan"), "a score is no number"),
+    ],
+)
+def test_answers_that_cannot_be_compared_are_refused(column: str, value: Any, says: str):
+    other = [{**answer, column: value} if answer["example_id"] == "q0/12" else answer for answer in VANILLA.answers[1]]
+    with pytest.raises(ArtifactError, match=f"row more, seed 1.*: {says}" if column != "question_id" else says):
+        tabulation.tabulate([VANILLA, changed(VANILLA, answers={1: other})], **FAST)
+
+
+def test_two_rows_of_one_name_are_no_table():
+    with pytest.raises(ValueError, match="two rows have one name"):
+        tabulation.tabulate([VANILLA, VANILLA], **FAST)
 
 
 def test_the_record_is_read_back_and_a_broken_one_is_named():
@@ -137,9 +171,11 @@ def test_the_record_is_read_back_and_a_broken_one_is_named():
     assert ablations.parse(record) == table
     assert ablations.parse({"rows": []}).rows == []
     assert set(record) == {
-        "benchmark", "num_documents", "num_questions", "measure", "correction", "num_comparisons", "reference",
-        "seconds", "rows",
+        "benchmark", "min_documents", "num_documents", "num_questions", "measure", "correction", "num_comparisons",
+        "reference", "claimed", "seconds", "rows",
     }  # fmt: skip
+    with pytest.raises(ArtifactError, match="the whole: value error, there are rows, but no measure"):
+        ablations.parse(record | {"measure": None})
     del record["rows"][0]["pooled"]["low"]
     with pytest.raises(ArtifactError, match=r"rows.0.pooled.low: field required"):
         ablations.parse(record)

@@ -35,6 +35,15 @@ def test_the_headline_claims_nothing_when_the_interval_holds_zero():
     assert "do not tell" in same and "differs by +0.0 points" in same
 
 
+@pytest.mark.parametrize(
+    ("num", "says"), [(1, "p = 1.000; 1 question)"), (5, "p = 0.062; 5 questions)"), (6, "p = 0.031; 6 questions)")]
+)
+def test_the_headline_claims_no_more_than_its_p_value(num: int, says: str):
+    text = wording.headline(measured([0] * num, [1] * num)).replace(wording.NO_BREAK, " ")
+    assert says in text
+    assert ("points above" in text) == (num == 6) and ("do not tell" in text) == (num < 6)
+
+
 def test_the_headline_says_of_distill_what_its_own_numbers_say():
     hits = {"vanilla": [0] * 30 + [1] * 10, "focused": [0] * 30 + [1] * 10, "distill": [1] * 30 + [1] * 10}
     rows = [answer(f"q{place}", hit, method) for method, of in hits.items() for place, hit in enumerate(of)]

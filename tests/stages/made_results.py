@@ -300,6 +300,7 @@ def _write_ablations(root: Path, length: int, num_questions: int, hostile: str) 
     table = {
         "benchmark": f"bios{hostile}", "num_documents": length, "num_questions": num_questions,
         "measure": "exact_match", "correction": "holm", "num_comparisons": 2, "reference": "vanilla",
+        "claimed": ["focused"],
         "seconds": 60.0, "rows": rows,
     }  # fmt: skip
     files.write_json(root / "reports/ablations.json", table)
