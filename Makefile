@@ -39,8 +39,8 @@ eval: $(READY) ## Evaluate, analyze and report; print the table
 readme-results: $(READY) ## Write the results table in README.md from reports/summary.json
 	@python -m pipeline.readme_results
 
-ablations: $(READY) ## Run the grid of conf/ablations.yaml and print its table; ONLY="group or row", LIST=1: what would run
-	@python -m pipeline.ablations $(if $(LIST),--list) $(if $(ONLY),--only "$(ONLY)")
+ablations: $(READY) ## Run the grid of conf/ablations.yaml and print its table; ONLY="group or row", LIST=1: what would run, COMPARE="row other"
+	@python -m pipeline.ablations $(if $(LIST),--list) $(if $(ONLY),--only "$(ONLY)") $(if $(COMPARE),--compare $(COMPARE))
 
 merge: $(READY) ## Merge the adapter of METHOD (focused) into one plain transformers model in OUT
 	@python -m pipeline.merge "$(METHOD)" --out "$(OUT)"

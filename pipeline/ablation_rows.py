@@ -84,7 +84,7 @@ def load(root: Path = Path()) -> Grid:
 
 
 def choose(grid: Grid, only: Sequence[str]) -> list[Row]:
-    """The rows of these groups and names; all of them where `only` is empty.
+    """The rows of these groups and names and those that they are compared with; all of them where `only` is empty.
 
     Raises:
         ConfigError: a name is neither, with those that there are.
@@ -95,7 +95,9 @@ def choose(grid: Grid, only: Sequence[str]) -> list[Row]:
         raise ConfigError(
             f"{FILE} has no group or row {hints}; groups are {', '.join(groups)}, rows are {', '.join(names)}"
         )
-    return [row for row in grid.rows if not only or row.group in only or row.name in only]
+    chosen = [row for row in grid.rows if not only or row.group in only or row.name in only]
+    wanted = {row.name for row in chosen} | {row.reference or grid.reference for row in chosen}
+    return [row for row in grid.rows if row.name in wanted]
 
 
 def claimed(grid: Grid) -> list[str]:

@@ -1,6 +1,6 @@
 """The ablation grid of conf/ablations.yaml: run what is not run yet, measure all, print the table.
 
-    python -m pipeline.ablations [--list] [--only GROUP_OR_NAME ...]
+    python -m pipeline.ablations [--list] [--only GROUP_OR_NAME ...] [--compare ROW OTHER]
 
 Each distinct run is one `dvc exp run` in a copy of the project (pipeline/ablation_runs.py), so that earlier stages come
 from DVC's cache and nothing here changes but the three files in reports/. Stopped and called again it goes on; a row
@@ -13,19 +13,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import ablation_plan, ablation_rows, ablation_runs, files, grid_record, tables
+from pipeline import ablation_plan, ablation_rows, ablation_runs, config, files, grid_record, tables
 from pipeline.ablation_plan import Planned, Run
 from pipeline.core import claims, tabulation
-from pipeline.errors import ConfigError, PipelineError, run
+from pipeline.errors import ArtifactError, ConfigError, PipelineError, run
 
 TABLE, ANSWERS = Path("reports/ablations.md"), Path("reports/ablations.parquet")
 
 
 def main() -> None:
-    only, listed = _arguments(sys.argv[1:])
+    arguments = _arguments(sys.argv[1:])
+    if arguments.compare:
+        print(_comparison(*arguments.compare))
+        return
     grid = ablation_rows.load()
-    chosen = {row.name for row in ablation_rows.choose(grid, only)}
-    if listed:
+    chosen = {row.name for row in ablation_rows.choose(grid, arguments.only)}
+    if arguments.list:
         _list([planned for planned in ablation_plan.plan(grid) if planned.row.name in chosen])
         return
     # Where Ctrl-C was ignored when we started (a shell's background job), DVC and the stages would ignore it as well.
@@ -44,17 +47,19 @@ def main() -> None:
         )
 
 
-def _arguments(arguments: Sequence[str]) -> tuple[list[str], bool]:
+def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.ablations", description="Run the ablation grid.")
     parser.add_argument("--only", nargs="+", default=[], metavar="GROUP_OR_NAME", help="only these groups and rows")
     parser.add_argument("--list", action="store_true", help="say what is done and what would run, and do nothing")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("ROW", "OTHER"), help="two rows of the latest table, and do nothing"
+    )
     try:
-        parsed = parser.parse_args(arguments)
+        return parser.parse_args(arguments)
     except SystemExit as end:
         if end.code:
-            raise ConfigError("ablations takes --only GROUP_OR_NAME ... and --list") from None
+            raise ConfigError("ablations takes --only GROUP_OR_NAME ..., --list and --compare ROW OTHER") from None
         raise
-    return parsed.only, parsed.list
 
 
 def _list(planned: Sequence[Planned]) -> None:
@@ -132,6 +137,40 @@ def _report(planned: Sequence[Planned], grid: ablation_rows.Grid) -> None:
     files.write_text(TABLE, claims.markdown(table))
     counted = f"{len(rows):,} of {len(planned):,} rows"
     print(f"\n{claims.markdown(table)}\nablations: {counted}; {TABLE}, {grid_record.RECORD}, {ANSWERS}")
+
+
+def _comparison(name: str, other: str) -> str:
+    """Of two rows by the kept answers, in words.
+
+    Raises:
+        ConfigError: a row is not among them.
+        ArtifactError: there are none, or the rows cannot be compared.
+    """
+    if not ANSWERS.is_file():
+        raise ArtifactError(f"{ANSWERS}: no such file; run `make ablations` first, the answers are not in git")
+    answers: dict[str, dict[int, list[tables.Row]]] = {}
+    for answer in tables.scan(ANSWERS, tables.ABLATIONS):
+        answers.setdefault(answer["row"], {}).setdefault(answer["seed"], []).append(answer)
+    for wanted in (name, other):
+        if wanted not in answers:
+            hint = config.nearest(wanted, list(answers))
+            raise ConfigError(f"{ANSWERS} has no row {wanted!r}{hint}; there are {', '.join(answers)}")
+    if name == other:
+        raise ConfigError(f"--compare takes two rows, got {name} twice")
+    rows = [
+        tabulation.Answered(
+            name=row,
+            label=row,
+            group="",
+            method=next(iter(answers[row].values()))[0]["method"],
+            input=next(iter(answers[row].values()))[0]["input"],
+            overrides={},
+            answers=answers[row],
+            identity=(row,),
+        )
+        for row in (other, name)
+    ]
+    return claims.comparison(tabulation.tabulate(rows, reference=other, claimed=[], seconds=0.0).rows[1], other)
 
 
 def _answered(one: Planned) -> tabulation.Answered:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import ablation_plan, ablation_rows, ablation_runs, ablations, tables
-from pipeline.errors import ConfigError
+from pipeline.errors import ArtifactError, ConfigError
 from tests.conftest import ROOT
 from tests.graph.project import Project
 
@@ -234,8 +234,10 @@ def test_the_shipped_grid_is_valid_and_holds_what_was_promised():
 
 def test_only_takes_groups_and_rows_and_names_the_nearest_for_others():
     both = grid({"name": "a", "group": "one"}, {"name": "b", "group": "one"}, {"name": "c", "group": "two"})
-    assert [row.name for row in ablation_rows.choose(both, ["one"])] == ["a", "b"]
+    assert [row.name for row in ablation_rows.choose(both, ["one"])] == ["vanilla", "a", "b"]
     assert [row.name for row in ablation_rows.choose(both, ["two", "vanilla"])] == ["vanilla", "c"]
+    own = grid({"name": "a", "reference": "c"}, {"name": "c", "reference": "c"})
+    assert [row.name for row in ablation_rows.choose(own, ["a"])] == ["a", "c"]
     assert len(ablation_rows.choose(both, [])) == 4
     with pytest.raises(
         ConfigError, match=r"no group or row 'vanila' \(did you mean vanilla\?\); groups are main, one, two"
@@ -246,7 +248,37 @@ def test_only_takes_groups_and_rows_and_names_the_nearest_for_others():
 def test_unknown_arguments_are_one_error():
     with pytest.raises(ConfigError, match="ablations takes --only GROUP_OR_NAME"):
         ablations._arguments(["--lst", "x"])
-    assert ablations._arguments(["--only", "mask mode", "base", "--list"]) == (["mask mode", "base"], True)
+    with pytest.raises(ConfigError, match="--compare ROW OTHER"):
+        ablations._arguments(["--compare", "focused"])
+    found = ablations._arguments(["--only", "mask mode", "base", "--list"])
+    assert (found.only, found.list, found.compare) == (["mask mode", "base"], True, None)
+
+
+def test_two_rows_are_compared_by_their_kept_answers_and_faults_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match=r"reports/ablations.parquet: no such file; run `make ablations` first"):
+        ablations._comparison("focused", "vanilla")
+    answers = [
+        {
+            "row": row, "seed": seed, "example_id": f"e{place}", "question_id": f"q{place}", "benchmark": "bios",
+            "method": row, "input": "full", "num_documents": 4, "gold_position": 0, "score": float(place % 4 < right),
+            "exact_match": float(place % 4 < right), "error": "correct" if place % 4 < right else "distraction",
+        }
+        for row, right in (("vanilla", 2), ("focused", 3))
+        for seed in (1, 2)
+        for place in range(40)
+    ]  # fmt: skip
+    tables.write(ablations.ANSWERS, tables.ABLATIONS, answers)
+    text = ablations._comparison("focused", "vanilla")
+    assert text.startswith(
+        "focused to vanilla: +25.0 points of the score"
+    ) and "2 seeds x 40 questions" in text.replace("\N{NO-BREAK SPACE}", " ")
+    with pytest.raises(ConfigError, match=r"no row 'focussed' \(did you mean focused\?\); there are vanilla, focused"):
+        ablations._comparison("vanilla", "focussed")
+    with pytest.raises(ConfigError, match="takes two rows, got focused twice"):
+        ablations._comparison("focused", "focused")
 
 
 TINY = """
@@ -401,7 +433,7 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
     )
     code, out, err = toy.run("--only", "mask mode")
     assert (code, err) == (0, "")
-    assert DONE.findall(out) == [("0", "1")] and "evaluate@vanilla gate.override=true train.steps=4 train.seed=1" in out
+    assert DONE.findall(out) == [("1", "2")] and "evaluate@vanilla gate.override=true train.steps=4 train.seed=1" in out
     code, out, err = toy.run()
     assert (code, err) == (0, "")
     assert DONE.findall(out) == [("4", "4")] and ": evaluate@" not in out

@@ -56,6 +56,19 @@ def _distraction(found: ToReference, name: str, table: Table) -> str:
     return f" Answers from distractors: {points(change.difference)} points to {name} ({_interval(change)})."
 
 
+def comparison(row: Row, other: str) -> str:
+    """A row against the one it is compared with, by themselves: nothing is corrected."""
+    found = row.to_reference
+    assert found is not None
+    p = wording.p_value(found.p_value).replace(" ", NO_BREAK)
+    counted = f"{_num(found.num_seeds, 'seed')} x {_num(found.num_questions, 'question')}"
+    change = found.distraction_rate
+    return (
+        f"{row.name} to {other}: {points(found.difference)} points of the score ({_interval(found)}, {p}, not "
+        f"corrected, {counted}); answers from distractors {points(change.difference)} points ({_interval(change)})"
+    )
+
+
 def headings(table: Table) -> list[str]:
     """Of the cells."""
     assert table.measure is not None
@@ -92,7 +105,8 @@ def caption(table: Table) -> str:
         f"{table.benchmark}: {wording.MEASURES[table.measure][1]} over {_documents(table)}, in percent, "
         f"{_num(table.num_questions, 'question')} under every seed. To {table.label_of(None)}: points more or less. "
         f"{_others(table)}{distracted}{slope if _shows_slope(table) else ''}"
-        "Differences are over the seeds that both rows have, so that they need not be those of the means. "
+        "Differences are over the seeds that both rows have (where these are fewer than two, as of the untuned model, "
+        "over all seeds of each), so they may not equal the difference of the two means. "
         "Intervals are over seeds and questions, of means of one seed over questions alone; p is corrected (Holm) for "
         f"{comparisons}. Rows with equal settings are the same runs."
     )
@@ -106,7 +120,7 @@ def _others(table: Table) -> str:
         if row.reference in named and row.to_reference is not None:
             labels.setdefault((row.group, row.reference), []).append(row.label)
     return "".join(
-        f"In {group} {', '.join(found)}: to the row {named[name].label} of {named[name].group}. "
+        f"Compared with {named[name].label} ({named[name].group}): {', '.join(found)} ({group}). "
         for (group, name), found in labels.items()
     )
 

@@ -122,11 +122,19 @@ def test_a_row_is_set_against_the_row_that_it_is_compared_with_by_its_label():
     assert "10.0 points more than longer (" in says and "points to longer (" in says
     assert "its difference to vanilla does not stand" in says
     assert "To vanilla" in claims.headings(own)
-    assert "In main focused: to the row longer of main. " in claims.caption(own)
+    assert "Compared with longer (main): focused (main). " in claims.caption(own)
     other = table(row(**named), row(0.1), reference="longer")
     assert "To longer" in claims.headings(other) and "To longer, 95 % interval" in claims.headings(other)
     assert "To longer: points" in claims.caption(other) and "vanilla" not in claims.section(other).claim
     assert r"\<script\>" in claims.markdown(table(row(0.1), reference=TEXT)).splitlines()[2]
+
+
+def test_two_rows_by_themselves_are_compared_without_correction():
+    text = claims.comparison(row(0.052), "vanilla-twice").replace(wording.NO_BREAK, " ").replace(wording.MINUS, "-")
+    assert text == (
+        "focused to vanilla-twice: +5.2 points of the score (95 % interval +4.2 to +7.2, p = 0.001, not corrected, "
+        "5 seeds x 512 questions); answers from distractors -3.0 points (95 % interval -5.0 to -1.0)"
+    )
 
 
 def test_groups_keep_the_order_of_the_file():
