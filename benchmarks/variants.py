@@ -114,8 +114,12 @@ class Variant(NamedTuple):
 
     masked: Keep | None = best
     full: Keep = whole
+    gaps: int = 0
+    """Places left out before each chunk of the full view, at most; drawn anew at each step."""
     weight: float = 0.1
     """Of the contrastive loss."""
+    temperature: float | None = None
+    """Of the contrastive loss; None: that of params.yaml."""
     masked_weight: float = 1.0
     """Of the masked view's causal-LM loss."""
     negative: Negative | None = None
@@ -143,6 +147,12 @@ VARIANTS = {
     "negative: other question": Variant(negative=other_question, weight=0.3),
     "contrast at layer 1": Variant(layer=0),
     "contrast at layer 2": Variant(layer=1),
+    "weight 1, temperature 0.02": Variant(weight=1.0, temperature=0.02),
+    "weight 1, temperature 0.5": Variant(weight=1.0, temperature=0.5),
+    "x' counts a third": Variant(masked_weight=1 / 3),
+    "x' counts three times": Variant(masked_weight=3.0),
+    "gaps between chunks": Variant(gaps=32),
+    "gaps between chunks, vanilla": Variant(masked=None, gaps=32),
     "gradient through x alone": Variant(fixed="masked"),
     "gradient through x' alone": Variant(fixed="full"),
     "x' for the contrast alone": Variant(masked_weight=0.0, fixed="masked", weight=1.0),
@@ -161,6 +171,18 @@ def shown(example: Example, kept_C: masking.Flags, mode: masking.Mode) -> batchi
         example.ids, example.starts_C, example.ends_C, example.prompt_end, kept_C, mode, mask_id=-1
     )
     return batching.row_of_one(view.input_ids, view.position_ids, view.prompt_end)
+
+
+def full_view(example: Example, variant: Variant, done: float, draw: np.random.Generator) -> batching.Row:
+    """Closed up where it leaves chunks out; then the gaps, which move all that stands behind them."""
+    row = shown(example, variant.full(example, done, draw), "drop")
+    if not variant.gaps:
+        return row
+    assert variant.full is whole, "gaps are drawn before chunks that are all there"
+    gap_L = np.zeros(len(row), dtype=np.int32)
+    gap_L[example.starts_C] = draw.integers(0, variant.gaps + 1, size=len(example.starts_C))
+    places_L = row.position_ids + np.cumsum(gap_L, dtype=np.int32)
+    return batching.row_of_one(row.input_ids, places_L, example.prompt_end)
 
 
 def alone(context: batching.Ints, question: batching.Ints, asked: Example) -> batching.Row:
@@ -269,7 +291,7 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
     for step, indices in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", disable=None)):
         done, draw = step / options.steps, np.random.default_rng([seed, step])
         batch = [examples[index] for index in indices]
-        full_rows = [shown(example, variant.full(example, done, draw), "drop") for example in batch]
+        full_rows = [full_view(example, variant, done, draw) for example in batch]
         full = read(network, full_rows, variant.layer, options.batch_tokens, card.pad_id)
         loss = full.clm
         if variant.masked is not None:
@@ -281,7 +303,8 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
                 negative_rows = [variant.negative(example, other) for example, other in pairs]
                 negative = read(network, negative_rows, variant.layer, options.batch_tokens, card.pad_id)
             loss = loss + variant.masked_weight * masked.clm
-            loss = loss + variant.weight * contrast(variant, full, masked, negative, settings.contrastive.temperature)
+            temperature = variant.temperature or settings.contrastive.temperature
+            loss = loss + variant.weight * contrast(variant, full, masked, negative, temperature)
             if variant.matched:
                 loss = loss + variant.matched * matching(full, masked)
         if taught is not None:

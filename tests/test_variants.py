@@ -45,6 +45,17 @@ def test_random_chunks_differ_from_step_to_step():
     assert len(drawn) > 1
 
 
+def test_gaps_move_all_that_stands_behind_them_and_nothing_else():
+    one, more = example(), VARIANTS["gaps between chunks"]
+    plain = variants["full_view"](one, VARIANTS["focused"], 0.0, DRAW)
+    found = variants["full_view"](one, more, 0.0, DRAW)
+    assert plain.position_ids.tolist() == list(range(len(one.ids)))
+    assert found.input_ids.tolist() == plain.input_ids.tolist() == one.ids.tolist()
+    steps = np.diff(found.position_ids, prepend=0)
+    assert set(np.flatnonzero(steps > 1)) <= set(one.starts_C) and 1 < steps.max() <= 1 + more.gaps
+    assert steps[one.question_start :].tolist() == [1] * (len(one.ids) - one.question_start)
+
+
 def test_negatives_are_the_same_question_elsewhere_or_another_one_here():
     one, other = example(), example(num_chunks=5, best=0, shift=4)
     rows = {name: variants[name](one, other) for name in ("without_best", "other_context", "other_question")}
