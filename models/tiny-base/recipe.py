@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))  # run as a file: the package is not beside it
 
 from pipeline import files, weights  # noqa: E402
 from pipeline.core import answers, prompts, tasks  # noqa: E402
