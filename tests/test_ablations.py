@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +343,15 @@ def is_free(path: Path) -> bool:
     return True
 
 
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """A terminal that is closed ends what was started from it, even where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups")
 def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_the_users(tmp_path: Path):
     (tmp_path / "toy grid").mkdir()
     project = Project(tmp_path / "toy grid")
