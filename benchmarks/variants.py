@@ -6,7 +6,8 @@
 Views, order of the examples, adapter, optimizer and evaluation are those of the pipeline; the loss of a step is written
 here. Masked views are `skip`: the same loss as "masks are not attended to", and half the time. Every training's answers
 are kept in models/.variants, so that a stopped run goes on. The table has, for each variant, exact match at the most
-documents, the paired difference to `vanilla` and to `focused` of the same seeds, and the share of distraction errors.
+documents, the paired difference to `vanilla` and to `focused` of the same seeds, the share of distraction errors, and
+the points from a gold document in the first place to one in the last (intervals over questions).
 """
 
 import argparse
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks import measuring
 from pipeline import adapters, answered, config, processes, tables, weights
-from pipeline.core import batching, focus, losses, masking, model, schedule, seeds
+from pipeline.core import batching, focus, losses, masking, model, schedule, seeds, statistics
 from pipeline.settings import Settings
 from pipeline.taught import SPLITS, Taught
 from pipeline.training_data import context_keys
@@ -367,6 +368,10 @@ def measured(name: str, found: dict[str, dict[int, list[Any]]]) -> dict[str, Any
         "distraction_rate": float(np.mean([row["error"] == "distraction" for row in rows])),
         "questions": len({row["question_id"] for row in rows}),
     }
+    places = [row["gold_position"] / (row["num_documents"] - 1) for row in rows]
+    questions = [row["question_id"] for row in rows]
+    slope = statistics.slope(places, [row["exact_match"] for row in rows], questions, resamples=2000, seed=0)
+    values["first_to_last"] = None if slope is None else slope._asdict()
     for other in ("vanilla", "focused"):
         if other != name and other in found and found[other].keys() >= of_seed.keys():
             sources = [found[source][seed] for source in (name, other) for seed in of_seed]
@@ -391,6 +396,10 @@ def row_of(name: str, found: dict[str, dict[int, list[Any]]]) -> str:
         mean, low, high = (100 * difference[key] for key in ("difference", "low", "high"))
         cells.append(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], p {difference['p_value']:.3f}")
     cells.append(f"{100 * values['distraction_rate']:.1f}")
+    slope = values["first_to_last"]
+    cells.append(
+        "" if slope is None else "{:+.0f} [{:+.0f}, {:+.0f}]".format(*(100 * border for border in slope.values()))
+    )
     return f"| {' | '.join(cells)} |"
 
 
@@ -401,7 +410,8 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--results", type=Path, help="where to put the measured values as JSON")
     arguments = parser.parse_args(words)
-    print("| variant | seeds | exact match | to vanilla | to focused | distracted |\n|---|---|--:|:--|:--|--:|")
+    print("| variant | seeds | exact match | to vanilla | to focused | distracted | first to last |")
+    print("|---|---|--:|:--|:--|--:|--:|")
     found = measuring.setting(arguments) | measure(arguments)
     measuring.write(arguments.results, found)
     return found

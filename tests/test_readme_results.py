@@ -32,7 +32,9 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_readme_of_the_repository_has_the_results_of_its_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_readme_of_the_repository_has_the_results_of_its_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """As committed: `make repro` on another machine rounds otherwise, and that is no fault of the README."""
     for name in FILES:
         shown = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True)
@@ -41,6 +43,7 @@ def test_the_readme_of_the_repository_has_the_results_of_its_summary(tmp_path: P
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(shown.stdout)
     call(monkeypatch, tmp_path, "--check")
+    assert "README.md already has the results of reports/summary.json" in capsys.readouterr().out
 
 
 def test_another_summary_fails_the_check_and_is_then_written(copy: Path, monkeypatch: pytest.MonkeyPatch):

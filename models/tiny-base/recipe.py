@@ -27,12 +27,13 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # run as a file: the package is not beside it
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file: the package is not beside it
 
-from pipeline import files, weights  # noqa: E402
-from pipeline.core import answers, prompts, tasks  # noqa: E402
-from pipeline.core.benchmarks import bios, bios_people  # noqa: E402
+from pipeline import files, weights
+from pipeline.core import answers, prompts, tasks
+from pipeline.core.benchmarks import bios, bios_people
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # B sequences, L tokens, D hidden, P positions that bear a loss, V vocabulary
 

@@ -65,25 +65,7 @@ class Contents:
 
 def render(contents: Contents) -> str:
     """The page as HTML text; equal contents give equal text."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=_shown,
-        loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
-    )
-    environment.filters |= {
-        "percent": wording.percent,
-        "beside": wording.beside,
-        "interval": wording.interval,
-        "points": wording.points,
-        "points_interval": wording.points_interval,
-        "p_value": wording.p_value,
-        "listed": grids.listed,
-    }
-    template = environment.get_template("page.html.j2")
+    template = _environment().get_template("page.html.j2")
     found, sources = contents.summary, contents.sources
     split = contents.settings.get("eval", {}).get("split", "test")
     heading, measure = wording.MEASURES[found.measure]
@@ -132,6 +114,28 @@ def render(contents: Contents) -> str:
         inputs=sorted(contents.inputs.items()),
         settings=grids.settings(contents.settings),
     )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_shown,
+        loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
+    )
+    environment.filters |= {
+        "percent": wording.percent,
+        "beside": wording.beside,
+        "interval": wording.interval,
+        "points": wording.points,
+        "points_interval": wording.points_interval,
+        "p_value": wording.p_value,
+        "listed": grids.listed,
+    }
+    return environment
 
 
 def _retrieval(contents: Contents, split: str) -> dict[str, Any]:
