@@ -101,7 +101,7 @@ def _asked(settings: Settings) -> dict[str, Any]:
         for key, value in settings.data.model_dump(mode="json").items()
         if not key.startswith(("train_", "unlabelled_", "surface_"))
     }
-    return {**data, "eval.split": settings.eval.split}
+    return {**data, "eval.split": settings.eval.split, "eval.contexts": settings.eval.contexts}
 
 
 def _other_questions(asked_of: Mapping[str, Mapping[str, Any]], reference: str) -> Iterator[str]:

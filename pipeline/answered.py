@@ -27,12 +27,20 @@ EXAMPLES, CHUNKS = Path("data/examples.parquet"), Path("data/chunks.parquet")
 
 
 def answers(
-    method: str, model: Model, settings: Eval, split: str, top_k_of: Mapping[str, int], team: Processes, stage: str
+    method: str,
+    model: Model,
+    settings: Eval,
+    split: str,
+    top_k_of: Mapping[str, int],
+    team: Processes,
+    stage: str,
+    *,
+    longest: bool = False,
 ) -> list[tables.Row] | None:
     """Rows of tables.PREDICTIONS, example by example; none where the split is empty.
 
-    Each example is asked over its `full` context, and over as many of its best-ranked chunks as `top_k_of` says for
-    each input that it names. With several processes the first one gets the rows, the others None.
+    Each example, or of each question the `longest` alone, is asked over its `full` context, and over as many of its
+    best-ranked chunks as `top_k_of` says for each input that it names. With several processes the first one gets the rows, the others None.
 
     Raises:
         ArtifactError: a file is missing or was made from other data.
@@ -43,7 +51,7 @@ def answers(
             f"{FULL}: made with tokenizer {found}, {weights.BASE} has {card.tokenizer_sha256}; run `dvc repro tokenize`"
         )
     chunk_of = _chunks(split)
-    asked = _asks(split, top_k_of, model.max_tokens, chunk_of)
+    asked = _asks(split, top_k_of, model.max_tokens, chunk_of, longest)
     if not asked.asks:
         return [] if team.first else None
     task = tasks.of(asked.asks[0].example["benchmark"])
@@ -71,8 +79,13 @@ def answers(
     ]
 
 
-def _rows(split: str, scored: bool) -> Iterator[tuple[tables.Row, list[int]]]:
+def _rows(split: str, scored: bool, longest: bool) -> Iterator[tuple[tables.Row, list[int]]]:
     """Full view, with the example's own columns, and ranks of its chunks (none where not `scored`)."""
+    most_of: dict[str, int] = {}  # documents of a question's longest context
+    if longest:
+        for row in tables.scan(FULL, tables.FULL_VIEWS, ["split", "question_id", "num_documents"]):
+            if row["split"] == split:
+                most_of[row["question_id"]] = max(row["num_documents"], most_of.get(row["question_id"], 0))
     sources = [(FULL, tables.FULL_VIEWS, None), (EXAMPLES, tables.EXAMPLES, EXAMPLE_COLUMNS)]
     if scored:
         sources.append((SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]))
@@ -82,18 +95,20 @@ def _rows(split: str, scored: bool) -> Iterator[tuple[tables.Row, list[int]]]:
                 f"{SCORES}: chunks of example {full['example_id']} are not those in {FULL}; run "
                 "`dvc repro -f score tokenize`"
             )
-        if full["split"] == split:
+        if full["split"] == split and full["num_documents"] >= most_of.get(full["question_id"], 0):
             yield {**full, **example}, scores[0]["ranks"] if scores else []
 
 
-def _asks(split: str, top_k_of: Mapping[str, int], max_tokens: int, chunk_of: dict[str, tables.Row]) -> Asks:
+def _asks(
+    split: str, top_k_of: Mapping[str, int], max_tokens: int, chunk_of: dict[str, tables.Row], longest: bool
+) -> Asks:
     base = tokenization.load()
     chunks = {
         chunk_id: views.ContextChunk(**{name: row[name] for name in views.ContextChunk._fields})
         for chunk_id, row in chunk_of.items()
     }
     found = Asks(chunks, top_k_of, max_tokens, tokenization.encoder(base.tokenizer), base.bos_id)
-    for example, ranks in _rows(split, bool(top_k_of)):
+    for example, ranks in _rows(split, bool(top_k_of), longest):
         found.add(example, np.asarray(ranks, dtype=np.int32))
     return found
 

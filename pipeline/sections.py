@@ -162,6 +162,8 @@ class Eval(Section):
 
     split: Literal["dev", "test"]
     """Whose questions are asked: choose settings on dev, report test."""
+    contexts: Literal["all", "longest"]
+    """A question that comes with several contexts is asked over each of them, or over the one of most documents."""
     retrieval_top_k: Positive
     """Chunks given to the model by the baseline `retrieval at inference`."""
     longbench: bool

@@ -1,9 +1,10 @@
 """Stage evaluate@<method>: the method's answers to the test questions, scored by the benchmark's own rules.
 
 Each example is asked over its `full` context and, with `retrieval` at inference, over the best-ranked chunks alone (in
-context order); with eval.longbench also over LongBench's choice of chunks. reports/eval/<method>.json has, for each
-input, the same figures over all examples (`overall`), by number of documents, by number of documents and fifth of the
-context that holds the gold document, and the `official` ones.
+context order); with eval.longbench also over LongBench's choice of chunks. With eval.contexts `longest`, a question that
+comes with several contexts is asked over the one of most documents. reports/eval/<method>.json has, for each input, the
+same figures over all examples (`overall`), by number of documents, by number of documents and fifth of the context that
+holds the gold document, and the `official` ones.
 
 `--score PREDICTIONS --references FILE --benchmark NAME` scores anybody's predictions instead (pipeline/scoring.py).
 """
@@ -38,7 +39,16 @@ def main() -> None:
     longbench = {"longbench": LONGBENCH_TOP_K} if settings.eval.longbench else {}
     top_k_of = {"retrieval": settings.eval.retrieval_top_k} | longbench
     team = processes.Processes()
-    rows = answered.answers(method, settings.model, settings.eval, split, top_k_of, team, f"evaluate@{method}")
+    rows = answered.answers(
+        method,
+        settings.model,
+        settings.eval,
+        split,
+        top_k_of,
+        team,
+        f"evaluate@{method}",
+        longest=settings.eval.contexts == "longest",
+    )
     team.close()
     if rows is None:
         return

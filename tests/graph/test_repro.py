@@ -132,6 +132,7 @@ def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothin
         ("params.yaml", {"contrastive": {"weight": 0.0}}, [*FOCUSED, *LAST]),
         ("params.yaml", {"views": {"masked": 0.5}}, [*FOCUSED, *LAST]),
         ("params.yaml", {"eval": {"retrieval_top_k": 3}}, [*EVALUATE, *LAST]),
+        ("params.yaml", {"eval": {"contexts": "longest"}}, [*EVALUATE, *LAST]),
         ("params.yaml", {"context": {"too_long": "cut_end"}}, sorted(set(INSTANCES) - BEFORE_VIEWS)),
         ("params.yaml", {"validation": {"max_examples": 7}}, ["validate", "gate", *FOCUSED, *LAST]),
         ("params.yaml", {"gate": {"min_gold_retained": 0.4}}, ["gate", *FOCUSED, *LAST]),

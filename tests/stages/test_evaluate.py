@@ -170,6 +170,22 @@ def test_each_test_example_is_asked_over_its_context_and_over_its_best_chunks(to
     assert printed.count("\n") == 1 and "23 test examples; exact match at 6 documents" in printed
 
 
+def test_the_longest_context_of_each_question_alone_gets_the_answers_it_gets_among_all(toy, monkeypatch, capsys):
+    path = evaluate.PREDICTIONS / "base.parquet"
+    run_stage(monkeypatch, "base")
+    among_all = list(tables.scan(path, tables.PREDICTIONS))
+    params = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["eval"]["contexts"] = "longest"
+    yaml.dump(params, Path("params.yaml"))
+    capsys.readouterr()
+    run_stage(monkeypatch, "base")
+    rows = list(tables.scan(path, tables.PREDICTIONS))
+    # Examples 2n and 2n + 1 ask question n over six and over two documents.
+    assert [row["example_id"] for row in rows] == [f"e{number}" for number in range(0, 24, 2) for _ in range(2)]
+    assert rows == [row for row in among_all if row["num_documents"] == 6]
+    assert "12 test examples; exact match at 6 documents" in capsys.readouterr().out
+
+
 def test_the_figures_are_those_of_the_predictions_and_equal_runs_write_equal_bytes(toy, monkeypatch):
     paths = [evaluate.PREDICTIONS / "base.parquet", evaluate.FIGURES / "base.json"]
     run_stage(monkeypatch, "base")
