@@ -40,7 +40,8 @@ def answers(
     """Rows of tables.PREDICTIONS, example by example; none where the split is empty.
 
     Each example, or of each question the `longest` alone, is asked over its `full` context, and over as many of its
-    best-ranked chunks as `top_k_of` says for each input that it names. With several processes the first one gets the rows, the others None.
+    best-ranked chunks as `top_k_of` says for each input that it names. With several processes the first one gets the
+    rows, the others None.
 
     Raises:
         ArtifactError: a file is missing or was made from other data.

@@ -1,10 +1,10 @@
 """Stage evaluate@<method>: the method's answers to the test questions, scored by the benchmark's own rules.
 
 Each example is asked over its `full` context and, with `retrieval` at inference, over the best-ranked chunks alone (in
-context order); with eval.longbench also over LongBench's choice of chunks. With eval.contexts `longest`, a question that
-comes with several contexts is asked over the one of most documents. reports/eval/<method>.json has, for each input, the
-same figures over all examples (`overall`), by number of documents, by number of documents and fifth of the context that
-holds the gold document, and the `official` ones.
+context order); with eval.longbench also over LongBench's choice of chunks. With eval.contexts `longest`, a question
+that comes with several contexts is asked over the one of most documents. reports/eval/<method>.json has, for each
+input, the same figures over all examples (`overall`), by number of documents, by number of documents and fifth of the
+context that holds the gold document, and the `official` ones.
 
 `--score PREDICTIONS --references FILE --benchmark NAME` scores anybody's predictions instead (pipeline/scoring.py).
 """
