@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline import ablation_plan, ablation_rows, ablation_runs, config, files, grid_record, tables
 from pipeline.ablation_plan import Planned, Run
@@ -63,31 +64,42 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _list(planned: Sequence[Planned]) -> None:
-    """Every row with what is done of it, then the whole with the time that is left."""
-    took = {one.digest: ablation_runs.seconds(one) for one in ablation_plan.distinct(planned)}
+    """Every row with what is done of it and the mean time of its runs, then the time of the whole and what is left."""
+    runs = ablation_plan.distinct(planned)
+    took = {one.digest: ablation_runs.seconds(one) for one in runs}
     width = max(len(one.row.name) for one in planned)
     for one in planned:
-        done = sum(took[found.digest] is not None for found in one.run_of.values())
-        state = "done" if done == len(one.run_of) else f"{done} of {len(one.run_of)} seeds done"
+        known = [seconds for found in one.run_of.values() if (seconds := took[found.digest]) is not None]
+        state = "done" if len(known) == len(one.run_of) else f"{len(known)} of {len(one.run_of)} seeds done"
+        if known:
+            state += f", {sum(known) / len(known):.0f} s each"
         changed = " ".join(f"{key}={value}" for key, value in one.overrides.items())
-        print(f"{one.row.name.ljust(width)}  {state.ljust(20)}  {f'{one.row.method} {changed}'.rstrip()}")
-    waiting = [found for found in ablation_plan.distinct(planned) if took[found.digest] is None]
-    print(f"{len(took):,} distinct runs, {len(waiting):,} to do{_time_left(waiting, took, planned)}")
+        print(f"{one.row.name.ljust(width)}  {state.ljust(30)}  {f'{one.row.method} {changed}'.rstrip()}")
+    waiting = [found for found in runs if took[found.digest] is None]
+    finished = [seconds for seconds in took.values() if seconds is not None]
+    spent = f" in {_duration(sum(finished))}" if finished else ""
+    left = _time_left(waiting, took, planned)
+    print(f"{len(runs):,} distinct runs: {len(finished):,} done{spent}, {len(waiting):,} to do{left}")
 
 
 def _time_left(waiting: Sequence[Run], took: dict[str, float | None], planned: Sequence[Planned]) -> str:
-    """By the mean of the finished runs of the same method, else of all; nothing where none is finished."""
+    """By the mean of the finished runs of the same settings, else of the same method, else of all."""
     if not waiting:
         return ""
-    finished = [(one.method, seconds) for one in ablation_plan.distinct(planned) if (seconds := took[one.digest])]
+    finished = [(one, seconds) for one in ablation_plan.distinct(planned) if (seconds := took[one.digest])]
     if not finished:
         return "; how long is known when one is done"
     total = 0.0
     for one in waiting:
-        same = [seconds for method, seconds in finished if method == one.method]
-        known = same or [seconds for _, seconds in finished]
+        other_seeds = [seconds for other, seconds in finished if _but_seed(other) == _but_seed(one)]
+        same_method = [seconds for other, seconds in finished if other.method == one.method]
+        known = other_seeds or same_method or [seconds for _, seconds in finished]
         total += sum(known) / len(known)
     return f", about {_duration(total)}"
+
+
+def _but_seed(one: Run) -> tuple[str, dict[str, Any]]:
+    return one.method, {key: value for key, value in one.overrides.items() if key != ablation_rows.SEED}
 
 
 def _duration(seconds: float) -> str:

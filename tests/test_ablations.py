@@ -140,6 +140,20 @@ def test_rows_that_would_answer_other_questions_than_the_reference_are_refused_b
     assert d == f"{where}d: input is 'longbench', which needs eval.longbench: true (`overrides`, or `common`)"
 
 
+def test_the_time_left_goes_by_other_seeds_then_by_the_method_then_by_all():
+    def made(method: str, seed: int, **overrides: Any) -> ablation_plan.Run:
+        return ablation_plan.Run(f"{method}{seed}{overrides}", method, seed, {**overrides, ablation_rows.SEED: seed})
+
+    done = [made("vanilla", 1), made("vanilla", 1, steps=240), made("base", 1)]
+    waiting = [made("vanilla", 2, steps=240), made("vanilla", 1, rank=4), made("focused", 1)]
+    took = dict(zip([run.digest for run in done + waiting], [60.0, 80.0, 40.0, None, None, None], strict=True))
+    planned = [ablation_plan.Planned(grid().rows[0], {}, {1: run}) for run in done + waiting]
+    found = [ablations._time_left([run], took, planned) for run in waiting]
+    assert found == [", about 80 s", ", about 70 s", ", about 60 s"]
+    assert ablations._time_left(waiting, dict.fromkeys(took), planned) == "; how long is known when one is done"
+    assert ablations._time_left([], took, planned) == ""
+
+
 def test_claims_are_about_the_first_rows_of_focused_and_distill_that_read_the_full_context():
     rows = grid(
         {"name": "reads-less", "input": "retrieval"},
@@ -391,9 +405,9 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
 
     code, out, _ = toy.run("--list")
     assert code == 0
-    assert re.search(r"^base +done +base$", out, re.MULTILINE)
+    assert re.search(r"^base +done, \d+ s each +base$", out, re.MULTILINE)
     assert re.search(r"^vanilla +0 of 1 seeds done +vanilla$", out, re.MULTILINE)
-    assert re.search(r"^3 distinct runs, 2 to do, about \d+ (s|min)$", out, re.MULTILINE)
+    assert re.search(r"^3 distinct runs: 1 done in \d+ (?:s|min), 2 to do, about \d+ (s|min)$", out, re.MULTILINE)
 
     toy.write(TINY + TOO_MANY)
     code, out, err = toy.run()
@@ -451,4 +465,4 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
     for file, waiting in (("pipeline/core/page.py", 0), ("pipeline/core/losses.py", 3)):
         path = project.root / file
         path.write_text(path.read_text() + "\n# a comment\n")
-        assert f"4 distinct runs, {waiting} to do" in toy.run("--list")[1], file
+        assert f"4 distinct runs: {4 - waiting} done" in toy.run("--list")[1], file
