@@ -27,12 +27,12 @@ plan: $(READY) ## Say what the settings will cost: tokens, FLOPs, memory, hours;
 	@python -m pipeline.plan
 
 repro: $(READY) ## Run the whole pipeline, print the results table and the path of the report
-	@python -m pipeline.config
+	@python -m pipeline.runtime.config
 	dvc repro
 	@python -m pipeline.stages.report --show
 
 eval: $(READY) ## Evaluate, analyze and report; print the table
-	@python -m pipeline.config
+	@python -m pipeline.runtime.config
 	dvc repro report
 	@python -m pipeline.stages.report --show
 

@@ -23,13 +23,15 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-from pipeline import config, embeddings, encoders
-from pipeline.bundles import EncoderRetriever
-from pipeline.core import chunking, documents, recall, retrieval, statistics
+from pipeline import embeddings, encoders
+from pipeline.common import documents
+from pipeline.common.documents import Document, Example
+from pipeline.core import chunking, recall, retrieval, statistics
 from pipeline.core.benchmarks import hotpot, qasper
-from pipeline.core.documents import Document, Example
 from pipeline.core.retrieval import Context, Floats
 from pipeline.records import Entries, Lines, Rejects
+from pipeline.runtime import config
+from pipeline.runtime.bundles import EncoderRetriever
 
 KS = (1, 3, 5, 10)
 PAIR_KS = (2, 3, 5)

@@ -26,9 +26,10 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from pipeline import config, encoder_files, encoders
-from pipeline.bundles import EncoderRetriever
+from pipeline import encoder_files, encoders
 from pipeline.core import chunking, encoder
+from pipeline.runtime import config
+from pipeline.runtime.bundles import EncoderRetriever
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS_FP32 = "ours, fp32"

@@ -28,9 +28,11 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from benchmarks import measuring
-from pipeline import adapters, answered, config, processes, tables, weights
+from pipeline import adapters, answered, processes, weights
+from pipeline.common import tables
 from pipeline.core import batching, focus, losses, masking, model, schedule, seeds, statistics
-from pipeline.settings import Settings
+from pipeline.runtime import config
+from pipeline.runtime.settings import Settings
 from pipeline.taught import SPLITS, Taught
 from pipeline.training_data import context_keys
 

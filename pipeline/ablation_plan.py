@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from pipeline import config
 from pipeline.ablation_rows import FILE, SEED, Grid, Row
-from pipeline.errors import ConfigError
-from pipeline.settings import Settings
+from pipeline.runtime import config
+from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.settings import Settings
 
 GRAPH = Path("dvc.yaml")
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline import config
-from pipeline.bundles import Name, Positive, PositiveFloat, Section
-from pipeline.core.methods import DISTILL, FOCUSED
-from pipeline.errors import ConfigError
+from pipeline.common.methods import DISTILL, FOCUSED
+from pipeline.runtime import config
+from pipeline.runtime.bundles import Name, Positive, PositiveFloat, Section
+from pipeline.runtime.errors import ConfigError
 
 FILE = config.CONF / "ablations.yaml"
 SEED = "train.seed"

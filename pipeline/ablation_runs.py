@@ -19,9 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import config, files, tables
 from pipeline.ablation_plan import Run
-from pipeline.errors import ArtifactError, ResourceError
+from pipeline.common import files, tables
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, ResourceError
 
 FOLDER = Path(".dvc/tmp/ablations")  # neither git nor DVC looks there
 WORKSPACE, LOG = FOLDER / "workspace", FOLDER / "log.txt"  # of the latest call, all its runs

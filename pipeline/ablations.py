@@ -14,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import ablation_plan, ablation_rows, ablation_runs, config, files, grid_record, tables
+from pipeline import ablation_plan, ablation_rows, ablation_runs, grid_record
 from pipeline.ablation_plan import Planned, Run
+from pipeline.common import files, tables
 from pipeline.core import claims, tabulation
-from pipeline.errors import ArtifactError, ConfigError, PipelineError, run
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, run
 
 TABLE, ANSWERS = Path("reports/ablations.md"), Path("reports/ablations.parquet")
 

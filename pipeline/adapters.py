@@ -11,11 +11,12 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from pipeline import files, weights
+from pipeline import weights
+from pipeline.common import files
+from pipeline.common.device import device
 from pipeline.core import model
-from pipeline.device import device
-from pipeline.errors import ArtifactError, ResourceError
-from pipeline.sections import Model
+from pipeline.runtime.errors import ArtifactError, ResourceError
+from pipeline.runtime.sections import Model
 
 # peft 0.21 asks transformers 5.23 by the old name of a property; nothing for the user to act on.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import adapters, tables, tokenization, weights
+from pipeline import adapters, tokenization, weights
+from pipeline.common import tables
 from pipeline.core import answering, evaluation, tasks, views
 from pipeline.core.asking import Ask, Asks, Prompt
-from pipeline.errors import ArtifactError
 from pipeline.processes import Processes
-from pipeline.sections import Eval, Model
+from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.sections import Eval, Model
 
 COPIED = (
     "example_id", "question_id", "benchmark", "num_documents", "gold_position", "answers", "answer_types", "subset",

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pipeline import files
-from pipeline.errors import ConfigError, DataError, ResourceError
+from pipeline.common import files
+from pipeline.runtime.errors import ConfigError, DataError, ResourceError
 
 MAX_BYTES = 8 << 30
 MAX_RATIO = 200  # texts reach 10; what zeros and repetitions can reach is 1000 and more

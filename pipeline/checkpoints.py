@@ -20,7 +20,7 @@ import torch
 import transformers
 from filelock import FileLock, Timeout
 
-from pipeline.errors import ConfigError, ResourceError
+from pipeline.runtime.errors import ConfigError, ResourceError
 
 NUM_KEPT = 2
 STATE, MARKER, IDENTITY = "state.pt", "complete.json", "identity.json"

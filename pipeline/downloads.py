@@ -20,8 +20,8 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from pipeline import archives, embeddings
-from pipeline.bundles import DataFile
-from pipeline.errors import ConfigError, DataError, ResourceError
+from pipeline.runtime.bundles import DataFile
+from pipeline.runtime.errors import ConfigError, DataError, ResourceError
 
 ATTEMPTS = 4  # at a server that answers with its own errors or hangs up
 WAIT_SECONDS = 2.0  # before the second attempt, twice as long before each further one

@@ -17,7 +17,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from pipeline.errors import ArtifactError, ResourceError
+from pipeline.runtime.errors import ArtifactError, ResourceError
 
 # D dimensions of an embedding
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.bundles import EncoderRetriever
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.runtime.bundles import EncoderRetriever
+from pipeline.runtime.errors import ArtifactError, ConfigError
 
 WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")

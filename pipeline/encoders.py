@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import embeddings, encoder_files
-from pipeline.bundles import EncoderRetriever
+from pipeline.common.device import device
 from pipeline.core import encoder
-from pipeline.device import device
-from pipeline.errors import ArtifactError, ConfigError, NumericError
+from pipeline.runtime.bundles import EncoderRetriever
+from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError
 
 # N texts, B texts of a batch, D dimensions of an embedding
 

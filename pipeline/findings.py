@@ -7,7 +7,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from pipeline import tables, tokenization, weights
+from pipeline import tokenization, weights
+from pipeline.common import tables
 from pipeline.core import (
     alignment,
     attention,
@@ -22,7 +23,7 @@ from pipeline.core import (
     wrong_answers,
 )
 from pipeline.pairs import Longest, Pair
-from pipeline.sections import Eval
+from pipeline.runtime.sections import Eval
 
 Network = PreTrainedModel | PeftModel
 

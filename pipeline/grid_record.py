@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pipeline.core import ablations
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 RECORD = Path("reports/ablations.json")  # in git
 

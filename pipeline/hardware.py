@@ -8,10 +8,10 @@ import os
 import time
 from collections.abc import Callable
 
-from pipeline import device_memory
+from pipeline.common import device_memory
+from pipeline.common.device_memory import GIB, HOARD, OVERHEAD
 from pipeline.core.forecast import Hardware
-from pipeline.device_memory import GIB, HOARD, OVERHEAD
-from pipeline.errors import ConfigError
+from pipeline.runtime.errors import ConfigError
 
 FLOPS_PER_BYTE = 206
 """Of a GPU whose memory speed is not measured: an H200's 989 TFLOP/s over 4.8 TB/s."""
@@ -36,7 +36,7 @@ def find(dtype: str, hidden: int, intermediate: int) -> Hardware:
             OVERHEAD["cuda"],
             HOARD["cuda"],
         )
-    from pipeline.device import device  # torch takes seconds to import, and what is given needs none
+    from pipeline.common.device import device
 
     on = device()
     flops, bandwidth = _measured(str(on), dtype, hidden, intermediate)

@@ -19,12 +19,14 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline import adapters, config, tables, weights
+from pipeline import adapters, weights
+from pipeline.common import tables
+from pipeline.common.device import device
+from pipeline.common.methods import TRAINED
 from pipeline.core import model
-from pipeline.core.methods import TRAINED
-from pipeline.device import device
-from pipeline.errors import ArtifactError, ConfigError, NumericError, ResourceError, run
-from pipeline.settings import BaseStage
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError, run
+from pipeline.runtime.settings import BaseStage
 
 FULL = Path("data/views/full.parquet")
 NUM_PROMPTS, PROMPT_TOKENS = 4, 512

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.bundles import EncoderRetriever
 from pipeline.core import shapes
 from pipeline.core.shapes import Shape
-from pipeline.errors import ArtifactError
-from pipeline.sections import Model
+from pipeline.runtime.bundles import EncoderRetriever
+from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.sections import Model
 
 BYTES = {"float32": 4, "bfloat16": 2}
 

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline import device_memory
+from pipeline.common import device_memory
 from pipeline.core import memory, shapes
-from pipeline.errors import ArtifactError, ConfigError
-from pipeline.sections import Train
+from pipeline.runtime.errors import ArtifactError, ConfigError
+from pipeline.runtime.sections import Train
 
 BYTES = {"float32": 4, "bfloat16": 2}
 

@@ -5,9 +5,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import tables
+from pipeline.common import tables
 from pipeline.core import evaluation
-from pipeline.errors import ArtifactError, DataError
+from pipeline.runtime.errors import ArtifactError, DataError
 
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
 SCORES, CHUNKS = Path("data/scores.parquet"), Path("data/chunks.parquet")

@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import config, hardware, model_shapes, workloads
-from pipeline.bundles import EncoderRetriever
+from pipeline import hardware, model_shapes, workloads
+from pipeline.common.methods import BASE, DISTILL, FOCUSED, TRAINED, Trained
 from pipeline.core import fitting, forecast, memory, tasks
 from pipeline.core.forecast import Estimate, Hardware, Recipe
 from pipeline.core.memory import Pack
-from pipeline.core.methods import BASE, DISTILL, FOCUSED, TRAINED, Trained
 from pipeline.core.shapes import Shape
 from pipeline.core.workload import Workload
-from pipeline.errors import ResourceError, run
-from pipeline.settings import PlanStage
+from pipeline.runtime import config
+from pipeline.runtime.bundles import EncoderRetriever
+from pipeline.runtime.errors import ResourceError, run
+from pipeline.runtime.settings import PlanStage
 
 GIB = 2**30
 ENCODER_TOKENS = {True: 1024, False: 65_536}  # of a batch on the CPU, on a GPU (pipeline/encoders.py)

@@ -26,8 +26,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import Module
 
-from pipeline.device import device
-from pipeline.errors import LAUNCHED, ConfigError
+from pipeline.common.device import device
+from pipeline.runtime.errors import LAUNCHED, ConfigError
 
 LAUNCH = "FOCUS_LAUNCH"
 SHARD = "ACCELERATE_USE_FSDP"

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core import encoder
-from pipeline.errors import ConfigError, PipelineError, ResourceError
+from pipeline.runtime.errors import ConfigError, PipelineError, ResourceError
 
 # B texts of a batch, D dimensions of an embedding
 

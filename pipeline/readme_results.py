@@ -6,9 +6,10 @@
 import sys
 from pathlib import Path
 
-from pipeline import files, grid_record
+from pipeline import grid_record
+from pipeline.common import files
 from pipeline.core import results
-from pipeline.errors import ArtifactError, ConfigError, run
+from pipeline.runtime.errors import ArtifactError, ConfigError, run
 
 README, SUMMARY = Path("README.md"), Path("reports/summary.json")
 

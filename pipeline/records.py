@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline import embeddings
-from pipeline.bundles import Bm25Retriever, EncoderRetriever, FusionRetriever, Retriever
 from pipeline.core import retrieval
+from pipeline.runtime.bundles import Bm25Retriever, EncoderRetriever, FusionRetriever, Retriever
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import files, records
+from pipeline import records
+from pipeline.common import files
 from pipeline.core import outside_predictions, references
 from pipeline.core.benchmarks.lines import Line
 from pipeline.core.tally import Tally, tally
-from pipeline.errors import ConfigError, DataError, run
+from pipeline.runtime.errors import ConfigError, DataError, run
 
 INPUTS = ("full", "retrieval", "longbench")
 _OWN_COLUMNS = ["example_id", "question_id", "benchmark", "input", "num_documents", "gold_position", "prediction"]
@@ -150,14 +151,14 @@ def _is_own(path: Path) -> bool:
     if not _is_parquet(path):
         return False
     # Here, because only Parquet files need pyarrow, which takes as long to import as everything else together.
-    from pipeline import tables
+    from pipeline.common import tables
 
     marks = _opened(path).schema_arrow.metadata or {}
     return bool(marks.get(b"table") == tables.PREDICTIONS.name.encode())
 
 
 def _own_rows(asked: argparse.Namespace) -> Iterator[Line]:
-    from pipeline import tables
+    from pipeline.common import tables
 
     path: Path = asked.score
     chosen = {"input": asked.input, "num_documents": asked.num_documents, "gold_position": asked.gold_position}

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import downloads, records
-from pipeline.bundles import (
+from pipeline.common.documents import Benchmark
+from pipeline.core.benchmarks import bios, hotpot, jsonl, longbench, nq, qasper, quality, squality
+from pipeline.records import Entries, Lines, Rejects
+from pipeline.runtime.bundles import (
     BiosData,
     Data,
     DataFile,
@@ -20,9 +23,6 @@ from pipeline.bundles import (
     QualityData,
     SqualityData,
 )
-from pipeline.core.benchmarks import bios, hotpot, jsonl, longbench, nq, qasper, quality, squality
-from pipeline.core.documents import Benchmark
-from pipeline.records import Entries, Lines, Rejects
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline import tables
+from pipeline.common import tables
 from pipeline.core import batching
 from pipeline.core.packs import Pack
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 SPLITS = ("train", "unlabelled")
 

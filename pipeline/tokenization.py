@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 from pipeline.core.views import Encode
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 FILE = Path("models/base/tokenizer.json")
 

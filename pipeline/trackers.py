@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import tracking
 
-from pipeline.errors import ConfigError
+from pipeline.runtime.errors import ConfigError
 
 TRACKERS = "FOCUS_TRACKERS"
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}

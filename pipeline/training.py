@@ -23,9 +23,9 @@ from tqdm import tqdm
 from pipeline import checkpoints, interrupts, trackers
 from pipeline.core import focus, gradients, model
 from pipeline.core.packs import Batch
-from pipeline.errors import NumericError, ResourceError
 from pipeline.processes import Processes
-from pipeline.sections import Train
+from pipeline.runtime.errors import NumericError, ResourceError
+from pipeline.runtime.sections import Train
 from pipeline.training_data import TrainingData
 
 CURVES = (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from pipeline import tables
+from pipeline.common import tables
 from pipeline.core import batching, reordering
 from pipeline.core.packs import Batch, Pack
 from pipeline.taught import Taught

@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from pipeline import files
+from pipeline.common import files
+from pipeline.common.device import device
 from pipeline.core import model
-from pipeline.device import device
-from pipeline.errors import ArtifactError, ConfigError
-from pipeline.sections import Model
+from pipeline.runtime.errors import ArtifactError, ConfigError
+from pipeline.runtime.sections import Model
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers ships no type for it

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from pipeline import files, tables
-from pipeline.bundles import BiosData
+from pipeline.common import files, tables
 from pipeline.core import workload
 from pipeline.core.workload import Rows, Workload
-from pipeline.settings import Settings
+from pipeline.runtime.bundles import BiosData
+from pipeline.runtime.settings import Settings
 
 EXAMPLES, CHUNKS = Path("data/examples.parquet"), Path("data/chunks.parquet")
 FULL, MASK = Path("data/views/full.parquet"), Path("reports/mask.json")

@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import ablation_plan, ablation_rows, ablation_runs, ablations, tables
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline import ablation_plan, ablation_rows, ablation_runs, ablations
+from pipeline.common import tables
+from pipeline.runtime.errors import ArtifactError, ConfigError
 from tests.conftest import ROOT
 from tests.graph.project import Project
 

@@ -16,10 +16,12 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline import adapters, config, files, weights
+from pipeline import adapters, weights
+from pipeline.common import files
 from pipeline.core import model
-from pipeline.errors import ArtifactError
-from pipeline.settings import BaseStage
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.settings import BaseStage
 from pipeline.stages import base
 from tests.conftest import ROOT
 

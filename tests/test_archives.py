@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import archives
-from pipeline.errors import ConfigError, DataError, ResourceError
+from pipeline.runtime.errors import ConfigError, DataError, ResourceError
 
 pytestmark = pytest.mark.skipif(
     not hasattr(tarfile, "data_filter"), reason="this Python's tarfile has no safe filter; 3.11.4 has"

@@ -19,8 +19,8 @@ import huggingface_hub
 import pytest
 
 from pipeline import downloads
-from pipeline.bundles import DataFile
-from pipeline.errors import ConfigError, DataError, ResourceError
+from pipeline.runtime.bundles import DataFile
+from pipeline.runtime.errors import ConfigError, DataError, ResourceError
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(

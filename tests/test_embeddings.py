@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline import embeddings
-from pipeline.errors import ArtifactError, ResourceError
+from pipeline.runtime.errors import ArtifactError, ResourceError
 from tests.conftest import ROOT
 
 

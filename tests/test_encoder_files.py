@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import encoder_files, encoders
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.runtime.errors import ArtifactError, ConfigError
 from tests import tiny_bert
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import embeddings, encoders
-from pipeline.device import device
-from pipeline.errors import ConfigError, NumericError
+from pipeline.common.device import device
+from pipeline.runtime.errors import ConfigError, NumericError
 from tests import tiny_bert
 
 TEXTS = ["abc", "", "a longer text, 12 words or so.", "abc def", "x" * 50]

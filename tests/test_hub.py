@@ -22,9 +22,10 @@ import pytest
 import torch
 from transformers import LlamaTokenizer
 
-from pipeline import config, embeddings, encoder_files, encoders, errors, weights
-from pipeline.errors import ArtifactError
-from pipeline.settings import BaseStage, ScoreStage
+from pipeline import embeddings, encoder_files, encoders, weights
+from pipeline.runtime import config, errors
+from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.settings import BaseStage, ScoreStage
 from pipeline.stages import base
 from tests import tiny_bert
 from tests.conftest import ROOT

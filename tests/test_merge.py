@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline import adapters, merge, tables, weights
-from pipeline.errors import ArtifactError, ConfigError, NumericError, ResourceError
+from pipeline import adapters, merge, weights
+from pipeline.common import tables
+from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
 from pipeline.stages import base
 from tests.conftest import ROOT
 from tests.test_adapters import loaded, logits, make_project, prompt, tie, trained

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, hardware, model_shapes, plan, tables, workloads
+from pipeline import hardware, model_shapes, plan, workloads
+from pipeline.common import tables
 from pipeline.core import workload
-from pipeline.errors import ArtifactError, ConfigError, ResourceError
-from pipeline.settings import PlanStage
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, ConfigError, ResourceError
+from pipeline.runtime.settings import PlanStage
 from tests.conftest import ROOT
 
 PAPER = {"data: bios ": "data: quality ", "model: tiny ": "model: mistral ", "profile: cpu ": "profile: paper "}

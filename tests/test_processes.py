@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from pipeline import processes
 from pipeline.core import focus
-from pipeline.errors import ConfigError
+from pipeline.runtime.errors import ConfigError
 from tests.conftest import ROOT
 from tests.core.test_focus import FOCUSED
 from tests.toy_training import LORA, TRAIN, train, write_views

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
-from pipeline import config, embeddings, encoder_files, encoders, errors, ray_encoding, tables
+from pipeline import embeddings, encoder_files, encoders, ray_encoding
+from pipeline.common import tables
 from pipeline.core import encoder
+from pipeline.runtime import config, errors
 from pipeline.stages import score
 from tests import tiny_bert
 from tests.conftest import ROOT

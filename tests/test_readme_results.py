@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files, readme_results
+from pipeline import readme_results
+from pipeline.common import files
 from pipeline.core import results, summary, wording
 from pipeline.core.ablations import Table
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.runtime.errors import ArtifactError, ConfigError
 from tests.conftest import ROOT
 from tests.core.test_summary import answer
 

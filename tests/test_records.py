@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import records
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 
 def read(path, rejects=None):

@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline import config, retrievers
-from pipeline.bundles import Bm25Retriever, ControlRetriever, EncoderRetriever, FusionRetriever
+from pipeline import retrievers
 from pipeline.core import recall, retrieval
-from pipeline.settings import ScoreStage
+from pipeline.runtime import config
+from pipeline.runtime.bundles import Bm25Retriever, ControlRetriever, EncoderRetriever, FusionRetriever
+from pipeline.runtime.settings import ScoreStage
 from tests import tiny_bert
 from tests.conftest import ROOT
 

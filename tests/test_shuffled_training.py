@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline import tables
+from pipeline.common import tables
 from pipeline.training_data import TrainingData
 from tests import toy_training
 from tests.core import tiny

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline import tables
-from pipeline.errors import ArtifactError
+from pipeline.common import tables
+from pipeline.runtime.errors import ArtifactError
 from pipeline.taught import Taught
 from tests import toy_training
 from tests.core import tiny

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import trackers
-from pipeline.errors import ConfigError
 from pipeline.processes import Processes
+from pipeline.runtime.errors import ConfigError
 
 
 class Recorder:

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from pipeline import checkpoints, training
 from pipeline.core import focus
-from pipeline.errors import ConfigError, NumericError, ResourceError
 from pipeline.negatives import retained
+from pipeline.runtime.errors import ConfigError, NumericError, ResourceError
 from pipeline.training_data import TrainingData, context_keys
 from tests.conftest import ROOT
 from tests.core import tiny
@@ -83,7 +83,7 @@ def test_negatives_are_kept_while_they_fit(
     steps = [data.forwards(step, 64) for step in range(2)]
 
     def kept(negatives: str, gib: float, num_processes: int = 1, **changed: object) -> bool:
-        monkeypatch.setattr("pipeline.device_memory.memory", lambda kind: gib * 2**30)
+        monkeypatch.setattr("pipeline.common.device_memory.memory", lambda kind: gib * 2**30)
         base = tiny.network().config.to_dict() | changed
         return retained(with_settings(negatives=negatives), base, "float32", steps, 1000, "cpu", num_processes)
 

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from transformers import set_seed
 
-from pipeline import adapters, checkpoints, tables, trackers, training, weights
+from pipeline import adapters, checkpoints, trackers, training, weights
+from pipeline.common import tables
 from pipeline.core import focus, masking, model, schedule
 from pipeline.processes import Processes
-from pipeline.sections import Lora, Train
+from pipeline.runtime.sections import Lora, Train
 from pipeline.taught import Taught
 from pipeline.training_data import TrainingData, context_keys
 from tests.core import tiny
@@ -178,6 +179,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from pipeline.errors import run
+    from pipeline.runtime.errors import run
 
     run(main)

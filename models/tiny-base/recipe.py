@@ -29,8 +29,9 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file: the package is not beside it
 
-from pipeline import files, weights
-from pipeline.core import answers, prompts, tasks
+from pipeline import weights
+from pipeline.common import answers, files
+from pipeline.core import prompts, tasks
 from pipeline.core.benchmarks import bios, bios_people
 
 ROOT = Path(__file__).resolve().parents[2]

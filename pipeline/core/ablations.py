@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.core import tasks
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 
 class _Record(BaseModel):

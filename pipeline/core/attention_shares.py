@@ -15,7 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core import answers, position_bias, statistics
+from pipeline.common import answers
+from pipeline.core import position_bias, statistics
 
 Role = Literal["gold", "namesake", "other", "rest"]
 ROLES: tuple[Role, ...] = ("gold", "namesake", "other", "rest")

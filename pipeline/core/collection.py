@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.core import documents, retrieval
-from pipeline.errors import ArtifactError
+from pipeline.common import documents
+from pipeline.core import retrieval
+from pipeline.runtime.errors import ArtifactError
 
 
 class Chunk(NamedTuple):

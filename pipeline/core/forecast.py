@@ -8,10 +8,10 @@ the pass, and every layer costs a call.
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from pipeline.common.methods import Trained
 from pipeline.core import cost, memory
 from pipeline.core.masking import Mode
 from pipeline.core.memory import Pack
-from pipeline.core.methods import Trained
 from pipeline.core.shapes import Shape
 from pipeline.core.workload import Rows, Workload
 

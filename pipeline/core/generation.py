@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.errors import NumericError
+from pipeline.runtime.errors import NumericError
 
 Prompt = Sequence[int] | NDArray[np.int32]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.core.documents import Evidence, gold_flags
+from pipeline.common.documents import Evidence, gold_flags
 from pipeline.core.views import Context
 
 

@@ -14,11 +14,11 @@ All evaluators normalise alike (normalization.py). Every score is the best over 
 from collections.abc import Sequence
 from typing import Literal
 
-from pipeline.core import answers
+from pipeline.common import answers
+from pipeline.common.normalization import bag_f1, normalize_marks
+from pipeline.common.normalization import normalize as normalize
 from pipeline.core.multiple_choice import parse_option as parse_option
 from pipeline.core.multiple_choice import quality_accuracy as quality_accuracy
-from pipeline.core.normalization import bag_f1, normalize_marks
-from pipeline.core.normalization import normalize as normalize
 from pipeline.core.qasper_score import qasper_scores as qasper_scores
 
 ErrorClass = Literal["correct", "distraction", "other"]

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from pipeline.core import batching
 from pipeline.core.batching import View
-from pipeline.errors import ConfigError
+from pipeline.runtime.errors import ConfigError
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 _FULL, _SLIDING = "full_attention", "sliding_attention"

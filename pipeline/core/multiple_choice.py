@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import regex
 
-from pipeline.core.normalization import normalize
+from pipeline.common.normalization import normalize
 
 ABSTAINS = -1
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.core.benchmarks.lines import Line, Lines
 from pipeline.core.references import Reference
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 NAMES = ("id", "question_id", "question_unique_id", "example_id")
 VALUES = ("prediction", "predicted_answer", "model_answer", "answer")

@@ -8,7 +8,7 @@ lengths of the lists, so that a paragraph given twice costs.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
-from pipeline.core.normalization import bag_f1, normalize
+from pipeline.common.normalization import bag_f1, normalize
 
 TYPES = ("extractive", "abstractive", "boolean", "none")
 _NO_TEXT = "FLOAT SELECTED"  # opens the evidence that is a figure or a table

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipeline.core import answers, prompts, summary
+from pipeline.common import answers
+from pipeline.core import prompts, summary
 
 KINDS = ("correct", "distraction", "other")
 EXCERPT_CHARACTERS = 900  # of a document that holds an answer; longer ones are cut around the marked words

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.core import answers, collection, retrieval
+from pipeline.common import answers
+from pipeline.core import collection, retrieval
 from pipeline.core.collection import Chunk, Collection
 from pipeline.core.retrieval import Bools, CollectionScorer, Context, ControlScorer, Floats, Ints, Scorer
 

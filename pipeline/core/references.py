@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.core import metrics
 from pipeline.core.benchmarks import hotpot, jsonl, lines, longbench, nq_lines, qasper, quality, squality
 from pipeline.core.benchmarks.lines import Line, Lines, Reject
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 # LongBench scores these by F1; all but triviaqa in full.
 _LONGBENCH = ("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique", "triviaqa")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
-from pipeline.errors import DataError, NumericError
+from pipeline.runtime.errors import DataError, NumericError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.errors import ConfigError, DataError
+from pipeline.runtime.errors import ConfigError, DataError
 
 
 def schedule(

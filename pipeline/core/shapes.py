@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 GATED = ("llama", "mistral", "qwen2", "qwen3", "ministral")
 PLAIN = ("bert",)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.common.methods import METHODS
 from pipeline.core import official, paper, statistics, tasks
-from pipeline.core.methods import METHODS
 from pipeline.core.ranges import Range, ranges
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 REFERENCE = ("vanilla", "full")
 COLUMNS = (

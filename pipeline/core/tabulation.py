@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline.core import seeds, statistics, tasks
 from pipeline.core.ablations import Change, Mean, Row, SeedMean, Table, ToReference
 from pipeline.core.ranges import Range, ranges
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 MIN_PAIRED_SEEDS = 2
 RESAMPLES = 20_000

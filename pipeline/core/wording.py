@@ -6,7 +6,8 @@ Shares are written in percent with one decimal, differences in points with their
 import re
 import unicodedata
 
-from pipeline.core import methods, tasks
+from pipeline.common import methods
+from pipeline.core import tasks
 from pipeline.core.statistics import Interval, PairedDifference
 from pipeline.core.summary import Measured, Summary
 

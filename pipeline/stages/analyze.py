@@ -14,10 +14,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import adapters, config, files, findings, pairs, weights
-from pipeline.core.methods import METHODS
-from pipeline.errors import run
-from pipeline.settings import AnalyzeStage
+from pipeline import adapters, findings, pairs, weights
+from pipeline.common import files
+from pipeline.common.methods import METHODS
+from pipeline.runtime import config
+from pipeline.runtime.errors import run
+from pipeline.runtime.settings import AnalyzeStage
 
 ANALYSIS = Path("reports/analysis.json")
 

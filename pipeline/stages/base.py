@@ -4,9 +4,10 @@ import hashlib
 
 from transformers import AutoTokenizer
 
-from pipeline import config, weights
-from pipeline.errors import ArtifactError, run
-from pipeline.settings import BaseStage
+from pipeline import weights
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, run
+from pipeline.runtime.settings import BaseStage
 
 
 def main() -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import config, tables
+from pipeline.common import tables
 from pipeline.core import chunking
-from pipeline.errors import run
-from pipeline.settings import ChunkStage
+from pipeline.runtime import config
+from pipeline.runtime.errors import run
+from pipeline.runtime.settings import ChunkStage
 
 DOCUMENTS, CHUNKS = Path("data/documents.parquet"), Path("data/chunks.parquet")
 

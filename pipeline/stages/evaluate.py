@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import config, files, tables
-from pipeline.core import evaluation, methods, tasks
-from pipeline.errors import ConfigError, DataError, run
-from pipeline.settings import EvaluateStage
+from pipeline.common import files, methods, tables
+from pipeline.core import evaluation, tasks
+from pipeline.runtime import config
+from pipeline.runtime.errors import ConfigError, DataError, run
+from pipeline.runtime.settings import EvaluateStage
 
 LONGBENCH_TOP_K = 7  # chunks of 200 words: a retrieval setting of LongBench (arXiv 2308.14508)
 PREDICTIONS, FIGURES = Path("reports/predictions"), Path("reports/eval")

@@ -9,10 +9,11 @@ It holds nothing else, so a bar that is moved without another verdict leaves the
 
 from pathlib import Path
 
-from pipeline import config, files
-from pipeline.errors import DataError, run
-from pipeline.sections import Gate
-from pipeline.settings import GateStage
+from pipeline.common import files
+from pipeline.runtime import config
+from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.sections import Gate
+from pipeline.runtime.settings import GateStage
 
 MASK, RETRIEVAL = Path("reports/mask.json"), Path("reports/retrieval.json")
 REPORT = Path("reports/gate.json")

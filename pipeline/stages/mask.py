@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import config, files, tables, tokenization
-from pipeline.core import answers, masking
-from pipeline.errors import ArtifactError, ConfigError, run
-from pipeline.settings import MaskStage
+from pipeline import tokenization
+from pipeline.common import answers, files, tables
+from pipeline.core import masking
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, ConfigError, run
+from pipeline.runtime.settings import MaskStage
 
 CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")

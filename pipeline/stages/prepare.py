@@ -6,10 +6,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import config, files, sources, tables
+from pipeline import sources
+from pipeline.common import files, tables
 from pipeline.core.benchmarks.census import Census
-from pipeline.errors import run
-from pipeline.settings import PrepareStage
+from pipeline.runtime import config
+from pipeline.runtime.errors import run
+from pipeline.runtime.settings import PrepareStage
 
 DOCUMENTS, EXAMPLES = Path("data/documents.parquet"), Path("data/examples.parquet")
 SUMMARY = Path("reports/prepare.json")

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, files, grid_record, provenance, run_log, tables
+from pipeline import grid_record
+from pipeline.common import files, tables
 from pipeline.core import page, plots, readings, result_figures, summary, wording
-from pipeline.errors import ArtifactError, ConfigError, run
-from pipeline.settings import ReportStage
+from pipeline.runtime import config, provenance, run_log
+from pipeline.runtime.errors import ArtifactError, ConfigError, run
+from pipeline.runtime.settings import ReportStage
 
 PREDICTIONS, CURVES, SURFACE = Path("reports/predictions"), Path("reports/train"), Path("reports/surface")
 EXAMPLES, DOCUMENTS = Path("data/examples.parquet"), Path("data/documents.parquet")

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import config, files, retrievers, tables
+from pipeline import retrievers
+from pipeline.common import files, tables
 from pipeline.core import collection, recall
-from pipeline.errors import DataError, run
-from pipeline.settings import ScoreStage
+from pipeline.runtime import config
+from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.settings import ScoreStage
 
 CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")
 REPORT = Path("reports/retrieval.json")

@@ -6,10 +6,12 @@ Where the benchmark has no questions of split surface (bios alone makes some), r
 import sys
 from pathlib import Path
 
-from pipeline import answered, config, files, processes
-from pipeline.core import difficulty, methods
-from pipeline.errors import ConfigError, run
-from pipeline.settings import SurfaceStage
+from pipeline import answered, processes
+from pipeline.common import files, methods
+from pipeline.core import difficulty
+from pipeline.runtime import config
+from pipeline.runtime.errors import ConfigError, run
+from pipeline.runtime.settings import SurfaceStage
 
 SPLIT = "surface"
 SURFACE = Path("reports/surface")

@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import adapters, config, tables, tokenization, weights
+from pipeline import adapters, tokenization, weights
+from pipeline.common import tables
 from pipeline.core import masking, tasks, teaching
-from pipeline.errors import ArtifactError, DataError, run
-from pipeline.settings import TeachStage
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, DataError, run
+from pipeline.runtime.settings import TeachStage
 
 FULL, SCORES, EXAMPLES = Path("data/views/full.parquet"), Path("data/scores.parquet"), Path("data/examples.parquet")
 TEACHINGS = Path("data/teachings.parquet")

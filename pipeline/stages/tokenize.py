@@ -8,12 +8,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import config, files, tables, tokenization
+from pipeline import tokenization
+from pipeline.common import files, tables
+from pipeline.common.documents import Evidence
 from pipeline.core import prompts, tasks, views
-from pipeline.core.documents import Evidence
 from pipeline.core.lengths import Lengths
-from pipeline.errors import DataError, run
-from pipeline.settings import TokenizeStage
+from pipeline.runtime import config
+from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.settings import TokenizeStage
 
 CHUNKS, EXAMPLES, FULL = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/views/full.parquet")
 SUMMARY = Path("reports/tokenize.json")

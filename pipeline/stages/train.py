@@ -8,22 +8,13 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline import (
-    adapters,
-    checkpoints,
-    config,
-    environment,
-    files,
-    negatives,
-    processes,
-    trackers,
-    training,
-    weights,
-)
-from pipeline.core import focus, methods, model, schedule
-from pipeline.errors import ConfigError, run
-from pipeline.sections import Train
-from pipeline.settings import TrainDistillStage, TrainFocusedStage, TrainVanillaStage
+from pipeline import adapters, checkpoints, environment, negatives, processes, trackers, training, weights
+from pipeline.common import files, methods
+from pipeline.core import focus, model, schedule
+from pipeline.runtime import config
+from pipeline.runtime.errors import ConfigError, run
+from pipeline.runtime.sections import Train
+from pipeline.runtime.settings import TrainDistillStage, TrainFocusedStage, TrainVanillaStage
 from pipeline.taught import SPLITS, Taught
 from pipeline.training_data import TrainingData, context_keys
 

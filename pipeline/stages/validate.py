@@ -24,11 +24,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import config, files, retrievers, tables
-from pipeline.bundles import Retriever
+from pipeline import retrievers
+from pipeline.common import files, tables
 from pipeline.core import chunking, collection, recall, statistics
-from pipeline.errors import DataError, run
-from pipeline.settings import ValidateStage
+from pipeline.runtime import config
+from pipeline.runtime.bundles import Retriever
+from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.settings import ValidateStage
 
 DOCUMENTS, EXAMPLES = Path("data/documents.parquet"), Path("data/examples.parquet")
 REPORT = Path("reports/validation.json")

@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from pipeline.core import branches, generation, model
 from pipeline.core.branches import Branch
-from pipeline.errors import ConfigError, NumericError
+from pipeline.runtime.errors import ConfigError, NumericError
 from tests.core import tiny
 
 NEW_TOKENS = 8

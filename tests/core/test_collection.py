@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core.collection import Collection, context
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 
 def chunk(document_id, index, text, start=0, title=""):

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from transformers import MistralConfig, MistralForCausalLM
 
 from pipeline.core import batching, cost, losses, model, shapes
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 from tests.core import tiny
 
 LABELS, ROWS = 6, 2

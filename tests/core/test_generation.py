@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import generation, model
-from pipeline.errors import NumericError
+from pipeline.runtime.errors import NumericError
 from tests.core import tiny
 
 NEW_TOKENS = 8

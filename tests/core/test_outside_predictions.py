@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.core import outside_predictions
 from pipeline.core.references import Reference
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 REFERENCES = [Reference((f"q{number}", f"alias-{number}"), ["x"]) for number in range(6)]
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core import answers, readings
+from pipeline.common import answers
+from pipeline.core import readings
 from pipeline.core.readings import Segment
 from tests.core.test_summary import answer
 

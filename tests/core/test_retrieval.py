@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core import recall, retrieval
-from pipeline.errors import DataError, NumericError
+from pipeline.runtime.errors import DataError, NumericError
 
 
 def context(question="q", rows=(0, 1, 2), gold=(False, True, False), example_id="e"):

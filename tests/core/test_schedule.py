@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.schedule import schedule
-from pipeline.errors import ConfigError, DataError
+from pipeline.runtime.errors import ConfigError, DataError
 
 
 @given(st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=40), st.integers(1, 7), st.integers(0, 5))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.core import statistics, summary
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 TO = "\N{EN DASH}"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.core import ablations, tabulation
-from pipeline.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError
 
 FAST = {"reference": "vanilla", "claimed": ["focused", "gone"], "seconds": 12.5, "resamples": 400}
 

@@ -9,13 +9,13 @@ from tests.conftest import ROOT
 # Types, names and wording, no values: what a setting is set to is tracked by key, so these rerun nothing. The log of
 # runs is read by no stage, what `report --show` prints of the tree is in no output.
 EXEMPT = {
-    "pipeline/config.py",
-    "pipeline/settings.py",
-    "pipeline/sections.py",
-    "pipeline/bundles.py",
-    "pipeline/errors.py",
-    "pipeline/run_log.py",
-    "pipeline/provenance.py",
+    "pipeline/runtime/config.py",
+    "pipeline/runtime/settings.py",
+    "pipeline/runtime/sections.py",
+    "pipeline/runtime/bundles.py",
+    "pipeline/runtime/errors.py",
+    "pipeline/runtime/run_log.py",
+    "pipeline/runtime/provenance.py",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import settings
+from pipeline.runtime import settings
 from tests.conftest import ROOT
 from tests.graph.closure import closure
 
@@ -136,11 +136,11 @@ def test_imports_point_one_way():
         for target in (found.relative_to(ROOT).as_posix() for found in imported(path)):
             assert not target.startswith("pipeline/stages/"), f"{where} imports the stage {target}"
             if where.startswith("pipeline/core/"):
-                assert target.startswith("pipeline/core/") or target == "pipeline/errors.py", (
+                assert target.startswith("pipeline/core/") or target == "pipeline/runtime/errors.py", (
                     f"{where} imports {target}"
                 )
             low = {f"pipeline/{name}.py" for name in ("errors", "run_log", "files", "bundles", "sections", "schemas")}
-            if where in low | {"pipeline/settings.py", "pipeline/tables.py"}:
+            if where in low | {"pipeline/runtime/settings.py", "pipeline/common/tables.py"}:
                 assert target in low, f"{where} imports {target}"
 
 

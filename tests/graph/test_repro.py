@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.core import methods
+from pipeline.common import methods
 from tests.graph.project import Project
 from tests.graph.test_dvc_yaml import INSTANCES, written
 
@@ -201,7 +201,7 @@ def test_a_wrong_setting_stops_before_anything_is_touched(project: Project):
     original = (project.root / "params.yaml").read_text()
     try:
         (project.root / "params.yaml").write_text(original.replace("top_k: 2", "top_k: 0", 1))
-        done = project.run("python", "-m", "pipeline.config", check=False)
+        done = project.run("python", "-m", "pipeline.runtime.config", check=False)
         assert done.returncode == 2
         assert done.stderr.startswith("error: params.yaml: mask.top_k is 0: input should be greater than")
         assert len(done.stderr.splitlines()) == 1

@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, tables
+from pipeline.common import files, tables
 from pipeline.core import wrong_answers
 
 FIRST = ("Ada", "Bruno", "Clara", "Dmitri", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaia", "Liam")

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import files, pairs, tables
+from pipeline import pairs
+from pipeline.common import files, tables
 from pipeline.core import alignment, attention_shares
-from pipeline.errors import ArtifactError, DataError
+from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.stages import analyze, mask
 from tests.core import tiny
 from tests.core.test_attention import eager_last_row

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from pipeline import tables
-from pipeline.errors import ArtifactError
+from pipeline.common import tables
+from pipeline.runtime.errors import ArtifactError
 from pipeline.stages import chunk
 from tests.conftest import ROOT
 

@@ -15,10 +15,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from pipeline import adapters, answered, config, files, tables, weights
-from pipeline.core import answers, evaluation, metrics, model, prompts, tasks, views
-from pipeline.errors import ArtifactError, ConfigError, DataError
-from pipeline.settings import EvaluateStage
+from pipeline import adapters, answered, weights
+from pipeline.common import answers, files, tables
+from pipeline.core import evaluation, metrics, model, prompts, tasks, views
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
+from pipeline.runtime.settings import EvaluateStage
 from pipeline.stages import evaluate
 from tests.conftest import ROOT
 from tests.core import tiny

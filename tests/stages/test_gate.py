@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import errors, files
+from pipeline.common import files
+from pipeline.runtime import errors
 from pipeline.stages import gate
 from tests.conftest import ROOT
 

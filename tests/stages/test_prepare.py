@@ -7,8 +7,8 @@ import shutil
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import files, tables
-from pipeline.errors import DataError, PipelineError
+from pipeline.common import files, tables
+from pipeline.runtime.errors import DataError, PipelineError
 from pipeline.stages import prepare
 from tests.conftest import ROOT
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import tables
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.common import tables
+from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.stages import report
 from tests.conftest import ROOT
 from tests.stages import made_results

@@ -6,8 +6,9 @@ import shutil
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import config, errors, files, tables
+from pipeline.common import files, tables
 from pipeline.core import recall
+from pipeline.runtime import config, errors
 from pipeline.stages import score
 from tests import tiny_bert
 from tests.conftest import ROOT

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ArtifactError, ConfigError
+from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.stages import train
 from tests.conftest import ROOT
 

@@ -7,9 +7,10 @@ from dataclasses import asdict
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import config, errors, files, tables
+from pipeline.common import files, tables
+from pipeline.common.documents import Document, Evidence, Example
 from pipeline.core import recall
-from pipeline.core.documents import Document, Evidence, Example
+from pipeline.runtime import config, errors
 from pipeline.stages import chunk, score, validate
 from tests import tiny_bert
 from tests.conftest import ROOT

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import config, tables, tokenization, weights
-from pipeline.core.documents import Evidence, Example
-from pipeline.errors import ArtifactError, ConfigError, DataError
-from pipeline.settings import EvaluateStage
+from pipeline import tokenization, weights
+from pipeline.common import tables
+from pipeline.common.documents import Evidence, Example
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
+from pipeline.runtime.settings import EvaluateStage
 from pipeline.stages import base, mask, tokenize
 from tests.conftest import ROOT
 
@@ -218,8 +220,8 @@ def test_weights_that_changed_since_the_card_are_refused(project: Path):
 
 
 def weights_settings() -> Any:
-    from pipeline import config
-    from pipeline.settings import BaseStage
+    from pipeline.runtime import config
+    from pipeline.runtime.settings import BaseStage
 
     return config.load(BaseStage).model
 

@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from pipeline.common.documents import Benchmark, Document, Evidence, Example
 from pipeline.core.benchmarks.bios_people import FACTS_PER_PERSON, MAX_SIDE, SHARES, People, ask
-from pipeline.core.documents import Benchmark, Document, Evidence, Example
-from pipeline.errors import ConfigError
+from pipeline.runtime.errors import ConfigError
 
 SHARE_OF = {"unlabelled": "train", "surface": "test"}  # of the other splits, the share of the same name
 PEOPLE_PER_QUESTION = 0.75

@@ -11,8 +11,8 @@ from itertools import pairwise
 from random import Random
 from typing import NamedTuple
 
+from pipeline.common.documents import Document
 from pipeline.core.benchmarks.bios_words import FIRST_NAMES, LAST_NAMES, RELATIONS
-from pipeline.core.documents import Document
 
 SHARES = ("pretraining", "train", "dev", "test")
 MAX_SIDE = min(len(FIRST_NAMES), len(LAST_NAMES)) // len(SHARES)

@@ -4,8 +4,8 @@ import hashlib
 from collections import Counter, defaultdict
 from typing import Any
 
-from pipeline.core.documents import Document, Example
-from pipeline.errors import DataError
+from pipeline.common.documents import Document, Example
+from pipeline.runtime.errors import DataError
 
 SPLITS = ("train", "unlabelled", "dev", "test", "surface")
 _TRAINED_ON = ("train", "unlabelled")

@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
+from pipeline.common.documents import Benchmark, Document, Example
 from pipeline.core.benchmarks import splits
-from pipeline.core.documents import Benchmark, Document, Example
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 
 class Question(NamedTuple):

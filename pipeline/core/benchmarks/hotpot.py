@@ -12,10 +12,10 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.common.documents import Benchmark, Document, Evidence, Example
 from pipeline.core.benchmarks import contexts, lines
 from pipeline.core.benchmarks.contexts import Question
 from pipeline.core.benchmarks.lines import Lines, Reject, Some, Text
-from pipeline.core.documents import Benchmark, Document, Evidence, Example
 
 # JSON has lists only; the items stay strict.
 Fact = Annotated[tuple[str, int], Field(strict=False)]

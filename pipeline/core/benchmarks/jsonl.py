@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.common.documents import Benchmark, Document, Evidence, Example
 from pipeline.core.benchmarks import lines
 from pipeline.core.benchmarks.lines import Lines, Reject, Some, Text
-from pipeline.core.documents import Benchmark, Document, Evidence, Example
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 
 class _Line(BaseModel):

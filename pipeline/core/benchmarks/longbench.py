@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.common.documents import Benchmark, Document, Example
 from pipeline.core.benchmarks import contexts, lines
 from pipeline.core.benchmarks.contexts import Question
 from pipeline.core.benchmarks.lines import Lines, Reject, Some, Text
-from pipeline.core.documents import Benchmark, Document, Example
 
 TITLE_CHARACTERS = 100  # a first line up to this long is the title; the longest seen in the data has 67
 _HEADER = re.compile(r"^Passage [0-9]+:\n", re.MULTILINE)

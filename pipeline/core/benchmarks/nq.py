@@ -20,13 +20,13 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
-from pipeline.core import answers
+from pipeline.common import answers
+from pipeline.common.documents import Benchmark, Document, Evidence, Example
 from pipeline.core.benchmarks import lines, nq_lines, splits
 from pipeline.core.benchmarks.lines import Lines, Reject
 from pipeline.core.benchmarks.nq_contexts import Collection, GoldPosition, position_of_gold
 from pipeline.core.benchmarks.nq_lines import SPLITS, Passage, Question, Survey, text_digest
-from pipeline.core.documents import Benchmark, Document, Evidence, Example
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 QUESTIONS_PER_BLOCK = 64  # scored at once
 

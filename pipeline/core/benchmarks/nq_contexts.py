@@ -11,10 +11,11 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.core import answers, retrieval
+from pipeline.common import answers
+from pipeline.core import retrieval
 from pipeline.core.benchmarks.nq_lines import Passage
 from pipeline.core.retrieval import Floats
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 # Q questions, N passages of the collection
 

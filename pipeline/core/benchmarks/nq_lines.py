@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.core import answers
+from pipeline.common import answers
 from pipeline.core.benchmarks import lines
 from pipeline.core.benchmarks.lines import Lines, Reject, Some, Text
 

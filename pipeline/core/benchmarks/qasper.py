@@ -15,10 +15,10 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.common.documents import Benchmark, Document, Evidence, Example
 from pipeline.core.benchmarks import lines, splits
 from pipeline.core.benchmarks.lines import Line, Lines, Reject, Text
-from pipeline.core.documents import Benchmark, Document, Evidence, Example
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 LOST = "questions without an answer"
 _NO_TEXT = "FLOAT SELECTED"

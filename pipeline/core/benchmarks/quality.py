@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.common.documents import Benchmark, Document, Example
 from pipeline.core.benchmarks import lines, stories
 from pipeline.core.benchmarks.lines import Lines, Reject, Some, Text
-from pipeline.core.documents import Benchmark, Document, Example
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 NUM_OPTIONS = 4
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.common.documents import Benchmark, Document, Example
 from pipeline.core.benchmarks import lines, stories
 from pipeline.core.benchmarks.lines import Lines, Reject, Some, Text
-from pipeline.core.documents import Benchmark, Document, Example
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 
 class _Part(BaseModel):

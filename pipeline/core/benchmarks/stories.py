@@ -21,8 +21,8 @@ from dataclasses import replace
 
 import regex
 
+from pipeline.common.documents import Benchmark, Document, Example
 from pipeline.core.benchmarks import splits
-from pipeline.core.documents import Benchmark, Document, Example
 
 _PARAGRAPH_BESIDE_BR = re.compile(r"\n\n\n |\n \n  ")
 _BR = re.compile(r"(?<=\S)(?:\n\n |\n {3}\n {2})(?=\S)")

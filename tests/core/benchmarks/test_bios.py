@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core import answers
+from pipeline.common import answers
 from pipeline.core.benchmarks import bios, bios_people, bios_words
-from pipeline.errors import ConfigError
+from pipeline.runtime.errors import ConfigError
 
 DEFAULT = {
     "num_questions": {"train": 400, "dev": 200, "test": 512},

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.common.documents import Document, Evidence, Example
 from pipeline.core.benchmarks.census import Census
-from pipeline.core.documents import Document, Evidence, Example
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 DOCUMENTS = [
     Document("a", "", "One two three."),

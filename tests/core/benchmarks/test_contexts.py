@@ -2,10 +2,10 @@
 
 import pytest
 
+from pipeline.common.documents import Document, Example
 from pipeline.core.benchmarks import contexts
 from pipeline.core.benchmarks.contexts import Question
-from pipeline.core.documents import Document, Example
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 DOCUMENTS = {name: Document(name, "", f"Text {name}.") for name in "abcd"}
 

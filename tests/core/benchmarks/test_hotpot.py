@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.benchmarks import hotpot
 from pipeline.core.benchmarks.census import Census
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 SEA = ["Sea", ["The sea is wide.", " It is in the west.", " "]]
 ANN = ["Ann", ["Ann sails."]]

@@ -2,9 +2,9 @@
 
 import pytest
 
+from pipeline.common.documents import Document, Evidence
 from pipeline.core.benchmarks import jsonl
-from pipeline.core.documents import Document, Evidence
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 DOCUMENTS = [
     {"id": "fox", "title": "Fox", "text": "The fox is red. The fox eats mice."},

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.common.documents import Document
 from pipeline.core.benchmarks import longbench
 from pipeline.core.benchmarks.census import Census
-from pipeline.core.documents import Document
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 CONTEXT = "Passage 1:\nSea\nThe sea is wide.\n\nIt is in the west.\nPassage 2:\nAnn (sailor)\nAnn sails.\n"
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core import answers
+from pipeline.common import answers
+from pipeline.common.documents import Evidence
 from pipeline.core.benchmarks import nq, nq_contexts
 from pipeline.core.benchmarks.nq_lines import SPLITS
-from pipeline.core.documents import Evidence
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 
 def passage(text, title="", **marks):

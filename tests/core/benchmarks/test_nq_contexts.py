@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.core.benchmarks import nq_contexts
 from pipeline.core.benchmarks.nq_contexts import Collection
 from pipeline.core.benchmarks.nq_lines import Passage
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 
 @pytest.mark.parametrize("num_documents", [1, 2, 10, 30])

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.common.documents import Evidence
 from pipeline.core import chunking, metrics
 from pipeline.core.benchmarks import qasper
 from pipeline.core.benchmarks.census import Census
-from pipeline.core.documents import Evidence
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 
 def answer(**given):

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from pipeline.common.documents import Document
 from pipeline.core.benchmarks import quality
 from pipeline.core.benchmarks.census import Census
-from pipeline.core.documents import Document
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 QUESTION = {
     "question": "Who opened the door? ",

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from pipeline.common.documents import Document
 from pipeline.core.benchmarks import squality
-from pipeline.core.documents import Document
-from pipeline.errors import DataError
+from pipeline.runtime.errors import DataError
 
 
 def question(number, *summaries):

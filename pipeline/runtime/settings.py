@@ -1,14 +1,14 @@
 """The settings of each stage, and all of them together. Values live in params.yaml and conf/, never here.
 
-Each class is what one stage may read. `pipeline/config.py` fills them; pydantic collects all problems at once.
+Each class is what one stage may read. `pipeline/runtime/config.py` fills them; pydantic collects all problems at once.
 """
 
 from typing import Self
 
 from pydantic import model_validator
 
-from pipeline.bundles import Data, Retriever, Section
-from pipeline.sections import (
+from pipeline.runtime.bundles import Data, Retriever, Section
+from pipeline.runtime.sections import (
     Analyze,
     Chunk,
     Context,

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import tables
-from pipeline.errors import ArtifactError
+from pipeline.common import tables
+from pipeline.runtime.errors import ArtifactError
 
 ROWS = [
     {"chunk_id": f"d#{i}", "document_id": "d", "index": i, "start": i, "end": i + 1, "title": "", "text": "ä"}

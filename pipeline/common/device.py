@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.runtime.errors import ConfigError
 
 
 def device() -> torch.device:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from pipeline import run_log
+from pipeline.runtime import run_log
 
 
 class PipelineError(Exception):

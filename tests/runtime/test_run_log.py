@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import run_log
+from pipeline.runtime import run_log
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import files
-from pipeline.errors import ArtifactError
-from pipeline.schemas import (
+from pipeline.common import files
+from pipeline.common.schemas import (
     ABLATION_RUN,
     ABLATIONS,
     CHUNKS,
@@ -27,6 +26,7 @@ from pipeline.schemas import (
     TEACHINGS,
     Table,
 )
+from pipeline.runtime.errors import ArtifactError
 
 __all__ = [  # the schemas are used by the names of this module
     "ABLATIONS",

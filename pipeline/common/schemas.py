@@ -138,7 +138,7 @@ PREDICTIONS = Table(
         ("example_id", _text),
         ("question_id", _text),
         ("benchmark", _text),
-        ("method", _text),  # pipeline/core/methods.py
+        ("method", _text),  # pipeline/common/methods.py
         ("input", _text),  # full: the whole context | retrieval: the top chunks only | longbench: its top 7
         ("num_documents", pa.int32()),
         ("gold_position", pa.int32()),

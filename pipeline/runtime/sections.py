@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.bundles import Count, Fraction, Name, NonNegative, Positive, PositiveFloat, Section, Sha256
+from pipeline.runtime.bundles import Count, Fraction, Name, NonNegative, Positive, PositiveFloat, Section, Sha256
 
 
 class Score(Section):

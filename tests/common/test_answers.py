@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.core import answers
+from pipeline.common import answers
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import omegaconf
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import config, settings
-from pipeline.errors import ConfigError
+from pipeline.runtime import config, settings
+from pipeline.runtime.errors import ConfigError
 from tests.conftest import ROOT
 
 YAMLS = sorted([*ROOT.glob("conf/**/*.yaml"), ROOT / "params.yaml"])

@@ -1,0 +1,1 @@
+"""Settings, errors and the log of runs: nothing in this room changes a result."""
