@@ -24,8 +24,8 @@ import torch
 import transformers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from pipeline.core import branches, generation
-from pipeline.core.branches import Branch
+from pipeline.model import generation, prefix_cache
+from pipeline.model.prefix_cache import Branch
 
 VOCAB = 32_000
 QUESTION_TOKENS = (16, 33)  # from, below
@@ -94,7 +94,7 @@ def ways(network: PreTrainedModel, prefix: Ids, asked: Sequence[Branch], num_new
             "a forward per option, its logits": lambda: separate(network, prefix, asked, everywhere=False),
             "document read once": lambda: [
                 answered.log_probs
-                for answered in branches.answer(network, prefix, asked, max_new_tokens=0, **answering)
+                for answered in prefix_cache.answer(network, prefix, asked, max_new_tokens=0, **answering)
             ],
         },
         f"generate {num_new} tokens": {
@@ -103,7 +103,7 @@ def ways(network: PreTrainedModel, prefix: Ids, asked: Sequence[Branch], num_new
             ),
             "document read once": lambda: [
                 answered.output_ids
-                for answered in branches.answer(network, prefix, plain, max_new_tokens=num_new, **answering)
+                for answered in prefix_cache.answer(network, prefix, plain, max_new_tokens=num_new, **answering)
             ],
         },
     }

@@ -33,9 +33,10 @@ import torch
 
 from benchmarks import measuring, random_training
 from benchmarks.random_training import FOCUSED, LORA
-from pipeline.core import batching, cost, focus, model
+from pipeline.core import cost, focus
 from pipeline.core.packs import Batch
 from pipeline.core.shapes import Shape
+from pipeline.model import causal_lm, collator
 
 VANILLA, FLEX = "vanilla", "flex_attention"
 OUT_OF_MEMORY, NEWLINE = "out of memory", "\n"
@@ -55,14 +56,14 @@ class Way(NamedTuple):
     flops: float
 
 
-def pairs(row: batching.Row) -> float:
+def pairs(row: collator.Row) -> float:
     """Pairs of a token and one that it may see."""
     shared = row.num_shared
     own = [branch.end - branch.start for branch in row.branches]
     return shared * (shared + 1) / 2 + sum(tokens * shared + tokens * (tokens + 1) / 2 for tokens in own)
 
 
-def row_flops(shape: Shape, row: batching.Row, *, cached: bool) -> float:
+def row_flops(shape: Shape, row: collator.Row, *, cached: bool) -> float:
     labels = sum(branch.end - branch.prompt_end for branch in row.branches)
     whole = cost.training_flops(
         shape, len(row), labels=labels, recompute="whole", rank=LORA["rank"], embedding=True, cached=cached
@@ -73,8 +74,8 @@ def row_flops(shape: Shape, row: batching.Row, *, cached: bool) -> float:
 
 def way(
     arguments: argparse.Namespace,
-    full: Sequence[batching.Row],
-    masked: Sequence[batching.Row] = (),
+    full: Sequence[collator.Row],
+    masked: Sequence[collator.Row] = (),
     *,
     retained: bool = True,
 ) -> Way:
@@ -166,7 +167,7 @@ def encoder_of(arguments: argparse.Namespace, tokens: int, dtype: torch.dtype) -
 
 def run(encoder: focus.Encoder, way: Way) -> None:
     encoder.zero_grad()
-    model.causal_lm(encoder.network).set_attn_implementation(way.attention)
+    causal_lm.causal_lm(encoder.network).set_attn_implementation(way.attention)
     random_training.accumulate(encoder, way.batch, way.objective, way.retained)
 
 

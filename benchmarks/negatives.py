@@ -30,8 +30,9 @@ from torch.nn import Module, Sequential
 from benchmarks import measuring, random_training
 from benchmarks.measuring import Goal, Step
 from benchmarks.random_training import FOCUSED
-from pipeline.core import batching, focus, model
+from pipeline.core import focus
 from pipeline.core.packs import Batch
+from pipeline.model import causal_lm, collator
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 PEER_TOLERANCE = {"float32": 1e-2, "float64": 1e-9}
@@ -51,15 +52,15 @@ class Embedder(Module):
         self._prompt_end_of = prompt_end_of
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        output = model.causal_lm(self.network).model(**features, use_cache=False)
+        output = causal_lm.causal_lm(self.network).model(**features, use_cache=False)
         last = self._prompt_end_of[features["input_ids"].shape[1]] - 1
         return {"sentence_embedding": output.last_hidden_state[:, last]}
 
 
-def peer(encoder: focus.Encoder, sides: Sequence[Sequence[batching.Row]], device: torch.device) -> Step:
+def peer(encoder: focus.Encoder, sides: Sequence[Sequence[collator.Row]], device: torch.device) -> Step:
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
-    views = [batching.collate(rows, random_training.PAD).to(device) for rows in sides]
+    views = [collator.collate(rows, random_training.PAD).to(device) for rows in sides]
     features = [
         {"input_ids": view.input_ids_BL, "attention_mask": view.mask_BL, "position_ids": view.position_ids_BL}
         for view in views
@@ -77,7 +78,7 @@ def peer(encoder: focus.Encoder, sides: Sequence[Sequence[batching.Row]], device
 
 
 def ways(
-    encoder: focus.Encoder, made: Batch, sides: Sequence[Sequence[batching.Row]], device: torch.device
+    encoder: focus.Encoder, made: Batch, sides: Sequence[Sequence[collator.Row]], device: torch.device
 ) -> dict[str, Step]:
     def ours(objective: focus.Objective, retained: bool, checkpointing: bool) -> Step:
         def step() -> None:

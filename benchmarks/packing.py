@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import measuring, random_training
 from benchmarks.random_training import FOCUSED, MASK
-from pipeline.core import batching
+from pipeline.model import collator
 
 BASE = Path(__file__).resolve().parents[1] / "models/tiny-base"
 TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         hidden = ids.copy()
         hidden[int(MASKED[0] * length) : int(MASKED[1] * length)] = MASK
         for side, view in ((full, ids), (masked, hidden)):
-            side.append(batching.row_of_one(view, np.arange(length, dtype=np.int32), length - ANSWER))
+            side.append(collator.row_of_one(view, np.arange(length, dtype=np.int32), length - ANSWER))
     made = {
         name: random_training.batch(arguments.batch, full, masked, batch_tokens=batch_tokens)
         for name, batch_tokens in WAYS.items()

@@ -36,12 +36,13 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pipeline.core import batching, focus, gradients, model
+    from pipeline.core import focus, gradients
     from pipeline.core.packs import Batch, Pack
+    from pipeline.model import causal_lm, collator
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network: Any = model.add_adapter(
+    network: Any = causal_lm.add_adapter(
         AutoModelForCausalLM.from_pretrained(BASE),
         rank=RANK, alpha=16, dropout=0.0, embedding="lora", norms=True, mask_id=3,
     ).train()  # fmt: skip
@@ -53,7 +54,7 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     # One row is shorter: as in training, the batch has padding and so an explicit mask.
     lengths = [tokens] * (batch - 1) + [tokens - 1]
     views = [
-        batching.pad(
+        collator.pad(
             [draw.integers(4, 2000, length).astype(np.int32) for length in lengths],
             [np.arange(length, dtype=np.int32) for length in lengths],
             [length - LABELS for length in lengths],
@@ -62,7 +63,7 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
         for _ in range(2)
     ]
     # What the libraries take at their first step is not the step's.
-    warm = batching.pad([np.array([4, 5, 6], dtype=np.int32)], [np.arange(3, dtype=np.int32)], [2], 2)
+    warm = collator.pad([np.array([4, 5, 6], dtype=np.int32)], [np.arange(3, dtype=np.int32)], [2], 2)
     encoder = focus.Encoder(network, objective.representation)
     encoder(warm).clm_E.sum().backward()
     made = Batch(

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from pipeline.core import batching, focus, gradients, masking, model
+from pipeline.core import focus, gradients
 from pipeline.core.packs import Batch, Pack
+from pipeline.model import causal_lm, collator
+from pipeline.views import masking
 
 # peft 0.21 asks transformers 5.23 by the old name of the property
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -47,7 +49,7 @@ def network(
 
 def encoder_of(whole: Any) -> focus.Encoder:
     """The model under a LoRA adapter that is not zero (B = 0 would hide errors in the gradient of A), in training."""
-    adapted = model.add_adapter(whole, **LORA)
+    adapted = causal_lm.add_adapter(whole, **LORA)
     generator = torch.Generator(whole.device).manual_seed(0)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -58,7 +60,7 @@ def encoder_of(whole: Any) -> focus.Encoder:
 
 def checkpoint(encoder: focus.Encoder, on: bool) -> None:
     """Activation checkpointing of every layer; transformers before 5.2x knows it by another name."""
-    whole = model.causal_lm(encoder.network)
+    whole = causal_lm.causal_lm(encoder.network)
     names = ("activation_checkpointing", "gradient_checkpointing")
     name = next(name for name in names if hasattr(whole, f"{name}_enable"))
     if on:
@@ -71,9 +73,9 @@ class Examples(NamedTuple):
     """Random questions: the full view of each, its masked views by mode, and all in one row where they share one
     document."""
 
-    full: list[batching.Row]
-    masked: dict[masking.Mode, list[batching.Row]]
-    shared: batching.Row | None
+    full: list[collator.Row]
+    masked: dict[masking.Mode, list[collator.Row]]
+    shared: collator.Row | None
 
 
 def examples(
@@ -87,30 +89,30 @@ def examples(
     assert tokens - context > answer, f"{tokens} tokens leave no question beside {chunks} chunks and the answer"
     starts, ends = (np.arange(chunks, dtype=np.int32) * size + offset for offset in (1, 1 + size))
 
-    def ids(num_tokens: int) -> batching.Ints:
+    def ids(num_tokens: int) -> collator.Ints:
         return draw.integers(FIRST, vocab, num_tokens).astype(np.int32)
 
     documents = [ids(context - 1) for _ in range(1 if one_document else num)] * (num if one_document else 1)
     bos = np.array([BOS], dtype=np.int32)
     views = [np.concatenate([bos, document, ids(tokens - context)]) for document in documents]
     prompt_end = tokens - answer
-    masked: dict[masking.Mode, list[batching.Row]] = {"token": [], "skip": []}
+    masked: dict[masking.Mode, list[collator.Row]] = {"token": [], "skip": []}
     for view in views:
         kept = np.isin(np.arange(chunks), draw.choice(chunks, keep, replace=False))
         for mode, made in masked.items():
-            made.append(batching.row_of_one(*masking.masked_view(view, starts, ends, prompt_end, kept, mode, MASK)))
+            made.append(collator.row_of_one(*masking.masked_view(view, starts, ends, prompt_end, kept, mode, MASK)))
     places = np.arange(tokens, dtype=np.int32)
     return Examples(
-        [batching.row_of_one(view, places, prompt_end) for view in views],
+        [collator.row_of_one(view, places, prompt_end) for view in views],
         masked,
-        batching.row_of_many(views, [prompt_end] * num, context) if one_document else None,
+        collator.row_of_many(views, [prompt_end] * num, context) if one_document else None,
     )
 
 
 def batch(
     num: int,
-    full: Sequence[batching.Row],
-    masked: Sequence[batching.Row] = (),
+    full: Sequence[collator.Row],
+    masked: Sequence[collator.Row] = (),
     *,
     batch_tokens: int = 1,
     device: Any = "cpu",
@@ -121,10 +123,10 @@ def batch(
     rows = [*full, *masked]
     packs = [
         Pack(
-            batching.collate([rows[index] for index in pack], PAD),
+            collator.collate([rows[index] for index in pack], PAD),
             torch.tensor([place for index in pack for place in places[index]]),
         )
-        for pack in batching.packs(rows, batch_tokens)
+        for pack in collator.packs(rows, batch_tokens)
     ]
     labels = [sum(branch.end - branch.prompt_end for row in side for branch in row.branches) for side in (full, masked)]
     return Batch(packs, num, labels[0], labels[1], None).to(torch.device(device))

@@ -23,13 +23,13 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-from pipeline import embeddings, encoders
 from pipeline.common import documents
 from pipeline.common.documents import Document, Example
-from pipeline.core import chunking, recall, retrieval, statistics
-from pipeline.core.benchmarks import hotpot, qasper
-from pipeline.core.retrieval import Context, Floats
-from pipeline.records import Entries, Lines, Rejects
+from pipeline.core import statistics
+from pipeline.data.benchmarks import hotpot, qasper
+from pipeline.data.records import Entries, Lines, Rejects
+from pipeline.retrieval import chunking, embed, embedding_cache, recall, retrievers
+from pipeline.retrieval.retrievers import Context, Floats
 from pipeline.runtime import config
 from pipeline.runtime.bundles import EncoderRetriever
 
@@ -150,26 +150,26 @@ def _headings(paper: qasper.Paper) -> list[tuple[int, str]]:
 class Systems:
     """Everything that is compared on one task, by name."""
 
-    def __init__(self, task: Task, encoder: EncoderRetriever, cache: embeddings.Cache) -> None:
+    def __init__(self, task: Task, encoder: EncoderRetriever, cache: embedding_cache.Cache) -> None:
         self._task, self._cache = task, cache
         self._embedder_of = {
-            cut: encoders.Embedder(encoder.model_copy(update={"max_tokens": cut}), cache) for cut in (256, 512)
+            cut: embed.Embedder(encoder.model_copy(update={"max_tokens": cut}), cache) for cut in (256, 512)
         }
         self._questions = list(dict.fromkeys(context.question for context in task.contexts))
-        self._with_title = [retrieval.chunk_text(c.document.title, c.text, with_title=True) for c in task.chunks]
+        self._with_title = [retrievers.chunk_text(c.document.title, c.text, with_title=True) for c in task.chunks]
 
     def __iter__(self) -> Iterator[tuple[str, Scores]]:
         """Name and scores; the dear ones last."""
         short, long = self._dense(self._with_title, 256), self._dense(self._with_title, 512)
-        bm25 = retrieval.Bm25Scorer(self._with_title, **BM25)
+        bm25 = retrievers.Bm25Scorer(self._with_title, **BM25)
         yield "MiniLM, 256 tokens", short.scores
         yield "MiniLM, 512 tokens", long.scores
         yield "BM25", bm25.scores
         yield "BM25, small stop list", self._without_stop_words()
-        yield "reciprocal rank fusion, 256", retrieval.FusionScorer([short, bm25], RANK_CONSTANT).scores
-        yield "reciprocal rank fusion, 512", retrieval.FusionScorer([long, bm25], RANK_CONSTANT).scores
+        yield "reciprocal rank fusion, 256", retrievers.FusionScorer([short, bm25], RANK_CONSTANT).scores
+        yield "reciprocal rank fusion, 512", retrievers.FusionScorer([long, bm25], RANK_CONSTANT).scores
         yield "z-score fusion, 512", lambda asked: _standard(long.scores(asked)) + _standard(bm25.scores(asked))
-        yield "random", retrieval.ControlScorer("random", 1).scores
+        yield "random", retrievers.ControlScorer("random", 1).scores
         if any(chunk.heading for chunk in self._task.chunks):
             yield from self._both("section heading", [self._headed(chunk) for chunk in self._task.chunks])
         if any((chunk.start, chunk.end) != (0, len(chunk.document.text)) for chunk in self._task.chunks):
@@ -179,7 +179,7 @@ class Systems:
             yield from self._both("no title", [chunk.text for chunk in self._task.chunks])
 
     def _both(self, what: str, texts: list[str]) -> Iterator[tuple[str, Scores]]:
-        yield f"BM25, {what}", retrieval.Bm25Scorer(texts, **BM25).scores
+        yield f"BM25, {what}", retrievers.Bm25Scorer(texts, **BM25).scores
         yield f"MiniLM, 512 tokens, {what}", self._dense(texts, 512).scores
 
     @property
@@ -188,7 +188,7 @@ class Systems:
         num_tokens_N = self._embedder_of[256].embed(self._with_title, "chunks").num_tokens_N
         return {cut: float((num_tokens_N > cut).mean()) for cut in self._embedder_of}
 
-    def _dense(self, texts: Sequence[str], cut: int) -> retrieval.DenseScorer:
+    def _dense(self, texts: Sequence[str], cut: int) -> retrievers.DenseScorer:
         """Texts that the smaller cut leaves whole have the same embedding under the larger one."""
         asked = self._embedder_of[256].embed(self._questions, "questions").embedding_ND
         read = self._embedder_of[256].embed(texts, "chunks")
@@ -196,13 +196,13 @@ class Systems:
         longer = np.flatnonzero(read.num_tokens_N > 256)
         if cut > 256 and len(longer):
             embedding_ND[longer] = self._embedder_of[cut].embed([texts[row] for row in longer], "chunks").embedding_ND
-        return retrieval.DenseScorer(self._questions, asked, embedding_ND, "cosine")
+        return retrievers.DenseScorer(self._questions, asked, embedding_ND, "cosine")
 
     def _without_stop_words(self) -> Scores:
         def rest(text: str) -> str:
             return " ".join(word for word in regex.findall(r"\w+", text.lower()) if word not in STOP_WORDS)
 
-        scorer = retrieval.Bm25Scorer([rest(text) for text in self._with_title], **BM25)
+        scorer = retrievers.Bm25Scorer([rest(text) for text in self._with_title], **BM25)
         return lambda context: scorer.scores(context._replace(question=rest(context.question)))
 
     @cached_property
@@ -218,7 +218,7 @@ class Systems:
     def _headed(self, chunk: Chunk) -> str:
         """Title, heading and text; a chunk that opens with its heading has it once."""
         text = chunk.text if chunk.text.startswith(chunk.heading) else f"{chunk.heading}\n{chunk.text}"
-        return retrieval.chunk_text(chunk.document.title, text, with_title=True)
+        return retrievers.chunk_text(chunk.document.title, text, with_title=True)
 
     def _widened(self, chunk: Chunk) -> str:
         """The chunk with the last sentences before it and the first ones behind it."""
@@ -226,7 +226,7 @@ class Systems:
         before = [start for start, _ in spans if start < chunk.start][-NEIGHBOUR_SENTENCES:]
         behind = [end for start, end in spans if start >= chunk.end][:NEIGHBOUR_SENTENCES]
         text = chunk.document.text[(before or [chunk.start])[0] : (behind or [chunk.end])[-1]]
-        return retrieval.chunk_text(chunk.document.title, text, with_title=True)
+        return retrievers.chunk_text(chunk.document.title, text, with_title=True)
 
     def _best_sentence(self) -> Scores:
         """A chunk is worth as much as the best sentence in it."""
@@ -255,7 +255,7 @@ def _percent(hits: NDArray[np.bool_]) -> str:
     return f"{100 * share:.1f} ± {100 * np.sqrt(share * (1 - share) / len(hits)):.1f}"
 
 
-def show(task: Task, encoder: EncoderRetriever, cache: embeddings.Cache) -> None:
+def show(task: Task, encoder: EncoderRetriever, cache: embedding_cache.Cache) -> None:
     """Print one table."""
     systems = Systems(task, encoder, cache)
     pairs = all(context.gold_C.sum() == 2 for context in task.contexts)
@@ -269,7 +269,7 @@ def show(task: Task, encoder: EncoderRetriever, cache: embeddings.Cache) -> None
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
     first: NDArray[np.int32] | None = None
     for name, scores in systems:
-        ranks = [retrieval.ranks(scores(context), name, context.example_id) for context in task.contexts]
+        ranks = [retrievers.ranks(scores(context), name, context.example_id) for context in task.contexts]
         best = np.array([recall.best_rank(r, context.gold_C) for r, context in zip(ranks, task.contexts, strict=True)])
         worst = np.array([r[context.gold_C].max() for r, context in zip(ranks, task.contexts, strict=True)])
         cells = [_percent(best < k) for k in KS] + [_percent(worst < k) for k in PAIR_KS if pairs]
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=500, help="of NQ; the passages are always all 2,600")
     arguments = parser.parse_args()
     encoder = config.load_retrievers(["minilm"], Path(__file__).resolve().parents[1])["minilm"]
-    with closing(embeddings.Cache(embeddings.folder() / embeddings.FILE)) as cache:
+    with closing(embedding_cache.Cache(embedding_cache.folder() / embedding_cache.FILE)) as cache:
         if "hotpot" in arguments.only:
             show(paragraphs(arguments.folder), encoder, cache)
         if "qasper" in arguments.only:

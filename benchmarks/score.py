@@ -26,8 +26,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from pipeline import encoder_files, encoders
-from pipeline.core import chunking, encoder
+from pipeline.retrieval import chunking, embed, encoder, encoder_files
 from pipeline.runtime import config
 from pipeline.runtime.bundles import EncoderRetriever
 
@@ -63,11 +62,11 @@ def chunks(path: Path, num: int, words: int) -> list[str]:
 
 def ours(name: str, folder: Path, settings: EncoderRetriever, number_format: torch.dtype) -> Way:
     """What stage `score` does when its cache is empty."""
-    network, tokenizer = encoders.load(folder, CPU, number_format)
+    network, tokenizer = embed.load(folder, CPU, number_format)
 
     def encode(texts: Sequence[str]) -> Floats:
         ids = encoder.tokenize(tokenizer, texts)
-        planned = encoder.plan(ids, max_tokens=settings.max_tokens, batch_tokens=encoders.BATCH_TOKENS["cpu"])
+        planned = encoder.plan(ids, max_tokens=settings.max_tokens, batch_tokens=embed.BATCH_TOKENS["cpu"])
         found = np.empty((len(texts), network.config.hidden_size), dtype=np.float32)
         done = encoder.embed_all(network, planned, pad_id=tokenizer.pad_token_id, pooling=settings.pooling)
         for places, embedding_BD in done:
@@ -79,7 +78,7 @@ def ours(name: str, folder: Path, settings: EncoderRetriever, number_format: tor
 
 def naive(name: str, folder: Path, settings: EncoderRetriever) -> Way:
     """Batches of 32 as the texts come, each padded to its longest."""
-    network, tokenizer = encoders.load(folder, CPU, torch.float32)
+    network, tokenizer = embed.load(folder, CPU, torch.float32)
 
     def encode(texts: Sequence[str]) -> Floats:
         found = []
@@ -176,7 +175,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     folder = encoder_files.find(settings).folder
     texts = chunks(arguments.file, arguments.chunks, arguments.words)
     questions = [" ".join(text.split()[-QUESTION_WORDS:]) for text in texts[:: max(1, len(texts) // NUM_QUESTIONS)]]
-    native = encoders.dtype(CPU)
+    native = embed.dtype(CPU)
     ways = [
         peer("SentenceTransformer.encode (fp32)", folder, settings),
         peer("SentenceTransformer.encode, bf16", folder, settings, dtype=torch.bfloat16),

@@ -26,7 +26,8 @@ from torch import Tensor
 from benchmarks import measuring, random_training, trl_step
 from benchmarks.measuring import Goal, Step
 from benchmarks.random_training import FOCUSED
-from pipeline.core import batching, focus, losses
+from pipeline.core import focus, losses
+from pipeline.model import collator
 
 TOLERANCE = 1e-4
 FULL, ANSWER = "vanilla, full logits", "vanilla, answer logits"
@@ -37,9 +38,9 @@ TRL = "vanilla, TRL"
 PAIRS = [(FULL, ANSWER), (NAIVE, TOKEN), (VANILLA_ONE, VANILLA_EACH), (SKIP_ONE, SKIP_EACH)]
 
 
-def with_labels(network: Any, rows: Sequence[batching.Row], device: torch.device) -> dict[str, Tensor]:
+def with_labels(network: Any, rows: Sequence[collator.Row], device: torch.device) -> dict[str, Tensor]:
     """What transformers and TRL take: labels in the place of their tokens, -100 elsewhere."""
-    view = batching.collate(rows, random_training.PAD).to(device)
+    view = collator.collate(rows, random_training.PAD).to(device)
     labels_BL = torch.full_like(view.input_ids_BL, -100)
     for number, row in enumerate(rows):
         end = row.branches[0].prompt_end
@@ -66,7 +67,7 @@ def ways(encoder: focus.Encoder, arguments: argparse.Namespace) -> tuple[dict[st
     full, token = (with_labels(encoder.network, rows, arguments.device) for rows in (made.full, made.masked["token"]))
     asked = random_training.examples(arguments.questions, **size, one_document=True)
 
-    def ours(num: int, objective: focus.Objective, *sides: Sequence[batching.Row], batch_tokens: int = 1) -> Step:
+    def ours(num: int, objective: focus.Objective, *sides: Sequence[collator.Row], batch_tokens: int = 1) -> Step:
         packed = random_training.batch(num, *sides, batch_tokens=batch_tokens, device=arguments.device)
         return lambda: random_training.accumulate(encoder, packed, objective)
 

@@ -28,13 +28,15 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from benchmarks import measuring
-from pipeline import adapters, answered, processes, weights
+from pipeline import answered
 from pipeline.common import tables
-from pipeline.core import batching, focus, losses, masking, model, schedule, seeds, statistics
+from pipeline.core import focus, losses, schedule, seeds, statistics
+from pipeline.model import adapters, causal_lm, collator, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.settings import Settings
 from pipeline.taught import SPLITS, Taught
 from pipeline.training_data import context_keys
+from pipeline.views import masking
 
 EXAMPLES, FULL = Path("data/examples.parquet"), Path("data/views/full.parquet")
 SCORES, TEACHINGS = Path("data/scores.parquet"), Path("data/teachings.parquet")
@@ -45,17 +47,17 @@ MOST = 10  # chunks that a curriculum over top-k begins or ends with
 class Example(NamedTuple):
     """A training question with its context."""
 
-    ids: batching.Ints
-    starts_C: batching.Ints
-    ends_C: batching.Ints
-    ranks_C: batching.Ints
+    ids: collator.Ints
+    starts_C: collator.Ints
+    ends_C: collator.Ints
+    ranks_C: collator.Ints
     question_start: int
     prompt_end: int
 
 
 Keep = Callable[[Example, float, np.random.Generator], masking.Flags]
 """Which chunks a view shows, by the share of the training that is done."""
-Negative = Callable[[Example, Example], batching.Row]
+Negative = Callable[[Example, Example], collator.Row]
 """A view that the full view of the first example is to differ from; the second is its neighbour in the batch."""
 
 
@@ -97,17 +99,17 @@ def growing(example: Example, done: float, draw: np.random.Generator) -> masking
     return kept_C
 
 
-def without_best(example: Example, other: Example) -> batching.Row:
+def without_best(example: Example, other: Example) -> collator.Row:
     """The same question over the same context, the best chunk masked."""
     return shown(example, ~masking.keep_top(example.ranks_C, 1), "skip")
 
 
-def other_context(example: Example, other: Example) -> batching.Row:
+def other_context(example: Example, other: Example) -> collator.Row:
     """The same question over the neighbour's context."""
     return alone(other.ids[: other.question_start], example.ids[example.question_start :], example)
 
 
-def other_question(example: Example, other: Example) -> batching.Row:
+def other_question(example: Example, other: Example) -> collator.Row:
     """The neighbour's question over the same context."""
     return alone(example.ids[: example.question_start], other.ids[other.question_start :], other)
 
@@ -169,14 +171,14 @@ VARIANTS = {
 }
 
 
-def shown(example: Example, kept_C: masking.Flags, mode: masking.Mode) -> batching.Row:
+def shown(example: Example, kept_C: masking.Flags, mode: masking.Mode) -> collator.Row:
     view = masking.masked_view(
         example.ids, example.starts_C, example.ends_C, example.prompt_end, kept_C, mode, mask_id=-1
     )
-    return batching.row_of_one(view.input_ids, view.position_ids, view.prompt_end)
+    return collator.row_of_one(view.input_ids, view.position_ids, view.prompt_end)
 
 
-def full_view(example: Example, variant: Variant, done: float, draw: np.random.Generator) -> batching.Row:
+def full_view(example: Example, variant: Variant, done: float, draw: np.random.Generator) -> collator.Row:
     """Closed up where it leaves chunks out; then the gaps, which move all that stands behind them."""
     row = shown(example, variant.full(example, done, draw), "drop")
     if not variant.gaps:
@@ -185,13 +187,13 @@ def full_view(example: Example, variant: Variant, done: float, draw: np.random.G
     gap_L = np.zeros(len(row), dtype=np.int32)
     gap_L[example.starts_C] = draw.integers(0, variant.gaps + 1, size=len(example.starts_C))
     places_L = row.position_ids + np.cumsum(gap_L, dtype=np.int32)
-    return batching.row_of_one(row.input_ids, places_L, example.prompt_end)
+    return collator.row_of_one(row.input_ids, places_L, example.prompt_end)
 
 
-def alone(context: batching.Ints, question: batching.Ints, asked: Example) -> batching.Row:
+def alone(context: collator.Ints, question: collator.Ints, asked: Example) -> collator.Row:
     ids = np.concatenate([context, question])
     prompt_end = len(context) + asked.prompt_end - asked.question_start
-    return batching.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end)
+    return collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end)
 
 
 class Read(NamedTuple):
@@ -204,14 +206,14 @@ class Read(NamedTuple):
     """(N, V) of each row's labels."""
 
 
-def read(network: Any, rows: Sequence[batching.Row], layer: int | None, batch_tokens: int, pad_id: int) -> Read:
+def read(network: Any, rows: Sequence[collator.Row], layer: int | None, batch_tokens: int, pad_id: int) -> Read:
     places: list[int] = []
     z_of, logits_of, sums = [], [], []
-    for pack in batching.packs(rows, batch_tokens):
-        view = batching.collate([rows[place] for place in pack], pad_id)
+    for pack in collator.packs(rows, batch_tokens):
+        view = collator.collate([rows[place] for place in pack], pad_id)
         with output_of(network, layer) as outputs:
-            hidden_BLD = model.hidden_states(network, view)
-        logits_NV = model.logits_at_labels(network, hidden_BLD, view)
+            hidden_BLD = causal_lm.hidden_states(network, view)
+        logits_NV = causal_lm.logits_at_labels(network, hidden_BLD, view)
         sums.append(losses.causal_lm(logits_NV, view.labels_N, view.label_examples_N, len(pack)).sum())
         z_of += focus.represent(outputs[0] if outputs else hidden_BLD, view, "last_prompt").unbind()
         logits_of += logits_NV.split(torch.bincount(view.label_examples_N, minlength=len(pack)).tolist())
@@ -227,7 +229,9 @@ def output_of(network: Any, layer: int | None) -> Iterator[list[Tensor]]:
     if layer is None:
         yield outputs
         return
-    handle = model.causal_lm(network).model.layers[layer].register_forward_hook(lambda _, __, out: outputs.append(out))
+    handle = (
+        causal_lm.causal_lm(network).model.layers[layer].register_forward_hook(lambda _, __, out: outputs.append(out))
+    )
     try:
         yield outputs
     finally:
@@ -271,12 +275,12 @@ def training_examples() -> list[Example]:
 
 def train(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> Any:
     """The adapted network, by the pipeline's schedule of examples, learning rate and teacher."""
-    options, card = settings.train, weights.read_card()
+    options, card = settings.train, loading.read_card()
     transformers.set_seed(seed)
-    network = model.add_adapter(
-        weights.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
+    network = causal_lm.add_adapter(
+        loading.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
     ).train()
-    attention, rest = model.parameter_groups(network)
+    attention, rest = causal_lm.parameter_groups(network)
     optimizer = torch.optim.AdamW(
         [
             {"params": attention, "lr": options.learning_rate},
@@ -334,11 +338,11 @@ def identity(settings: Settings) -> str:
 def answers(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> list[Any]:
     """The dev answers of a variant with the most documents; kept ones are read, others trained for."""
     method = (KEPT / f"{name.replace(' ', '_')}-{seed}-{identity(settings)}").as_posix()
-    place = weights.MODELS / f"{method}.parquet"
+    place = loading.MODELS / f"{method}.parquet"
     if not place.is_file():
-        card = weights.read_card()
-        adapters.save(train(name, variant, seed, settings, examples), card, weights.MODELS / method)
-        team = processes.Processes()
+        card = loading.read_card()
+        adapters.save(train(name, variant, seed, settings, examples), card, loading.MODELS / method)
+        team = distributed.Processes()
         rows = answered.answers(method, settings.model, settings.eval, "dev", {}, team, name)
         team.close()
         tables.write(place, tables.PREDICTIONS, rows or [])

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import adapters, tokenization, weights
 from pipeline.common import tables
-from pipeline.core import answering, evaluation, tasks, views
+from pipeline.core import answering, evaluation
 from pipeline.core.asking import Ask, Asks, Prompt
-from pipeline.processes import Processes
+from pipeline.model import adapters, loading
+from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.sections import Eval, Model
+from pipeline.views import full_view, tasks
+from pipeline.views import tokenizer as tokenization
 
 COPIED = (
     "example_id", "question_id", "benchmark", "num_documents", "gold_position", "answers", "answer_types", "subset",
@@ -47,10 +49,10 @@ def answers(
     Raises:
         ArtifactError: a file is missing or was made from other data.
     """
-    card, tokenizer = weights.read_card(), tokenization.load().tokenizer
+    card, tokenizer = loading.read_card(), tokenization.load().tokenizer
     if (found := tables.metadata(FULL, tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
         raise ArtifactError(
-            f"{FULL}: made with tokenizer {found}, {weights.BASE} has {card.tokenizer_sha256}; run `dvc repro tokenize`"
+            f"{FULL}: made with tokenizer {found}, {loading.BASE} has {card.tokenizer_sha256}; run `dvc repro tokenize`"
         )
     chunk_of = _chunks(split)
     asked = _asks(split, top_k_of, model.max_tokens, chunk_of, longest)
@@ -106,7 +108,7 @@ def _asks(
 ) -> Asks:
     base = tokenization.load()
     chunks = {
-        chunk_id: views.ContextChunk(**{name: row[name] for name in views.ContextChunk._fields})
+        chunk_id: full_view.ContextChunk(**{name: row[name] for name in full_view.ContextChunk._fields})
         for chunk_id, row in chunk_of.items()
     }
     found = Asks(chunks, top_k_of, max_tokens, tokenization.encoder(base.tokenizer), base.bos_id)

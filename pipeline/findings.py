@@ -7,7 +7,6 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from pipeline import tokenization, weights
 from pipeline.common import tables
 from pipeline.core import (
     alignment,
@@ -15,15 +14,16 @@ from pipeline.core import (
     attention_shares,
     equivalence,
     evaluation,
-    generation,
     matching,
     position_bias,
     statistics,
-    tasks,
     wrong_answers,
 )
+from pipeline.model import generation, loading
 from pipeline.pairs import Longest, Pair
 from pipeline.runtime.sections import Eval
+from pipeline.views import tasks
+from pipeline.views import tokenizer as tokenization
 
 Network = PreTrainedModel | PeftModel
 
@@ -41,7 +41,7 @@ def placed(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def attention_of(
-    network: Network, pairs: Sequence[Pair], longest: Longest, card: weights.BaseCard, settings: Eval
+    network: Network, pairs: Sequence[Pair], longest: Longest, card: loading.BaseCard, settings: Eval
 ) -> dict[str, Any] | None:
     """attention_shares.figures of the last prompt token of the full views, with the prompts' `token_shares`; None: no
     gold chunk is known."""
@@ -69,7 +69,7 @@ def attention_of(
 
 
 def equivalence_of(
-    network: Network, pairs: Sequence[Pair], full: Sequence[tables.Row], card: weights.BaseCard, settings: Eval
+    network: Network, pairs: Sequence[Pair], full: Sequence[tables.Row], card: loading.BaseCard, settings: Eval
 ) -> dict[str, Any]:
     """equivalence.compare of the method's answers to the masked views with `full`, those to the full ones."""
     task, tokenizer = tasks.of(full[0]["benchmark"]), tokenization.load().tokenizer
@@ -88,7 +88,7 @@ def equivalence_of(
 
 
 def representations_of(
-    network: Network, pairs: Sequence[Pair], card: weights.BaseCard, settings: Eval
+    network: Network, pairs: Sequence[Pair], card: loading.BaseCard, settings: Eval
 ) -> dict[str, Any]:
     """alignment.Alignment with `intervals`, and `matching` (matching.figures; None: no question of another context).
 

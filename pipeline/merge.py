@@ -19,11 +19,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline import adapters, weights
 from pipeline.common import tables
 from pipeline.common.device import device
 from pipeline.common.methods import TRAINED
-from pipeline.core import model
+from pipeline.model import adapters, causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError, run
 from pipeline.runtime.settings import BaseStage
@@ -51,16 +50,16 @@ def main() -> None:
     method, out = asked.method, asked.out
     _refuse_occupied(out)
     settings = config.load(BaseStage).model
-    card = weights.read_card()
+    card = loading.read_card()
     adapters.find(method, card)
-    _refuse_base(weights.find(settings), out)
+    _refuse_base(loading.find(settings), out)
     prompts = [_fixed_prompt(card), *_real_prompts(card)]
     adapted: Any = adapters.load_method(method, settings)
     evaluated = _logits(adapted, prompts)
     with adapted.disable_adapter():
         change = _difference(_logits(adapted, prompts), evaluated)
     exact = _logits(adapted.float(), prompts)
-    with weights.workspace(out.name, out.parent) as folder:
+    with loading.workspace(out.name, out.parent) as folder:
         written = folder / "merged"
         num_parameters = _write(adapted, getattr(torch, settings.dtype), card, written)
         del adapted  # the second copy needs its memory
@@ -73,7 +72,7 @@ def main() -> None:
                 f"{allowed:.2g}; nothing was kept: use the adapter as it is, or merge with model.dtype float32"
             )
         _refuse_occupied(out)
-        weights.put(written, out)
+        loading.put(written, out)
     same = torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in zip(found, evaluated, strict=True)])
     print(
         f"merge: {method} in {out}, {num_parameters:,} parameters; logits at {len(same):,} positions of "
@@ -128,13 +127,13 @@ def _refuse_base(source: Path, out: Path) -> None:
         )
 
 
-def _fixed_prompt(card: weights.BaseCard) -> list[int]:
+def _fixed_prompt(card: loading.BaseCard) -> list[int]:
     """Ids from all over the vocabulary, <mask> among them: its row is merged too."""
     spread = [7919 * place % card.vocab_size for place in range(62)]
     return [card.bos_id, *spread, card.mask_id]
 
 
-def _real_prompts(card: weights.BaseCard) -> list[list[int]]:
+def _real_prompts(card: loading.BaseCard) -> list[list[int]]:
     """The first tokens of the first prompts of the data; none when no views of this base's tokenizer are there."""
     if not FULL.is_file():
         return []
@@ -158,9 +157,9 @@ def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return float(torch.stack([(one - other).abs().max() for one, other in zip(found, expected, strict=True)]).max())
 
 
-def _write(adapted: PeftModel, dtype: torch.dtype, card: weights.BaseCard, folder: Path) -> int:
+def _write(adapted: PeftModel, dtype: torch.dtype, card: loading.BaseCard, folder: Path) -> int:
     """Write the merged model, in that type, and its tokenizer; returns the number of its parameters."""
-    merged: Any = model.merge(adapted)
+    merged: Any = causal_lm.merge(adapted)
     merged.to(dtype)
     for settings in (merged.config, merged.generation_config):
         settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = card.bos_id, card.eos_id, card.pad_id
@@ -168,7 +167,7 @@ def _write(adapted: PeftModel, dtype: torch.dtype, card: weights.BaseCard, folde
     # As our own evaluation: neither is ever an answer.
     merged.generation_config.suppress_tokens = sorted((card.mask_id, card.pad_id))
     merged.save_pretrained(folder)
-    weights.copy_tokenizer(card, folder)
+    loading.copy_tokenizer(card, folder)
     return int(merged.num_parameters())
 
 

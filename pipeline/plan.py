@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline import hardware, model_shapes, workloads
 from pipeline.common.methods import BASE, DISTILL, FOCUSED, TRAINED, Trained
-from pipeline.core import fitting, forecast, memory, tasks
+from pipeline.core import fitting, forecast, memory
 from pipeline.core.forecast import Estimate, Hardware, Recipe
 from pipeline.core.memory import Pack
 from pipeline.core.shapes import Shape
@@ -23,9 +23,10 @@ from pipeline.runtime import config
 from pipeline.runtime.bundles import EncoderRetriever
 from pipeline.runtime.errors import ResourceError, run
 from pipeline.runtime.settings import PlanStage
+from pipeline.views import tasks
 
 GIB = 2**30
-ENCODER_TOKENS = {True: 1024, False: 65_536}  # of a batch on the CPU, on a GPU (pipeline/encoders.py)
+ENCODER_TOKENS = {True: 1024, False: 65_536}  # of a batch on the CPU, on a GPU (pipeline/retrieval/embed.py)
 WORDPIECES_PER_WORD = 1.35
 LIGHT = "prepare, chunk, base, tokenize, mask, gate, report"
 

@@ -18,11 +18,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import records
 from pipeline.common import files
 from pipeline.core import outside_predictions, references
-from pipeline.core.benchmarks.lines import Line
 from pipeline.core.tally import Tally, tally
+from pipeline.data import records
+from pipeline.data.lines import Line
 from pipeline.runtime.errors import ConfigError, DataError, run
 
 INPUTS = ("full", "retrieval", "longbench")

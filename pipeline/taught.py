@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.common import tables
-from pipeline.core import batching
 from pipeline.core.packs import Pack
+from pipeline.model import collator
 from pipeline.runtime.errors import ArtifactError
 
 SPLITS = ("train", "unlabelled")
@@ -21,7 +21,7 @@ class _Question(NamedTuple):
     """The full view with the teacher's answer behind it; N tokens of that, the teacher's K likeliest at each."""
 
     example_id: str
-    row: batching.Row
+    row: collator.Row
     top_ids_NK: NDArray[np.int64]
     top_log_probs_NK: NDArray[np.float32]
 
@@ -56,7 +56,7 @@ class Taught:
         assert num_own * num == len(indices), (len(indices), num)
         shares = [indices[other * num_own : (other + 1) * num_own] for other in range(num)]
         packed = [
-            list(batching.packs([self._questions[index].row for index in share], batch_tokens)) for share in shares
+            list(collator.packs([self._questions[index].row for index in share], batch_tokens)) for share in shares
         ]
         found = [self._pack([shares[rank][place] for place in pack], pad_id) for pack in packed[rank]]
         found += [found[-1]._replace(idle=True)] * (max(map(len, packed)) - len(found))
@@ -64,7 +64,7 @@ class Taught:
 
     def _pack(self, indices: Sequence[int], pad_id: int) -> Pack:
         questions = [self._questions[index] for index in indices]
-        view = batching.collate([question.row for question in questions], pad_id)
+        view = collator.collate([question.row for question in questions], pad_id)
         view = view._replace(
             taught_ids_NK=torch.from_numpy(np.concatenate([question.top_ids_NK for question in questions])),
             taught_log_probs_NK=torch.from_numpy(np.concatenate([question.top_log_probs_NK for question in questions])),
@@ -78,7 +78,7 @@ def _question(view: tables.Row, said: tables.Row) -> _Question:
     shape = (len(answer), said["num_top"])
     return _Question(
         view["example_id"],
-        batching.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end),
+        collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end),
         np.asarray(said["top_ids"], dtype=np.int64).reshape(shape),
         np.asarray(said["top_log_probs"], dtype=np.float32).reshape(shape),
     )

@@ -21,9 +21,10 @@ from torch.distributed.checkpoint.state_dict import (
 from tqdm import tqdm
 
 from pipeline import checkpoints, interrupts, trackers
-from pipeline.core import focus, gradients, model
+from pipeline.core import focus, gradients
 from pipeline.core.packs import Batch
-from pipeline.processes import Processes
+from pipeline.model import causal_lm
+from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import NumericError, ResourceError
 from pipeline.runtime.sections import Train
 from pipeline.training_data import TrainingData
@@ -81,10 +82,10 @@ def fit(
         KeyboardInterrupt: it was told to stop.
     """
     if settings.activation_checkpointing:
-        whole: Any = model.causal_lm(adapted)
+        whole: Any = causal_lm.causal_lm(adapted)
         whole.activation_checkpointing_enable({"use_reentrant": False})
     adapted.train()
-    layers = model.causal_lm(adapted)._no_split_modules
+    layers = causal_lm.causal_lm(adapted)._no_split_modules
     encoder = processes.spread(focus.Encoder(adapted, objective.representation), layers)
     run = _Run(encoder, _optimizer(adapted, settings), settings)
     state = processes.share(kept.latest() if kept is not None else None)
@@ -197,7 +198,7 @@ def write_curves(points: list[Point], folder: Path) -> None:
 
 
 def _optimizer(adapted: torch.nn.Module, settings: Train) -> torch.optim.Optimizer:
-    attention, rest = model.parameter_groups(adapted)
+    attention, rest = causal_lm.parameter_groups(adapted)
     groups = [
         {"params": attention, "lr": settings.learning_rate},
         {"params": rest, "lr": settings.embedding_learning_rate},

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from pipeline.common import tables
-from pipeline.core import batching, reordering
+from pipeline.core import reordering
 from pipeline.core.packs import Batch, Pack
+from pipeline.model import collator
 from pipeline.taught import Taught
 
-Ints = batching.Ints
+Ints = collator.Ints
 
 
 class _View(NamedTuple):
@@ -30,14 +31,14 @@ class _View(NamedTuple):
         return len(self.input_ids) - self.prompt_end
 
     @property
-    def row(self) -> batching.Row:
-        return batching.row_of_one(self.input_ids, self.position_ids, self.prompt_end)
+    def row(self) -> collator.Row:
+        return collator.row_of_one(self.input_ids, self.position_ids, self.prompt_end)
 
 
 class _Planned(NamedTuple):
     """A row, and where its examples stand among those of its process."""
 
-    row: batching.Row
+    row: collator.Row
     places: list[int]
 
 
@@ -119,7 +120,7 @@ class TrainingData:
         own, own_packs = (planned[rank], packed[rank]) if num > 1 else (planned[0], packed[0])
         packs = [
             Pack(
-                batching.collate([own[index].row for index in pack], pad_id),
+                collator.collate([own[index].row for index in pack], pad_id),
                 torch.tensor([place for index in pack for place in own[index].places]),
             )
             for pack in own_packs
@@ -139,13 +140,13 @@ class TrainingData:
             num_labels_taught,
         )
 
-    def _packs(self, rows: Sequence[batching.Row], num_own: int, batch_tokens: int) -> list[list[int]]:
+    def _packs(self, rows: Sequence[collator.Row], num_own: int, batch_tokens: int) -> list[list[int]]:
         """Indices of the rows of each forward; `rows` as `_rows` gives them."""
         if not self._masked_first:
-            return list(batching.packs(rows, batch_tokens))
+            return list(collator.packs(rows, batch_tokens))
         num_full = len(rows) - num_own
-        masked = [[num_full + index for index in pack] for pack in batching.packs(rows[num_full:], batch_tokens)]
-        return [*masked, *batching.packs(rows[:num_full], batch_tokens)]
+        masked = [[num_full + index for index in pack] for pack in collator.packs(rows[num_full:], batch_tokens)]
+        return [*masked, *collator.packs(rows[:num_full], batch_tokens)]
 
     def _rows(self, indices: Sequence[int], step: int = 0) -> list[_Planned]:
         """The full views, neighbours over one context in one row, then the masked views."""
@@ -162,7 +163,7 @@ class TrainingData:
                 planned.append(_Planned(views[0].row, places))
             else:
                 ids, ends = [view.input_ids for view in views], [view.prompt_end for view in views]
-                planned.append(_Planned(batching.row_of_many(ids, ends, views[0].num_shared), places))
+                planned.append(_Planned(collator.row_of_many(ids, ends, views[0].num_shared), places))
         if self._masked:
             planned += [_Planned(self._masked[index].row, [len(indices) + i]) for i, index in enumerate(indices)]
         return planned

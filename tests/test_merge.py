@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline import adapters, merge, weights
+from pipeline import merge
 from pipeline.common import tables
+from pipeline.model import adapters, loading
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
 from pipeline.stages import base
 from tests.conftest import ROOT
-from tests.test_adapters import loaded, logits, make_project, prompt, tie, trained
+from tests.model.test_adapters import loaded, logits, make_project, prompt, tie, trained
 
 OUT = Path("models/merged-focused")
 PROGRAM = """
@@ -91,7 +92,7 @@ def test_a_fresh_process_finds_the_adapters_logits(tmp_path, monkeypatch, capsys
     base.main()
     adapted = trained(embedding)
     run(monkeypatch)
-    found, card = fresh(), weights.read_card()
+    found, card = fresh(), loading.read_card()
     torch.testing.assert_close(torch.tensor(found["logits"]), logits(adapted)[0], rtol=0, atol=merge.TOLERANCE)
     assert (
         logits(adapters.load_method("base", merge.config.load(merge.BaseStage).model)) - logits(adapted)
@@ -139,7 +140,7 @@ def test_prompts_are_those_of_the_data_where_they_were_made_with_this_tokenizer(
         }
         for number in range(9)
     ]  # fmt: skip
-    tables.write(merge.FULL, tables.FULL_VIEWS, rows, {"tokenizer_sha256": weights.read_card().tokenizer_sha256})
+    tables.write(merge.FULL, tables.FULL_VIEWS, rows, {"tokenizer_sha256": loading.read_card().tokenizer_sha256})
     run(monkeypatch)
     assert f"logits at {64 + 512 + 3 * 100} positions of 5 prompts (4 from" in capsys.readouterr().out
     tables.write(merge.FULL, tables.FULL_VIEWS, rows, {"tokenizer_sha256": "0" * 64})
@@ -200,7 +201,7 @@ def test_a_missing_adapter_is_one_line(project, monkeypatch):
 @pytest.mark.parametrize("damage", ["lost", "nan"])
 def test_logits_that_are_not_the_adapters_leave_nothing(project, monkeypatch, damage):
     if damage == "nan":
-        path = weights.MODELS / "focused" / adapters.WEIGHTS
+        path = loading.MODELS / "focused" / adapters.WEIGHTS
         tensors = load_file(path)
         tensors[min(tensors)][0] = float("nan")
         save_file(tensors, path, metadata={"format": "pt"})

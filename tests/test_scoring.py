@@ -14,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import records, scoring
+from pipeline import scoring
 from pipeline.common import tables
 from pipeline.core import references
-from pipeline.core.benchmarks import nq_lines
+from pipeline.data import records
+from pipeline.data.benchmarks import nq_lines
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from tests.conftest import ROOT
 

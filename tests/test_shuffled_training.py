@@ -6,7 +6,7 @@ import pytest
 from pipeline.common import tables
 from pipeline.training_data import TrainingData
 from tests import toy_training
-from tests.core import tiny
+from tests.model import tiny
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pipeline.common import tables
 from pipeline.runtime.errors import ArtifactError
 from pipeline.taught import Taught
 from tests import toy_training
-from tests.core import tiny
+from tests.model import tiny
 
 
 @pytest.fixture

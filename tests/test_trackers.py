@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import trackers
-from pipeline.processes import Processes
+from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import ConfigError
 
 

@@ -21,8 +21,8 @@ from pipeline.negatives import retained
 from pipeline.runtime.errors import ConfigError, NumericError, ResourceError
 from pipeline.training_data import TrainingData, context_keys
 from tests.conftest import ROOT
-from tests.core import tiny
 from tests.core.test_focus import FOCUSED
+from tests.model import tiny
 from tests.toy_training import LORA, TRAIN, train, write_views
 
 

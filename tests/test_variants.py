@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.core import batching, focus, gradients, losses, model
+from pipeline.core import focus, gradients, losses
 from pipeline.core.packs import Batch, Pack
+from pipeline.model import causal_lm, collator
 from tests.conftest import ROOT
-from tests.core import tiny
 from tests.core.test_focus import examples
+from tests.model import tiny
 
 variants = runpy.run_path(str(ROOT / "benchmarks/variants.py"))
 VARIANTS, Variant = variants["VARIANTS"], variants["Variant"]
@@ -69,12 +70,12 @@ def test_negatives_are_the_same_question_elsewhere_or_another_one_here():
 
 @pytest.fixture
 def network() -> Any:
-    return model.add_adapter(
+    return causal_lm.add_adapter(
         tiny.network(), rank=4, alpha=8, dropout=0.0, embedding="lora", norms=True, mask_id=tiny.MASK
     ).train()
 
 
-def rows(num: int) -> tuple[list[batching.Row], list[batching.Row]]:
+def rows(num: int) -> tuple[list[collator.Row], list[collator.Row]]:
     full, masked = [], []
     for ids, starts, ends, prompt_end, kept in examples(num):
         one = variants["Example"](ids, starts, ends, np.where(kept, 0, 1), int(ends[-1]), prompt_end)
@@ -86,7 +87,7 @@ def rows(num: int) -> tuple[list[batching.Row], list[batching.Row]]:
 def test_a_variant_that_changes_nothing_has_the_gradient_of_the_pipeline(network):
     full, masked = rows(4)
     packs = [
-        Pack(batching.collate([row], tiny.PAD), torch.tensor([place])) for place, row in enumerate([*full, *masked])
+        Pack(collator.collate([row], tiny.PAD), torch.tensor([place])) for place, row in enumerate([*full, *masked])
     ]
     num_labels = [sum(len(row) - row.branches[0].prompt_end for row in found) for found in (full, masked)]
     batch = Batch(packs, 4, *num_labels, None)
@@ -141,7 +142,7 @@ def test_another_layer_is_compared_in_its_own_output(network):
     assert not torch.allclose(last.z_BD, first.z_BD)
     assert torch.equal(last.clm, first.clm)
     ids = torch.from_numpy(full[0].input_ids[None].astype(np.int64))
-    hidden = model.causal_lm(network).model(ids, output_hidden_states=True).hidden_states[1]
+    hidden = causal_lm.causal_lm(network).model(ids, output_hidden_states=True).hidden_states[1]
     torch.testing.assert_close(first.z_BD[0], hidden[0, full[0].branches[0].prompt_end - 1])
 
 

@@ -15,15 +15,17 @@ import numpy as np
 import torch
 from transformers import set_seed
 
-from pipeline import adapters, checkpoints, trackers, training, weights
+from pipeline import checkpoints, trackers, training
 from pipeline.common import tables
-from pipeline.core import focus, masking, model, schedule
-from pipeline.processes import Processes
+from pipeline.core import focus, schedule
+from pipeline.model import adapters, causal_lm, loading
+from pipeline.model.distributed import Processes
 from pipeline.runtime.sections import Lora, Train
 from pipeline.taught import Taught
 from pipeline.training_data import TrainingData, context_keys
-from tests.core import tiny
+from pipeline.views import masking
 from tests.core.test_focus import FOCUSED, examples
+from tests.model import tiny
 
 LORA = Lora(rank=4, alpha=8, dropout=0.1, embedding="lora", norms=True)
 TRAIN = Train(
@@ -32,7 +34,7 @@ TRAIN = Train(
     embedding_learning_rate=1e-2, warmup_steps=1, max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
 )  # fmt: skip
 TOKENIZER = b"{}"
-CARD = weights.BaseCard(
+CARD = loading.BaseCard(
     "toy", None, "0" * 64, 48, hashlib.sha256(TOKENIZER).hexdigest(), tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK
 )
 
@@ -42,8 +44,8 @@ def write_views(folder: Path) -> None:
 
     e7 and e8 ask about one context.
     """
-    (folder / weights.BASE).mkdir(parents=True)
-    (folder / weights.BASE / "tokenizer.json").write_bytes(TOKENIZER)
+    (folder / loading.BASE).mkdir(parents=True)
+    (folder / loading.BASE / "tokenizer.json").write_bytes(TOKENIZER)
     full, masked = [], []
     made = list(examples(9))
     for number, (ids, starts, ends, prompt_end, kept) in enumerate(made):
@@ -108,7 +110,7 @@ def train(
         batches, full, masked if objective.reads_masked else None, taught, masked_first=objective.consistency > 0
     )
     set_seed(settings.seed)
-    adapted = model.add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
+    adapted = causal_lm.add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
     team = Processes()
     if team.first and team.sharded:
         print("sharded", file=sys.stderr)

@@ -29,10 +29,10 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file: the package is not beside it
 
-from pipeline import weights
 from pipeline.common import answers, files
-from pipeline.core import prompts, tasks
-from pipeline.core.benchmarks import bios, bios_people
+from pipeline.data.benchmarks import bios, bios_people
+from pipeline.model import loading
+from pipeline.views import prompts, tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -423,7 +423,7 @@ def main() -> None:
     files.write_json(arguments.folder / "curve.json", {"name_sharing_rate": NAME_SHARING_RATE, "points": points})
     for point in points:
         print(json.dumps(point))
-    print(f"sha256 for conf/model/tiny.yaml: {weights.digest(arguments.folder)}")
+    print(f"sha256 for conf/model/tiny.yaml: {loading.digest(arguments.folder)}")
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ PREDICTIONS = Table(
         ("generated_option", pa.int32()),  # the option that the prediction names; -1 also: none or several
         ("likeliest_option", pa.int32()),
         ("option_log_probs", pa.large_list(pa.float64())),  # nats, of each option's letter behind the prompt
-        ("score", pa.float64()),  # by the benchmark's own measure (pipeline/core/tasks.py)
+        ("score", pa.float64()),  # by the benchmark's own measure (pipeline/views/tasks.py)
         ("exact_match", pa.float64()),  # of a multiple-choice question: the generated option is the right one
         ("token_f1", pa.float64()),
         ("best_subspan_em", pa.float64()),

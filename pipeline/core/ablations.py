@@ -4,8 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from pipeline.core import tasks
 from pipeline.runtime.errors import ArtifactError
+from pipeline.views import tasks
 
 
 class _Record(BaseModel):

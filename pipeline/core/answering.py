@@ -12,8 +12,8 @@ import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from pipeline.core import branches, generation
 from pipeline.core.asking import Prompt
+from pipeline.model import generation, prefix_cache
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def answer_all(
     for group in groups.values():
         if group[0] in answers:
             continue
-        found = branches.answer(
+        found = prefix_cache.answer(
             network,
             prompts[group[0]].prefix_ids,
-            [branches.Branch(prompts[index].suffix_ids, prompts[index].options) for index in group],
+            [prefix_cache.Branch(prompts[index].suffix_ids, prompts[index].options) for index in group],
             max_new_tokens=max_new_tokens,
             eos_id=eos_id,
             banned_ids=banned_ids,

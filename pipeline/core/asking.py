@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core import masking, prompts, tasks, views
+from pipeline.views import full_view, masking, prompts, tasks
 
 Ints = NDArray[np.int32]
 Row = Mapping[str, Any]
@@ -47,10 +47,10 @@ class Asks:
 
     def __init__(
         self,
-        chunk_of: Mapping[str, views.ContextChunk],
+        chunk_of: Mapping[str, full_view.ContextChunk],
         top_k_of: Mapping[str, int],
         max_tokens: int,
-        encode: views.Encode,
+        encode: full_view.Encode,
         bos_id: int,
     ) -> None:
         """`top_k_of`: for each input beside `full`, how many of the best-ranked chunks it gives."""
@@ -75,8 +75,8 @@ class Asks:
         instruction = tasks.of(example["benchmark"]).instruction
         for name, top_k in self._top_k_of.items():
             kept = [example["chunk_ids"][index] for index in np.flatnonzero(masking.keep_top(ranks_C, top_k))]
-            laid = views.context([self._chunk_of[name] for name in kept], instruction, self._encode, self._bos_id)
-            fitting = views.cut(laid, self._max_tokens - len(suffix_ids), "middle")
+            laid = full_view.context([self._chunk_of[name] for name in kept], instruction, self._encode, self._bos_id)
+            fitting = full_view.cut(laid, self._max_tokens - len(suffix_ids), "middle")
             self._ask(example, name, kept, np.asarray(fitting.input_ids, dtype=np.int32), suffix_ids)
 
     def _ask(self, example: Row, name: str, chunk_ids: list[str], prefix_ids: Ints, suffix_ids: Ints) -> None:

@@ -18,7 +18,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.core import batching, generation, model
+from pipeline.model import causal_lm as model
+from pipeline.model import collator, generation
 
 Floats = NDArray[np.float32]
 
@@ -65,7 +66,7 @@ def _batch(causal_lm: Any, prompts: Sequence[generation.Prompt], pad_id: int) ->
     backbone, device = causal_lm.base_model, causal_lm.device
     before = [np.asarray(prompt[:-1], dtype=np.int32) for prompt in prompts]
     places = [np.arange(len(ids), dtype=np.int32) for ids in before]
-    view = batching.pad(before, places, [len(ids) for ids in before], pad_id).to(device)
+    view = collator.pad(before, places, [len(ids) for ids in before], pad_id).to(device)
     cache = DynamicCache(config=causal_lm.config)
     # Padding stands on the right, so that without a mask causal attention is exact for the prompt's own tokens.
     backbone(input_ids=view.input_ids_BL, past_key_values=cache, use_cache=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.core import statistics
-from pipeline.core.benchmarks import bios
+from pipeline.data.benchmarks import bios
 
 Row = Mapping[str, Any]
 

@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.core import metrics, official, statistics, tasks
+from pipeline.core import metrics, official, statistics
+from pipeline.views import tasks
 
 METRICS = ("score", "exact_match", "token_f1", "best_subspan_em")
 POSITION_BINS = 5  # parts of a context that the gold document may stand in

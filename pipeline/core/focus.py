@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from pipeline.core import losses, model
-from pipeline.core.batching import View
+from pipeline.core import losses
+from pipeline.model import causal_lm
+from pipeline.model.collator import View
 
 Representation = Literal["last_prompt", "mean", "eos"]
 
@@ -67,15 +68,15 @@ class Encoder(Module):
     def forward(self, view: View, with_labels: bool = True, with_logits: bool = False) -> Encoded:
         """Without labels, where representations alone are asked for, the cross-entropies are 0."""
         device = view.input_ids_BL.device
-        number_format = model.causal_lm(self.network).lm_head.weight.dtype
+        number_format = causal_lm.causal_lm(self.network).lm_head.weight.dtype
         # The trainable parameters are fp32; over a bf16 base their products are taken in bf16.
         with torch.autocast(device.type, number_format, enabled=number_format == torch.bfloat16):
             read_E = None if with_labels else representation_positions(view, self._representation)
-            hidden_BLD = model.hidden_states(self.network, view, read_E)
+            hidden_BLD = causal_lm.hidden_states(self.network, view, read_E)
             z_ED = represent(hidden_BLD, view, self._representation)
             if not with_labels:
                 return Encoded(z_ED.new_zeros(len(z_ED)), z_ED)
-            logits_NV = model.logits_at_labels(self.network, hidden_BLD, view)
+            logits_NV = causal_lm.logits_at_labels(self.network, hidden_BLD, view)
         examples_N, num_examples = view.label_examples_N, len(view.row_E)
         if view.taught_ids_NK is None or view.taught_log_probs_NK is None:
             clm_E = losses.causal_lm(logits_NV, view.labels_N, examples_N, num_examples)

@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple
 
 from pipeline.common.methods import Trained
 from pipeline.core import cost, memory
-from pipeline.core.masking import Mode
 from pipeline.core.memory import Pack
 from pipeline.core.shapes import Shape
 from pipeline.core.workload import Rows, Workload
+from pipeline.views.masking import Mode
 
 GEMM_SHARE = 0.5
 """Of the measured speed of a matrix product that a whole model's products reach."""

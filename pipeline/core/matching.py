@@ -27,7 +27,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from pipeline.core import generation, model, statistics
+from pipeline.core import statistics
+from pipeline.model import causal_lm as model
+from pipeline.model import generation
 
 NUM_OTHERS = 3  # other examples' questions that each context is asked
 NAMES = ("own", "shuffled", "one_question", "same_context")

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core.benchmarks.lines import Line, Lines
 from pipeline.core.references import Reference
+from pipeline.data.lines import Line, Lines
 from pipeline.runtime.errors import DataError
 
 NAMES = ("id", "question_id", "question_unique_id", "example_id")

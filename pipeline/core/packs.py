@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.core.batching import View
+from pipeline.model.collator import View
 
 
 class Pack(NamedTuple):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.common import answers
-from pipeline.core import prompts, summary
+from pipeline.core import summary
+from pipeline.views import prompts
 
 KINDS = ("correct", "distraction", "other")
 EXCERPT_CHARACTERS = 900  # of a document that holds an answer; longer ones are cut around the marked words

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.core import metrics
-from pipeline.core.benchmarks import hotpot, jsonl, lines, longbench, nq_lines, qasper, quality, squality
-from pipeline.core.benchmarks.lines import Line, Lines, Reject
+from pipeline.data import lines
+from pipeline.data.benchmarks import hotpot, longbench, nq_lines, own_jsonl, qasper, quality, squality
+from pipeline.data.lines import Line, Lines, Reject
 from pipeline.runtime.errors import DataError
 
 # LongBench scores these by F1; all but triviaqa in full.
@@ -123,7 +124,7 @@ def _squality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
 
 
 def _jsonl(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, line in lines.parse(found, jsonl.QuestionLine, reject):
+    for place, line in lines.parse(found, own_jsonl.QuestionLine, reject):
         if line.split == "test":
             yield place, Reference((line.id,), line.answers, cut=metrics.first_line)
 

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.common.methods import METHODS
-from pipeline.core import official, paper, statistics, tasks
+from pipeline.core import official, paper, statistics
 from pipeline.core.ranges import Range, ranges
 from pipeline.runtime.errors import ArtifactError
+from pipeline.views import tasks
 
 REFERENCE = ("vanilla", "full")
 COLUMNS = (

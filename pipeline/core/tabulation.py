@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core import seeds, statistics, tasks
+from pipeline.core import seeds, statistics
 from pipeline.core.ablations import Change, Mean, Row, SeedMean, Table, ToReference
 from pipeline.core.ranges import Range, ranges
 from pipeline.runtime.errors import ArtifactError
+from pipeline.views import tasks
 
 MIN_PAIRED_SEEDS = 2
 RESAMPLES = 20_000

@@ -7,9 +7,9 @@ import re
 import unicodedata
 
 from pipeline.common import methods
-from pipeline.core import tasks
 from pipeline.core.statistics import Interval, PairedDifference
 from pipeline.core.summary import Measured, Summary
+from pipeline.views import tasks
 
 MEASURES: dict[tasks.Measure, tuple[str, str]] = {
     "exact_match": ("EM", "exact match"),

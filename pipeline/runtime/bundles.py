@@ -22,7 +22,7 @@ class Section(BaseModel):
 
 
 class BiosData(Section):
-    """Generated biographies (pipeline/core/benchmarks/bios.py)."""
+    """Generated biographies (pipeline/data/benchmarks/bios.py)."""
 
     kind: Literal["bios"]
     seed: int
@@ -50,7 +50,7 @@ class BiosData(Section):
 
 
 class JsonlData(Section):
-    """The user's own documents and questions (pipeline/core/benchmarks/jsonl.py)."""
+    """The user's own documents and questions (pipeline/data/benchmarks/own_jsonl.py)."""
 
     kind: Literal["jsonl"]
     source: Name
@@ -98,37 +98,37 @@ class OfficialData(Section):
 
 
 class QualityData(OfficialData):
-    """QuALITY (pipeline/core/benchmarks/quality.py)."""
+    """QuALITY (pipeline/data/benchmarks/quality.py)."""
 
     kind: Literal["quality"]
 
 
 class QasperData(OfficialData):
-    """Qasper (pipeline/core/benchmarks/qasper.py)."""
+    """Qasper (pipeline/data/benchmarks/qasper.py)."""
 
     kind: Literal["qasper"]
 
 
 class HotpotData(OfficialData):
-    """HotpotQA, distractor setting (pipeline/core/benchmarks/hotpot.py)."""
+    """HotpotQA, distractor setting (pipeline/data/benchmarks/hotpot.py)."""
 
     kind: Literal["hotpot"]
 
 
 class LongbenchData(OfficialData):
-    """LongBench's multi-passage question answering (pipeline/core/benchmarks/longbench.py)."""
+    """LongBench's multi-passage question answering (pipeline/data/benchmarks/longbench.py)."""
 
     kind: Literal["longbench"]
 
 
 class SqualityData(OfficialData):
-    """SQuALITY, summaries that answer a question (pipeline/core/benchmarks/squality.py)."""
+    """SQuALITY, summaries that answer a question (pipeline/data/benchmarks/squality.py)."""
 
     kind: Literal["squality"]
 
 
 class NqData(OfficialData):
-    """Natural Questions with distractors (pipeline/core/benchmarks/nq.py)."""
+    """Natural Questions with distractors (pipeline/data/benchmarks/nq.py)."""
 
     kind: Literal["nq"]
     passages: list[DataFile]

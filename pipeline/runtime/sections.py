@@ -14,7 +14,7 @@ class Score(Section):
     """How the retriever's scores are made; it changes no score."""
 
     engine: Literal["local", "ray"]
-    """Where texts are encoded: in the stage's process, or on the actors of a Ray cluster (pipeline/ray_encoding.py)."""
+    """Where texts are encoded: in the stage's process, or on the actors of a Ray cluster (pipeline/retrieval/ray_encoder.py)."""
 
 
 class Validation(Section):
@@ -171,7 +171,7 @@ class Eval(Section):
     batch_tokens: Positive
     """Prompt tokens of one generation batch, padding included."""
     max_new_tokens: Positive | None
-    """Of one answer; null: what the benchmark's answers need (pipeline/core/tasks.py)."""
+    """Of one answer; null: what the benchmark's answers need (pipeline/views/tasks.py)."""
     bootstrap_resamples: Annotated[int, Field(ge=100)]
 
 

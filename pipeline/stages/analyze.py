@@ -14,9 +14,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import adapters, findings, pairs, weights
+from pipeline import findings, pairs
 from pipeline.common import files
 from pipeline.common.methods import METHODS
+from pipeline.model import adapters, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import run
 from pipeline.runtime.settings import AnalyzeStage
@@ -26,7 +27,7 @@ ANALYSIS = Path("reports/analysis.json")
 
 def main() -> None:
     settings = config.load(AnalyzeStage)
-    card = weights.read_card()
+    card = loading.read_card()
     longest = pairs.longest(settings.eval.split)
     chosen = pairs.first(longest, settings.analyze.examples)
     answered = {method: pairs.full_answers(method, longest) for method in dict.fromkeys((*METHODS, *pairs.answered()))}

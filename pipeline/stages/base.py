@@ -4,7 +4,7 @@ import hashlib
 
 from transformers import AutoTokenizer
 
-from pipeline import weights
+from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, run
 from pipeline.runtime.settings import BaseStage
@@ -12,8 +12,8 @@ from pipeline.runtime.settings import BaseStage
 
 def main() -> None:
     settings = config.load(BaseStage).model
-    folder = weights.find(settings)
-    digest = weights.digest(folder)
+    folder = loading.find(settings)
+    digest = loading.digest(folder)
     if settings.sha256 is not None and settings.sha256 != digest:
         raise ArtifactError(
             f"{folder}: weights have sha256 {digest}, the bundle pins {settings.sha256}; restore the weights, or set "
@@ -26,14 +26,14 @@ def main() -> None:
         raise ArtifactError(f"{folder}: its tokenizer cannot be loaded ({reason}); restore its files") from None
     # Beside eos: with pad = eos the end of an answer would never be learned.
     tokenizer.add_special_tokens({"pad_token": "<pad>", "mask_token": "<mask>"})
-    with weights.workspace("base") as workspace:
+    with loading.workspace("base") as workspace:
         base = workspace / "base"
         tokenizer.save_pretrained(base)
         if not (base / "tokenizer.json").is_file():
             raise ArtifactError(f"{folder}: its tokenizer has no tokenizer.json form, which the pipeline needs")
         if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
             raise ArtifactError(f"{folder}: its tokenizer names no bos or no eos token; the prompts need both")
-        card = weights.BaseCard(
+        card = loading.BaseCard(
             source=settings.source,
             revision=settings.revision,
             sha256=digest,
@@ -44,8 +44,8 @@ def main() -> None:
             pad_id=tokenizer.pad_token_id,
             mask_id=tokenizer.mask_token_id,
         )
-        weights.write_card(card, base)
-        weights.put(base, weights.BASE)
+        loading.write_card(card, base)
+        loading.put(base, loading.BASE)
     print(f"base: {settings.source}, {card.vocab_size:,} tokens, <mask> is {card.mask_id}, weights {digest[:12]}")
 
 

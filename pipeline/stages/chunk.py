@@ -5,7 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.common import tables
-from pipeline.core import chunking
+from pipeline.retrieval import chunking
 from pipeline.runtime import config
 from pipeline.runtime.errors import run
 from pipeline.runtime.settings import ChunkStage

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.common import files, methods, tables
-from pipeline.core import evaluation, tasks
+from pipeline.core import evaluation
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, DataError, run
 from pipeline.runtime.settings import EvaluateStage
+from pipeline.views import tasks
 
 LONGBENCH_TOP_K = 7  # chunks of 200 words: a retrieval setting of LongBench (arXiv 2308.14508)
 PREDICTIONS, FIGURES = Path("reports/predictions"), Path("reports/eval")
@@ -31,15 +32,16 @@ def main() -> None:
         importlib.import_module("pipeline.scoring").main(sys.argv[1:])
         return
     # Here, because torch takes seconds to import, and scoring does without.
-    from pipeline import answered, processes
+    from pipeline import answered
+    from pipeline.model import distributed
 
     method = _method(sys.argv[1:])
     settings = config.load(EvaluateStage)
     split = settings.eval.split
-    processes.launch("pipeline.stages.evaluate", [method])
+    distributed.launch("pipeline.stages.evaluate", [method])
     longbench = {"longbench": LONGBENCH_TOP_K} if settings.eval.longbench else {}
     top_k_of = {"retrieval": settings.eval.retrieval_top_k} | longbench
-    team = processes.Processes()
+    team = distributed.Processes()
     rows = answered.answers(
         method,
         settings.model,

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import tokenization
 from pipeline.common import answers, files, tables
-from pipeline.core import masking
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, run
 from pipeline.runtime.settings import MaskStage
+from pipeline.views import masking, tokenizer
 
 CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
@@ -22,7 +21,7 @@ SUMMARY = Path("reports/mask.json")
 def main() -> None:
     settings = config.load(MaskStage)
     mode, top_k, window = settings.mask.mode, settings.mask.top_k, settings.model.sliding_window
-    base = tokenization.load()
+    base = tokenizer.load()
     text_of = {row["chunk_id"]: row["text"] for row in tables.scan(CHUNKS, tables.CHUNKS, ["chunk_id", "text"])}
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     rows = tables.side_by_side(

@@ -6,9 +6,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import sources
 from pipeline.common import files, tables
-from pipeline.core.benchmarks.census import Census
+from pipeline.data import load
+from pipeline.data.checks import Census
 from pipeline.runtime import config
 from pipeline.runtime.errors import run
 from pipeline.runtime.settings import PrepareStage
@@ -19,7 +19,7 @@ SUMMARY = Path("reports/prepare.json")
 
 def main() -> None:
     data = config.load(PrepareStage).data
-    source = sources.find(data)
+    source = load.find(data)
     benchmark, rejects = source.benchmark, source.rejects
     census = Census()
     # Both files are replaced at the very end: a bad question leaves the earlier documents as they are.

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import retrievers
 from pipeline.common import files, tables
-from pipeline.core import collection, recall
+from pipeline.retrieval import build, index, recall
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError, run
 from pipeline.runtime.settings import ScoreStage
@@ -28,11 +27,11 @@ def main() -> None:
     started = time.perf_counter()
     settings = config.load(ScoreStage)
     retriever = settings.retriever
-    known = collection.Collection(tables.scan(CHUNKS, tables.CHUNKS), with_title=getattr(retriever, "title", True))
+    known = index.Collection(tables.scan(CHUNKS, tables.CHUNKS), with_title=getattr(retriever, "title", True))
     questions = list(dict.fromkeys(row["question"] for row in tables.scan(EXAMPLES, tables.EXAMPLES, ["question"])))
     if not known.texts or not questions:
         raise DataError(f"{EXAMPLES if known.texts else CHUNKS}: no rows, so there is nothing to score; check use.data")
-    built = retrievers.build(retriever, known.texts, questions, settings.score.engine)
+    built = build.build(retriever, known.texts, questions, settings.score.engine)
     quality = recall.Quality()
     num_scores = 0
     with tables.Writer(SCORES, tables.SCORES) as writer:

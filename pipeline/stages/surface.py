@@ -6,9 +6,10 @@ Where the benchmark has no questions of split surface (bios alone makes some), r
 import sys
 from pathlib import Path
 
-from pipeline import answered, processes
+from pipeline import answered
 from pipeline.common import files, methods
 from pipeline.core import difficulty
+from pipeline.model import distributed
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, run
 from pipeline.runtime.settings import SurfaceStage
@@ -23,8 +24,8 @@ def main() -> None:
         raise ConfigError(f"surface takes one method, got {given}; choose from {', '.join(methods.METHODS)}")
     method = sys.argv[1]
     settings = config.load(SurfaceStage)
-    processes.launch("pipeline.stages.surface", [method])
-    team = processes.Processes()
+    distributed.launch("pipeline.stages.surface", [method])
+    team = distributed.Processes()
     rows = answered.answers(method, settings.model, settings.eval, SPLIT, {}, team, f"surface@{method}")
     team.close()
     if rows is None:

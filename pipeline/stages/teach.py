@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import adapters, tokenization, weights
 from pipeline.common import tables
-from pipeline.core import masking, tasks, teaching
+from pipeline.model import adapters, loading, teacher
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, DataError, run
 from pipeline.runtime.settings import TeachStage
+from pipeline.views import masking, tasks, tokenizer
 
 FULL, SCORES, EXAMPLES = Path("data/views/full.parquet"), Path("data/scores.parquet"), Path("data/examples.parquet")
 TEACHINGS = Path("data/teachings.parquet")
@@ -28,12 +28,12 @@ class _Asked(NamedTuple):
     example_id: str
     room: int
     """Tokens that the answer may have behind the full view's prompt."""
-    prompt: teaching.Ints
+    prompt: teacher.Ints
 
 
 def main() -> None:
     settings = config.load(TeachStage)
-    card = weights.read_card()
+    card = loading.read_card()
     asked: list[_Asked] = []
     benchmark = ""
     for full, scored, example in _rows():
@@ -47,7 +47,7 @@ def main() -> None:
         )
     network = adapters.load_method("base", settings.model)
     with tqdm(total=len(asked), desc="teach", unit=" questions", disable=None, mininterval=1) as bar:
-        found = teaching.teach(
+        found = teacher.teach(
             network,
             [question.prompt for question in asked],
             num_top=settings.teach.top_tokens,
@@ -58,7 +58,7 @@ def main() -> None:
             batch_tokens=settings.teach.batch_tokens,
             progress=bar.update,
         )
-    with tables.Writer(TEACHINGS, tables.TEACHINGS, {"tokenizer_sha256": tokenization.load().tokenizer_sha256}) as out:
+    with tables.Writer(TEACHINGS, tables.TEACHINGS, {"tokenizer_sha256": tokenizer.load().tokenizer_sha256}) as out:
         for question, said in zip(asked, found, strict=True):
             out.write(
                 {
@@ -94,7 +94,7 @@ def _rows() -> Iterator[tuple[tables.Row, ...]]:
             yield full, scored, example
 
 
-def _prompt(full: tables.Row, scored: tables.Row, top_k: int, mask_id: int) -> teaching.Ints:
+def _prompt(full: tables.Row, scored: tables.Row, top_k: int, mask_id: int) -> teacher.Ints:
     """The full view's prompt with all but the best chunks dropped, as retrieval at inference asks it."""
     kept_C = masking.keep_top(np.asarray(scored["ranks"], dtype=np.int32), top_k)
     ids, starts, ends = (np.asarray(full[name], dtype=np.int32) for name in ("input_ids", "chunk_starts", "chunk_ends"))

@@ -8,41 +8,40 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline import tokenization
 from pipeline.common import files, tables
 from pipeline.common.documents import Evidence
-from pipeline.core import prompts, tasks, views
-from pipeline.core.lengths import Lengths
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError, run
 from pipeline.runtime.settings import TokenizeStage
+from pipeline.views import full_view, prompts, tasks, tokenizer
+from pipeline.views.lengths import Lengths
 
 CHUNKS, EXAMPLES, FULL = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/views/full.parquet")
 SUMMARY = Path("reports/tokenize.json")
 MIN_CONTEXT_TOKENS = 16  # beside a question; fewer are no context
-CUTS: dict[str, views.Cut] = {"cut_end": "end", "cut_middle": "middle"}
+CUTS: dict[str, full_view.Cut] = {"cut_end": "end", "cut_middle": "middle"}
 
 
 def main() -> None:
     settings = config.load(TokenizeStage)
     max_tokens, too_long = settings.model.max_tokens, settings.context.too_long
-    base = tokenization.load()
-    encode = tokenization.encoder(base.tokenizer)
+    base = tokenizer.load()
+    encode = tokenizer.encoder(base.tokenizer)
     spans_of: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
-    chunks_of: dict[str, list[views.ContextChunk]] = defaultdict(list)
+    chunks_of: dict[str, list[full_view.ContextChunk]] = defaultdict(list)
     columns = ["chunk_id", "document_id", "start", "end", "title", "text"]
     for row in tables.scan(CHUNKS, tables.CHUNKS, columns):
         spans_of[row["document_id"]].append((row["document_id"], row.pop("start"), row.pop("end")))
-        chunks_of[row["document_id"]].append(views.ContextChunk(**row))
+        chunks_of[row["document_id"]].append(full_view.ContextChunk(**row))
     rooms = _rooms(encode, max_tokens) if too_long in CUTS else {}
     counts: dict[str, Lengths] = defaultdict(Lengths)
     with tables.Writer(FULL, tables.FULL_VIEWS, {"tokenizer_sha256": base.tokenizer_sha256}) as writer:
         for row in tqdm(tables.scan(EXAMPLES, tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None):
             names = row["document_ids"]
             chunks = [chunk for document_id in names for chunk in chunks_of[document_id]]
-            whole = views.context(chunks, tasks.of(row["benchmark"]).instruction, encode, base.bos_id)
-            laid = views.cut(whole, rooms[tuple(names)], CUTS[too_long]) if too_long in CUTS else whole
-            view = views.full_view(laid, *_question_and_answer(row, encode), base.eos_id)
+            whole = full_view.context(chunks, tasks.of(row["benchmark"]).instruction, encode, base.bos_id)
+            laid = full_view.cut(whole, rooms[tuple(names)], CUTS[too_long]) if too_long in CUTS else whole
+            view = full_view.full_view(laid, *_question_and_answer(row, encode), base.eos_id)
             if len(view.input_ids) > max_tokens:
                 raise DataError(
                     f"example {row['example_id']} has {len(view.input_ids):,} tokens, model.max_tokens allows "
@@ -71,7 +70,7 @@ def main() -> None:
     )
 
 
-def _question_and_answer(row: tables.Row, encode: views.Encode) -> tuple[views.Ids, views.Ids]:
+def _question_and_answer(row: tables.Row, encode: full_view.Encode) -> tuple[full_view.Ids, full_view.Ids]:
     """Token ids; none of the answer of an unlabelled question."""
     question = encode(prompts.question_segment(row["question"], row["answer_lead"], row["options"]))
     if not row["answers"]:
@@ -79,7 +78,7 @@ def _question_and_answer(row: tables.Row, encode: views.Encode) -> tuple[views.I
     return question, encode(prompts.answer_segment(prompts.target(row["answers"], row["gold_option"])))
 
 
-def _rooms(encode: views.Encode, max_tokens: int) -> dict[tuple[str, ...], int]:
+def _rooms(encode: full_view.Encode, max_tokens: int) -> dict[tuple[str, ...], int]:
     """Tokens left for each context beside the longest of its questions and answers: its questions share one cut.
 
     Raises:

@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline import adapters, checkpoints, environment, negatives, processes, trackers, training, weights
+from pipeline import checkpoints, environment, negatives, trackers, training
 from pipeline.common import files, methods
-from pipeline.core import focus, model, schedule
+from pipeline.core import focus, schedule
+from pipeline.model import adapters, causal_lm, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, run
 from pipeline.runtime.sections import Train
@@ -21,7 +22,7 @@ from pipeline.training_data import TrainingData, context_keys
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
 TEACHINGS = Path("data/teachings.parquet")
 CURVES = Path("reports/train")
-CHECKPOINTS = weights.MODELS / ".checkpoints"
+CHECKPOINTS = loading.MODELS / ".checkpoints"
 
 
 def main() -> None:
@@ -68,25 +69,25 @@ def train_adapter(
     _require_negatives(train.batch_examples, train.questions_per_document, objective)
     tracked = trackers.chosen()
     checkpoints.interval()
-    card = weights.read_card()
-    processes.launch("pipeline.stages.train", [method])
-    team = processes.Processes()
+    card = loading.read_card()
+    distributed.launch("pipeline.stages.train", [method])
+    team = distributed.Processes()
     _require_even_shares(team.num, train.batch_examples, batch_questions)
     sources = [FULL, *([MASKED] if objective.reads_masked else []), *([TEACHINGS] if objective.taught else [])]
     data = _data(train, objective, batch_questions)
     set_seed(train.seed)
-    adapted = model.add_adapter(
-        weights.load_base(settings.model, card, "cpu" if team.sharded else None),
+    adapted = causal_lm.add_adapter(
+        loading.load_base(settings.model, card, "cpu" if team.sharded else None),
         **settings.lora.model_dump(),
         mask_id=card.mask_id,
     )
     if team.device.type == "cuda" and train.questions_per_document > 1:
         # Rows that several questions share need a mask of their own, which flex attention alone never holds whole.
-        model.causal_lm(adapted).set_attn_implementation("flex_attention")
+        causal_lm.causal_lm(adapted).set_attn_implementation("flex_attention")
     num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     retained = _retained(adapted, data, objective, settings, num_trainable, team)
     flat: dict[str, Any] = settings.model_dump()
-    identity = checkpoints.identity(flat, [*sources, weights.BASE / weights.CARD])
+    identity = checkpoints.identity(flat, [*sources, loading.BASE / loading.CARD])
     kept = checkpoints.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
     run_name = f"{method}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
     watchers = trackers.Watchers(tracked if team.first else [], run_name, identity)
@@ -105,12 +106,12 @@ def train_adapter(
     finally:
         watchers.close()
     if kept is not None:
-        with weights.workspace(method) as folder:
+        with loading.workspace(method) as folder:
             training.write_curves(fitted.points, folder / "curves")
             files.write_json(folder / "curves/versions.json", environment.versions())
             adapters.save(adapted, card, folder / "adapter", fitted.weights)
-            weights.put(folder / "adapter", weights.MODELS / method)
-            weights.put(folder / "curves", CURVES / method)
+            loading.put(folder / "adapter", loading.MODELS / method)
+            loading.put(folder / "curves", CURVES / method)
         kept.remove()
         kept.close()
         beside = f" and {batch_questions} taught questions" if batch_questions else ""
@@ -155,7 +156,7 @@ def _retained(
     objective: focus.Objective,
     settings: TrainVanillaStage | TrainFocusedStage | TrainDistillStage,
     num_trainable: int,
-    team: processes.Processes,
+    team: distributed.Processes,
 ) -> bool:
     """Whether the forwards of a step are kept until its one backward."""
     train = settings.train
@@ -165,7 +166,7 @@ def _retained(
     if objective.contrastive == 0:
         return False
     forwards = [data.forwards(step, train.batch_tokens, team.num) for step in range(train.steps)]
-    base = model.causal_lm(adapted).config.to_dict()
+    base = causal_lm.causal_lm(adapted).config.to_dict()
     return negatives.retained(train, base, settings.model.dtype, forwards, num_trainable, str(team.device), team.num)
 
 

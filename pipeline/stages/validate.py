@@ -24,9 +24,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import retrievers
 from pipeline.common import files, tables
-from pipeline.core import chunking, collection, recall, statistics
+from pipeline.core import statistics
+from pipeline.retrieval import build, chunking, index, recall
 from pipeline.runtime import config
 from pipeline.runtime.bundles import Retriever
 from pipeline.runtime.errors import DataError, run
@@ -89,8 +89,8 @@ def _measured(
     name: str, retriever: Retriever, chunks: list[tables.Row], examples: list[tables.Row]
 ) -> Iterator[dict[str, Any]]:
     """One row of the report for each split."""
-    known = collection.Collection(chunks, with_title=getattr(retriever, "title", True))
-    built = retrievers.build(retriever, known.texts, list(dict.fromkeys(example["question"] for example in examples)))
+    known = index.Collection(chunks, with_title=getattr(retriever, "title", True))
+    built = build.build(retriever, known.texts, list(dict.fromkeys(example["question"] for example in examples)))
     quality = recall.Quality()
     for example in tqdm(examples, desc=f"validate {name}", unit=" examples", disable=None):
         quality.add(example, recall.rank(example, known, built.scorer, name))

@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from pipeline.core import answering, generation
+from pipeline.core import answering
 from pipeline.core.asking import Prompt
-from tests.core import tiny
+from pipeline.model import generation
+from tests.model import tiny
 
 SETTINGS = {"max_new_tokens": 4, "eos_id": tiny.EOS, "banned_ids": [tiny.MASK, tiny.PAD], "batch_tokens": 64}
 

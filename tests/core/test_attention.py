@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core import attention, model
-from tests.core import tiny
+from pipeline.core import attention
+from pipeline.model import causal_lm as model
+from tests.model import tiny
 
 PROMPTS = [
     [1, 9, 8, 7, 6, 5, 4, 10, 11, 12, 13, 14, 15],

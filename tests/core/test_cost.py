@@ -8,9 +8,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import MistralConfig, MistralForCausalLM
 
-from pipeline.core import batching, cost, losses, model, shapes
+from pipeline.core import cost, losses, shapes
+from pipeline.model import causal_lm, collator
 from pipeline.runtime.errors import ArtifactError
-from tests.core import tiny
+from tests.model import tiny
 
 LABELS, ROWS = 6, 2
 MISTRAL_7B = shapes.read(shapes.PUBLISHED["mistralai/Mistral-7B-v0.1"] | {"sliding_window": None}, 2, "Mistral-7B")
@@ -24,7 +25,7 @@ def network(*, adapter: bool = True, embedding: str = "lora", window: int | None
     )  # fmt: skip
     made: Any = MistralForCausalLM(config)
     if adapter:
-        made = model.add_adapter(made, rank=4, alpha=8, dropout=0.0, embedding=embedding, norms=True, mask_id=3)
+        made = causal_lm.add_adapter(made, rank=4, alpha=8, dropout=0.0, embedding=embedding, norms=True, mask_id=3)
     if checkpointing:
         made.activation_checkpointing_enable({"use_reentrant": False})
     return made.train()
@@ -34,14 +35,14 @@ def shape_of(made: Any) -> shapes.Shape:
     return shapes.read(made.config.to_dict(), made.lm_head.weight.element_size(), "test")
 
 
-def view(tokens: int, *, padded: bool = False) -> batching.View:
+def view(tokens: int, *, padded: bool = False) -> collator.View:
     lengths = [tokens, tokens - 5 if padded else tokens]
     ids = [np.full(length, 7, dtype=np.int32) for length in lengths]
     places = [np.arange(length, dtype=np.int32) for length in lengths]
-    return batching.pad(ids, places, [length - LABELS for length in lengths], tiny.PAD)
+    return collator.pad(ids, places, [length - LABELS for length in lengths], tiny.PAD)
 
 
-def measured(made: Any, of: batching.View) -> tuple[float, float]:
+def measured(made: Any, of: collator.View) -> tuple[float, float]:
     """FLOPs of the forward, and of forward and backward, by torch's rules (which count every pair of tokens)."""
     aten: Any = torch.ops.aten
     rules = {  # torch has none for the CPU's kernel; these are its rules for CUDA's
@@ -51,8 +52,8 @@ def measured(made: Any, of: batching.View) -> tuple[float, float]:
         ),
     }
     with FlopCounterMode(display=False, custom_mapping=rules) as counter:
-        hidden_BLD = model.hidden_states(made, of)
-        logits_NV = model.logits_at_labels(made, hidden_BLD, of)
+        hidden_BLD = causal_lm.hidden_states(made, of)
+        logits_NV = causal_lm.logits_at_labels(made, hidden_BLD, of)
         loss = losses.causal_lm(logits_NV, of.labels_N, of.label_examples_N, len(of.row_E)).sum()
         forward = counter.get_total_flops()
         loss.backward()

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core import difficulty
-from pipeline.core.benchmarks import bios
+from pipeline.data.benchmarks import bios
 
 
 def row(question, num_documents, rate, score, error):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.core import evaluation, tasks
+from pipeline.core import evaluation
+from pipeline.views import tasks
 
 EXAMPLE = {"benchmark": "bios", "answers": ["baker"], "options": [], "gold_option": -1}
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.core import batching, focus, masking, model
-from tests.core import tiny
+from pipeline.core import focus
+from pipeline.model import causal_lm, collator
+from pipeline.views import masking
+from tests.model import tiny
 
 FOCUSED = focus.Objective(full=1.0, masked=1.0, contrastive=0.1, temperature=0.05, representation="last_prompt")
 
@@ -26,11 +28,11 @@ def examples(num=3, seed=0):
 
 def views(mode="token", num=3, seed=0):
     rows = list(examples(num, seed))
-    full = batching.pad(
+    full = collator.pad(
         [row[0] for row in rows], [np.arange(len(row[0])) for row in rows], [row[3] for row in rows], tiny.PAD
     )
     masked = [masking.masked_view(*row, mode, tiny.MASK) for row in rows]
-    return full, batching.pad(
+    return full, collator.pad(
         [m.input_ids for m in masked], [m.position_ids for m in masked], [m.prompt_end for m in masked], tiny.PAD
     )
 
@@ -39,23 +41,23 @@ def test_gaps_in_positions_are_not_read_as_packed_sequences():
     """Without an explicit mask transformers cuts the context at each gap; our views always carry one."""
     network = tiny.network(dtype=torch.float64)
     _, skip = views("skip", num=1)
-    hidden = model.hidden_states(network, skip)
+    hidden = causal_lm.hidden_states(network, skip)
     with torch.no_grad():
         cut = network.model(input_ids=skip.input_ids_BL, position_ids=skip.position_ids_BL, use_cache=False)
     assert (hidden - cut.last_hidden_state).abs().max() > 1e-3  # the trap is still there, so the mask is still needed
     shifted = skip._replace(input_ids_BL=skip.input_ids_BL.clone())
     shifted.input_ids_BL[0, 0] = 40
-    assert (model.hidden_states(network, shifted)[0, -1] - hidden[0, -1]).abs().max() > 1e-6
+    assert (causal_lm.hidden_states(network, shifted)[0, -1] - hidden[0, -1]).abs().max() > 1e-6
 
 
 def test_padding_changes_nothing():
     network = tiny.network(dtype=torch.float64)
     full, _ = views(num=3)
-    together = focus.represent(model.hidden_states(network, full), full, "last_prompt")
+    together = focus.represent(causal_lm.hidden_states(network, full), full, "last_prompt")
     for row, (ids, _, _, prompt_end, _) in enumerate(examples(3)):
-        alone = batching.pad([ids], [np.arange(len(ids))], [prompt_end], tiny.PAD)
+        alone = collator.pad([ids], [np.arange(len(ids))], [prompt_end], tiny.PAD)
         torch.testing.assert_close(
-            focus.represent(model.hidden_states(network, alone), alone, "last_prompt")[0], together[row]
+            focus.represent(causal_lm.hidden_states(network, alone), alone, "last_prompt")[0], together[row]
         )
 
 
@@ -80,7 +82,7 @@ def test_only_eos_sees_the_answer():
     changed = full._replace(input_ids_BL=full.input_ids_BL.clone())
     changed.input_ids_BL[0, int(full.prompt_end_E[0])] = 7
     for representation, sees in (("last_prompt", False), ("mean", False), ("eos", True)):
-        one, other = (focus.represent(model.hidden_states(network, v), v, representation) for v in (full, changed))
+        one, other = (focus.represent(causal_lm.hidden_states(network, v), v, representation) for v in (full, changed))
         assert torch.equal(one, other) is not sees
 
 

@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.core import batching, focus, gradients, masking, model
+from pipeline.core import focus, gradients
 from pipeline.core.packs import Batch, Pack
-from tests.core import tiny
+from pipeline.model import causal_lm, collator
+from pipeline.views import masking
 from tests.core.test_focus import FOCUSED, examples
+from tests.model import tiny
 
 LORA = {"rank": 4, "alpha": 8, "embedding": "lora", "norms": True, "mask_id": tiny.MASK}
 
 
 def encoder(objective=FOCUSED, dtype=torch.float64, dropout=0.0, seed=0):
     """A toy model whose adapter is not zero, in training mode."""
-    adapted = model.add_adapter(tiny.network(seed, dtype=dtype), dropout=dropout, **LORA)
+    adapted = causal_lm.add_adapter(tiny.network(seed, dtype=dtype), dropout=dropout, **LORA)
     generator = torch.Generator().manual_seed(seed)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -30,14 +32,14 @@ def rows(mode="token", num=4, seed=0):
     """Full views, then masked views."""
     full = [(ids, np.arange(len(ids), dtype=np.int32), end) for ids, _, _, end, _ in examples(num, seed)]
     masked = [masking.masked_view(*example, mode, tiny.MASK) for example in examples(num, seed)]
-    return [batching.row_of_one(*view) for view in full + masked]
+    return [collator.row_of_one(*view) for view in full + masked]
 
 
 def batch(packed, num_own, same=None, labels=None):
     """From lists of (row, places of its examples), one list for each forward."""
     packs = [
         Pack(
-            batching.collate([row for row, _ in pack], tiny.PAD),
+            collator.collate([row for row, _ in pack], tiny.PAD),
             torch.tensor([place for _, places in pack for place in places]),
         )
         for pack in packed
@@ -179,7 +181,7 @@ def test_weight_zero_with_the_full_view_alone_is_bitwise_vanilla():
 def test_vanilla_is_the_plain_language_model_loss_of_transformers():
     network, made = encoder(dtype=torch.float32), rows()[:4]
     outcome, _ = run(network, batch(together(made), 4), focus.VANILLA)
-    view = batching.collate(made, tiny.PAD)
+    view = collator.collate(made, tiny.PAD)
     labels = torch.full_like(view.input_ids_BL, -100)
     for row, made_row in enumerate(made):
         end = made_row.branches[0].prompt_end
@@ -230,9 +232,9 @@ def shared(num=3, window=None, seed=1):
         views.append(np.concatenate([context, question, answer, np.array([tiny.EOS], dtype=np.int32)]))
         ends.append(len(context) + len(question))
     single = [
-        batching.row_of_one(ids, np.arange(len(ids), dtype=np.int32), end) for ids, end in zip(views, ends, strict=True)
+        collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), end) for ids, end in zip(views, ends, strict=True)
     ]
-    return single, batching.row_of_many(views, ends, len(context))
+    return single, collator.row_of_many(views, ends, len(context))
 
 
 @pytest.mark.parametrize("window", [None, 6])
@@ -241,7 +243,7 @@ def shared(num=3, window=None, seed=1):
 def test_questions_in_one_row_are_the_same_as_a_row_each(representation, implementation, window):
     """Losses, representations and gradients, also where a window has passed the context's beginning."""
     network = encoder(FOCUSED._replace(representation=representation))
-    whole = model.causal_lm(network.network)
+    whole = causal_lm.causal_lm(network.network)
     whole.config.sliding_window = window
     whole.set_attn_implementation(implementation)
     single, one_row = shared()
@@ -260,7 +262,7 @@ def test_a_window_changes_what_a_row_of_many_sees():
     _, one_row = shared()
     found = []
     for window in (None, 6):
-        model.causal_lm(network.network).config.sliding_window = window
+        causal_lm.causal_lm(network.network).config.sliding_window = window
         found.append(run(network, batch([[(one_row, [0, 1, 2])]], 3), focus.VANILLA)[0].logged["loss"])
     assert abs(found[0] - found[1]) > 1e-3
 
@@ -270,12 +272,12 @@ def test_flex_attention_sees_what_sdpa_sees():
     """Forward alone: flex attention has no backward on the CPU."""
     _, one_row = shared()
     network = encoder(dtype=torch.float32)
-    whole = model.causal_lm(network.network)
+    whole = causal_lm.causal_lm(network.network)
     found = []
-    view = batching.collate([one_row], tiny.PAD)
+    view = collator.collate([one_row], tiny.PAD)
     for window in (None, 6):
-        dense = batching.tree_mask(view, window)[0, 0]
-        blocks = batching.block_mask(view, window)
+        dense = collator.tree_mask(view, window)[0, 0]
+        blocks = collator.block_mask(view, window)
         places = torch.arange(len(one_row))
         seen = blocks.mask_mod(torch.tensor(0), torch.tensor(0), places[:, None], places[None, :])
         assert torch.equal(seen, dense)
@@ -308,17 +310,18 @@ def test_an_idle_forward_counts_nothing():
 def test_activation_checkpointing_changes_no_gradient(retained):
     network, made = encoder(dropout=0.2), batch(apart(rows()), 4)
     plain = run(network, made, retained=retained)
-    model.causal_lm(network.network).activation_checkpointing_enable({"use_reentrant": False})
+    causal_lm.causal_lm(network.network).activation_checkpointing_enable({"use_reentrant": False})
     assert_same(plain, run(network, made, retained=retained))
 
 
 def test_over_a_bf16_base_the_trainable_parameters_stay_fp32():
-    adapted = model.add_adapter(tiny.network(dtype=torch.bfloat16), dropout=0.0, **LORA)
+    adapted = causal_lm.add_adapter(tiny.network(dtype=torch.bfloat16), dropout=0.0, **LORA)
     network = focus.Encoder(adapted, "last_prompt").train()
     outcome, found = run(network, batch(together(rows()), 4))
     assert {grad.dtype for grad in found.values()} == {torch.float32}
     assert outcome.logged["loss"].dtype == torch.float32
     exact = run(
-        focus.Encoder(model.add_adapter(tiny.network(), dropout=0.0, **LORA), "last_prompt"), batch(together(rows()), 4)
+        focus.Encoder(causal_lm.add_adapter(tiny.network(), dropout=0.0, **LORA), "last_prompt"),
+        batch(together(rows()), 4),
     )
     assert outcome.logged["loss"].item() == pytest.approx(exact[0].logged["loss"].item(), rel=0.02)

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pipeline.core import batching, focus, generation, matching, model
-from tests.core import tiny
+from pipeline.core import focus, matching
+from pipeline.model import causal_lm as model
+from pipeline.model import collator, generation
 from tests.core.test_attention import adapted, windowed
+from tests.model import tiny
 
 NUM = 16
 
@@ -111,7 +113,7 @@ def test_a_question_behind_a_cached_context_is_read_as_the_whole_prompt(network:
     for question, z_D in zip(QUESTIONS, z_NQD[1], strict=True):
         ids = np.array([*CONTEXT, *question], dtype=np.int32)
         own = np.array([*PLACES[places][: len(CONTEXT)], *range(first, first + len(question))], dtype=np.int32)
-        view = batching.pad([ids], [own], [len(ids)], tiny.PAD)
+        view = collator.pad([ids], [own], [len(ids)], tiny.PAD)
         with torch.inference_mode():
             expected = focus.represent(model.hidden_states(causal_lm, view), view, "last_prompt")[0]
         torch.testing.assert_close(z_D, expected, atol=2e-5, rtol=1e-4)

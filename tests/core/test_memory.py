@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.core import losses, memory, model
+from pipeline.core import losses, memory
 from pipeline.core.memory import Pack
+from pipeline.model import causal_lm
 from tests.core.test_cost import LABELS, MISTRAL_7B, ROWS, network, shape_of, view
 
 
@@ -29,7 +30,7 @@ def kept(made: Any, tokens: int, *, padded: bool) -> int:
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed),
     ):
-        logits_NV = model.logits_at_labels(made, model.hidden_states(made, of), of)
+        logits_NV = causal_lm.logits_at_labels(made, causal_lm.hidden_states(made, of), of)
         losses.causal_lm(logits_NV, of.labels_N, of.label_examples_N, len(of.row_E))
     return sum(bytes_of.values())
 

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.core import batching, focus
+from pipeline.core import focus
 from pipeline.core.packs import Batch, Pack
-from tests.core import tiny
+from pipeline.model import collator
 from tests.core.test_focus import FOCUSED
 from tests.core.test_gradients import assert_same, batch, encoder, rows, run, together
+from tests.model import tiny
 
 TAUGHT = 0.7
 
 
 def taught_pack(made, seed=3, num_top=4):
     """The rows with a teacher that says something else than the labels."""
-    view = batching.collate(made, tiny.PAD)
+    view = collator.collate(made, tiny.PAD)
     generator = torch.Generator().manual_seed(seed)
     teacher = torch.randn(len(view.labels_N), 48, generator=generator, dtype=torch.float64).log_softmax(dim=1)
     top = teacher.topk(num_top, dim=1)
@@ -28,7 +29,7 @@ def split(pack, made):
     first, found = 0, []
     for row in made:
         num = len(row) - row.branches[0].prompt_end
-        view = batching.collate([row], tiny.PAD)._replace(
+        view = collator.collate([row], tiny.PAD)._replace(
             taught_ids_NK=pack.view.taught_ids_NK[first : first + num],
             taught_log_probs_NK=pack.view.taught_log_probs_NK[first : first + num],
         )

@@ -13,8 +13,8 @@ from pipeline.common import files, tables
 from pipeline.core import alignment, attention_shares
 from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.stages import analyze, mask
-from tests.core import tiny
 from tests.core.test_attention import eager_last_row
+from tests.model import tiny
 from tests.stages import test_evaluate
 
 toy = test_evaluate.toy

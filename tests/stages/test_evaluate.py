@@ -15,15 +15,17 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from pipeline import adapters, answered, weights
+from pipeline import answered
 from pipeline.common import answers, files, tables
-from pipeline.core import evaluation, metrics, model, prompts, tasks, views
+from pipeline.core import evaluation, metrics
+from pipeline.model import adapters, causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from pipeline.runtime.settings import EvaluateStage
 from pipeline.stages import evaluate
+from pipeline.views import full_view, prompts, tasks
 from tests.conftest import ROOT
-from tests.core import tiny
+from tests.model import tiny
 
 TOP_K, NEW_TOKENS = 2, 1  # one word often stands in some document, two in a row hardly ever
 yaml = YAML(typ="safe")
@@ -49,7 +51,7 @@ class Toy:
     def __init__(self):
         draw = np.random.default_rng(0)
         self.chunks = {
-            f"d{number}#0": views.ContextChunk(f"d{number}#0", f"d{number}", f"w{number}", text)
+            f"d{number}#0": full_view.ContextChunk(f"d{number}#0", f"d{number}", f"w{number}", text)
             for number in range(6)
             for text in [" ".join(draw.choice(WORDS, 8))]
         }
@@ -90,9 +92,9 @@ class Toy:
 
     def view(self, chunk_ids, question, answer):
         chunks = [self.chunks[chunk_id] for chunk_id in chunk_ids]
-        laid = views.context(chunks, tasks.of("toy").instruction, encode, tiny.BOS)
+        laid = full_view.context(chunks, tasks.of("toy").instruction, encode, tiny.BOS)
         asked = encode(prompts.question_segment(question, ""))
-        return views.full_view(laid, asked, encode(prompts.answer_segment(answer)), tiny.EOS)
+        return full_view.full_view(laid, asked, encode(prompts.answer_segment(answer)), tiny.EOS)
 
     def write(self, sha256):
         chunks = [{**chunk._asdict(), "index": 0, "start": 0, "end": len(chunk.text)} for chunk in self.chunks.values()]
@@ -115,13 +117,13 @@ def toy(tmp_path, monkeypatch):
     }  # fmt: skip
     yaml.dump(params, Path("params.yaml"))
     tiny.network().save_pretrained("toy")
-    weights.BASE.mkdir(parents=True)
-    tokenizer().save(str(weights.BASE / "tokenizer.json"))
-    sha256 = hashlib.sha256((weights.BASE / "tokenizer.json").read_bytes()).hexdigest()
-    digest = weights.digest(Path("toy"))
+    loading.BASE.mkdir(parents=True)
+    tokenizer().save(str(loading.BASE / "tokenizer.json"))
+    sha256 = hashlib.sha256((loading.BASE / "tokenizer.json").read_bytes()).hexdigest()
+    digest = loading.digest(Path("toy"))
     vocab_size = tiny.network().config.vocab_size
-    card = weights.BaseCard("toy", None, digest, vocab_size, sha256, tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
-    weights.write_card(card, weights.BASE)
+    card = loading.BaseCard("toy", None, digest, vocab_size, sha256, tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
+    loading.write_card(card, loading.BASE)
     made = Toy()
     made.write(sha256)
     return made
@@ -225,15 +227,15 @@ def test_two_processes_write_what_one_writes(toy, monkeypatch):
 
 
 def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
-    settings, card = config.load(EvaluateStage).model, weights.read_card()
-    adapted = model.add_adapter(
-        weights.load_base(settings, card), rank=2, alpha=4, dropout=0.0, embedding="lora", norms=True, mask_id=tiny.MASK
+    settings, card = config.load(EvaluateStage).model, loading.read_card()
+    adapted = causal_lm.add_adapter(
+        loading.load_base(settings, card), rank=2, alpha=4, dropout=0.0, embedding="lora", norms=True, mask_id=tiny.MASK
     )
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter += 0.3
-    adapters.save(adapted, card, weights.MODELS / "vanilla")
+    adapters.save(adapted, card, loading.MODELS / "vanilla")
     for method in ("base", "vanilla"):
         run_stage(monkeypatch, method)
     base, vanilla = (
@@ -272,7 +274,7 @@ def test_files_that_do_not_belong_together_are_refused(toy, monkeypatch, damage)
         toy.examples.pop()
     else:
         del toy.chunks["d3#0"]
-    toy.write(weights.read_card().tokenizer_sha256)
+    toy.write(loading.read_card().tokenizer_sha256)
     messages = {"unknown chunk": "has no chunk d3#0", "other chunks": "chunks of example .* are not those in"}
     with pytest.raises(ArtifactError, match=messages.get(damage, "rows do not belong together")):
         run_stage(monkeypatch, "base")
@@ -290,6 +292,6 @@ def test_missing_files_are_refused_with_the_stage_that_makes_them(toy, monkeypat
 def test_no_test_examples_are_refused(toy, monkeypatch):
     for row in toy.full:
         row["split"] = "train"
-    toy.write(weights.read_card().tokenizer_sha256)
+    toy.write(loading.read_card().tokenizer_sha256)
     with pytest.raises(DataError, match=r"no examples in split test; choose another eval\.split"):
         run_stage(monkeypatch, "base")

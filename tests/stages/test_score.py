@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.common import files, tables
-from pipeline.core import recall
+from pipeline.retrieval import recall
 from pipeline.runtime import config, errors
 from pipeline.stages import score
 from tests import tiny_bert

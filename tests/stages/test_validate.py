@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from pipeline.common import files, tables
 from pipeline.common.documents import Document, Evidence, Example
-from pipeline.core import recall
+from pipeline.retrieval import recall
 from pipeline.runtime import config, errors
 from pipeline.stages import chunk, score, validate
 from tests import tiny_bert

@@ -1,0 +1,1 @@
+"""Every benchmark as documents and examples."""

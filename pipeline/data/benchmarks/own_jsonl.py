@@ -1,0 +1,135 @@
+"""The user's own documents and questions, from documents.jsonl and questions.jsonl.
+
+A question names the documents of its context; a document may stand in many contexts. Where no quote of the evidence is
+given, all of a gold document counts as evidence.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.common.documents import Benchmark, Document, Evidence, Example
+from pipeline.data import lines
+from pipeline.data.lines import Lines, Reject, Some, Text
+from pipeline.runtime.errors import DataError
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DocumentLine(_Line):
+    """A line of documents.jsonl."""
+
+    id: Text
+    title: str = ""
+    text: Text
+    whole: bool = False
+
+
+class Quote(_Line):
+    """A literal piece of a document that holds the answer."""
+
+    document: Text
+    text: Text
+
+
+class QuestionLine(_Line):
+    """A line of questions.jsonl."""
+
+    id: Text
+    question: Text
+    answers: list[Text]
+    """Empty in split unlabelled."""
+    documents: Some[Text]
+    split: Literal["train", "unlabelled", "dev", "test"]
+    gold: list[Text] = Field(default_factory=list)
+    evidence: list[Quote] = Field(default_factory=list)
+    answer_lead: str = ""
+
+
+def benchmark(documents: Lines, questions: Lines, reject: Reject) -> Benchmark:
+    """Documents and examples of both files, in their order; the documents must be taken first, to their end.
+
+    Memory holds the documents' ids and lengths and the quotes, never a text. Bad lines go to `reject`.
+
+    Raises:
+        DataError: an id stands twice in one file.
+    """
+    place_of: dict[str, str] = {}
+    length_of: dict[str, int] = {}
+    found_at: dict[str, dict[str, int]] = {}
+
+    def all_documents() -> Iterator[Document]:
+        for _, question in lines.parse(questions, QuestionLine, reject):
+            for quote in question.evidence:
+                found_at.setdefault(quote.document, {})[quote.text] = -1
+        for place, line in lines.parse(documents, DocumentLine, reject):
+            _refuse_twice(place_of, place, line.id, "document")
+            length_of[line.id] = len(line.text)
+            for text in found_at.get(line.id, ()):
+                found_at[line.id][text] = line.text.find(text)
+            yield Document(line.id, line.title, line.text, line.whole)
+
+    def all_examples() -> Iterator[Example]:
+        question_place_of: dict[str, str] = {}
+        for place, line in lines.parse(questions, QuestionLine, reject):
+            _refuse_twice(question_place_of, place, line.id, "question")
+            problem = _problem(line, length_of, found_at)
+            if problem:
+                reject(place, problem)
+            else:
+                yield _example(line, length_of, found_at)
+
+    return Benchmark(all_documents(), all_examples())
+
+
+def _refuse_twice(place_of: dict[str, str], place: str, identifier: str, kind: str) -> None:
+    if identifier in place_of:
+        raise DataError(f"{place}: {kind} id {identifier!r} is already that of {place_of[identifier]}; ids are unique")
+    place_of[identifier] = place
+
+
+def _problem(line: QuestionLine, length_of: dict[str, int], found_at: dict[str, dict[str, int]]) -> str:
+    """What is wrong with this question, by itself or with the documents; empty: nothing."""
+    if line.split == "unlabelled" and line.answers:
+        return "answers must be an empty list in split unlabelled; a question with answers is one of split train"
+    if line.split != "unlabelled" and not line.answers:
+        return f"answers must not be an empty list in split {line.split}; split unlabelled is for questions without"
+    for identifier in line.documents:
+        if identifier not in length_of:
+            return f"documents names {identifier!r}, which documents.jsonl does not have"
+        if line.documents.count(identifier) > 1:
+            return f"documents names {identifier!r} twice"
+    for identifier in [*line.gold, *(quote.document for quote in line.evidence)]:
+        if identifier not in line.documents:
+            return f"gold or evidence names {identifier!r}, which is not among the question's documents"
+    for quote in line.evidence:
+        if found_at[quote.document][quote.text] < 0:
+            return f"evidence {quote.text[:60]!r} does not stand in document {quote.document!r} word for word"
+    return ""
+
+
+def _example(line: QuestionLine, length_of: dict[str, int], found_at: dict[str, dict[str, int]]) -> Example:
+    evidence = []
+    for quote in line.evidence:
+        start = found_at[quote.document][quote.text]
+        evidence.append(Evidence(quote.document, start, start + len(quote.text)))
+    named = {*line.gold, *(quote.document for quote in line.evidence)}
+    gold = [identifier for identifier in line.documents if identifier in named]
+    quoted = {found.document_id for found in evidence}
+    evidence += [Evidence(identifier, 0, length_of[identifier]) for identifier in gold if identifier not in quoted]
+    return Example(
+        example_id=line.id,
+        question_id=line.id,
+        benchmark="jsonl",
+        split=line.split,
+        question=line.question,
+        answer_lead=line.answer_lead,
+        answers=line.answers,
+        document_ids=line.documents,
+        gold_document_ids=gold,
+        evidence=evidence,
+        gold_position=line.documents.index(gold[0]) if gold else -1,
+    )

@@ -1,0 +1,1 @@
+"""Chunks, and a score of each chunk for a question."""

@@ -1,0 +1,88 @@
+"""The full view x of an example: the token ids of its whole context, its question and its answer."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from pipeline.views import prompts
+
+Ids = Sequence[int]
+Encode = Callable[[str], Ids]
+"""Token ids of a text, without special tokens; `<mask>` or `</s>` inside the text are plain text."""
+
+Cut = Literal["end", "middle"]
+
+
+class ContextChunk(NamedTuple):
+    """A chunk as a context holds it."""
+
+    chunk_id: str
+    document_id: str
+    title: str
+    text: str
+
+
+class Context(NamedTuple):
+    """Token ids of BOS, instruction and chunks, and the token span of each chunk; questions may share it."""
+
+    input_ids: list[int]
+    chunk_starts: list[int]
+    chunk_ends: list[int]
+
+
+class FullView(NamedTuple):
+    """Token ids of context, question, answer and EOS; token span of each chunk; where question and answer begin.
+
+    The view of an unlabelled question ends with the question.
+    """
+
+    input_ids: list[int]
+    chunk_starts: list[int]
+    chunk_ends: list[int]
+    question_start: int
+    prompt_end: int
+
+
+def context(chunks: Sequence[ContextChunk], instruction: str, encode: Encode, bos_id: int) -> Context:
+    """Lay out the chunks, which are in context order; those of one document follow each other."""
+    ids = [bos_id, *encode(prompts.instruction_segment(instruction))]
+    starts, ends = [], []
+    for index, chunk in enumerate(chunks):
+        starts.append(len(ids))
+        ids += encode(
+            prompts.chunk_segment(
+                chunk.title,
+                chunk.text,
+                opens_document=index == 0 or chunks[index - 1].document_id != chunk.document_id,
+                closes_document=index + 1 == len(chunks) or chunks[index + 1].document_id != chunk.document_id,
+            )
+        )
+        ends.append(len(ids))
+    return Context(ids, starts, ends)
+
+
+def cut(laid: Context, max_tokens: int, where: Cut) -> Context:
+    """The context with at most `max_tokens` tokens; BOS, instruction and the last token (a line end) always stay.
+
+    `end` leaves out the last chunks' tokens, `middle` those in the middle of all chunks, as LongBench does. Spans of
+    chunks that are gone are empty.
+    """
+    excess = len(laid.input_ids) - max_tokens
+    if excess <= 0 or not laid.chunk_starts:
+        return laid
+    first = laid.chunk_starts[0]
+    kept = len(laid.input_ids) - first - excess
+    assert kept > 0, "the caller knows that the question leaves room for a context"
+    start = first + (kept - 1 if where == "end" else kept // 2)
+
+    def moved(place: int) -> int:
+        return min(place, start) if place < start + excess else place - excess
+
+    ids = laid.input_ids[:start] + laid.input_ids[start + excess :]
+    return Context(ids, [moved(place) for place in laid.chunk_starts], [moved(place) for place in laid.chunk_ends])
+
+
+def full_view(laid: Context, question_ids: Ids, answer_ids: Ids, eos_id: int) -> FullView:
+    """Context, question and answer in one row; without an answer there is no EOS either."""
+    prompt = [*laid.input_ids, *question_ids]
+    labels = [*answer_ids, eos_id] if answer_ids else []
+    return FullView([*prompt, *labels], laid.chunk_starts, laid.chunk_ends, len(laid.input_ids), len(prompt))

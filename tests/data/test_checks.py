@@ -1,0 +1,102 @@
+"""What every benchmark is held to, and what is counted."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.common.documents import Document, Evidence, Example
+from pipeline.data.checks import Census
+from pipeline.runtime.errors import DataError
+
+DOCUMENTS = [
+    Document("a", "", "One two three."),
+    Document("b", "", "Four."),
+    Document("c", "", "Never used here at all."),
+]
+EXAMPLE = Example(
+    example_id="e1",
+    question_id="q1",
+    benchmark="test",
+    split="train",
+    question="What?",
+    answer_lead="",
+    answers=["One"],
+    document_ids=["a", "b"],
+    gold_document_ids=["b"],
+    evidence=[Evidence("b", 0, 4)],
+    gold_position=1,
+)
+
+
+def census(*examples, documents=DOCUMENTS):
+    taken = Census()
+    for document in documents:
+        taken.add_document(document)
+    for example in examples:
+        taken.add_example(example)
+    return taken
+
+
+def test_counts():
+    other = replace(EXAMPLE, example_id="e2", document_ids=["b"], gold_position=0)
+    summary = census(EXAMPLE, other).summary()
+    assert summary["documents"] == {"num_documents": 3, "num_unused": 1, "words": {"mean": 3.0, "max": 5}}
+    assert summary["splits"]["train"] == {
+        "num_questions": 1,
+        "num_examples": 2,
+        "num_examples_by_num_documents": {"1": 1, "2": 1},
+    }
+    assert summary["splits"]["test"]["num_examples"] == 0
+    assert summary["leaks"] == {"num_documents": 0, "num_questions": 0}
+
+
+def test_texts_and_questions_of_train_that_stand_in_dev_or_test_are_leaks():
+    documents = [*DOCUMENTS, Document("a copy", "", "one  two THREE.")]
+    train = replace(EXAMPLE, document_ids=["a", "b"])
+    test = replace(EXAMPLE, example_id="e2", split="test", question="what? ", document_ids=["a copy", "c"])
+    test = replace(test, gold_document_ids=[], evidence=[], gold_position=-1)
+    assert census(train, test, documents=documents).summary()["leaks"] == {"num_documents": 1, "num_questions": 1}
+    # The same wording with another answer is another question, as benchmarks ask one thing of every story.
+    other = replace(test, answers=["Another"])
+    assert census(train, other, documents=documents).summary()["leaks"] == {"num_documents": 1, "num_questions": 0}
+    # Among dev and test, or within train, nothing leaks.
+    dev = replace(test, example_id="e3", split="dev")
+    assert census(dev, test, documents=documents).summary()["leaks"] == {"num_documents": 0, "num_questions": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "validation"}, "split is 'validation', expected one of train, unlabelled, dev, test, surface"),
+        ({"question": " "}, "the question is empty"),
+        ({"answers": []}, "no answer, or an empty one"),
+        ({"answers": ["One", ""]}, "no answer, or an empty one"),
+        ({"document_ids": []}, "the context is empty, or holds a document twice"),
+        ({"document_ids": ["a", "a"]}, "the context is empty, or holds a document twice"),
+        ({"document_ids": ["a", "z"]}, "the context names 'z', which is no document"),
+        ({"gold_document_ids": ["c"]}, "do not stand at gold position 1"),
+        ({"gold_position": 0}, "do not stand at gold position 0"),
+        ({"gold_document_ids": [], "evidence": []}, "do not stand at gold position 1"),
+        ({"evidence": [Evidence("c", 0, 1)]}, "evidence lies in 'c', which is not in the context"),
+    ],
+)
+def test_an_example_that_would_break_a_later_stage_is_refused(change, message):
+    with pytest.raises(DataError, match=f"example 'e1': .*{message}"):
+        census(replace(EXAMPLE, **change))
+
+
+def test_ids_are_unique():
+    with pytest.raises(DataError, match="example 'e1': the id stands twice"):
+        census(EXAMPLE, EXAMPLE)
+    with pytest.raises(DataError, match="document 'a' stands twice"):
+        census(documents=[DOCUMENTS[0], DOCUMENTS[0]])
+
+
+def test_a_document_without_words_is_refused():
+    with pytest.raises(DataError, match="document 'a' has no text"):
+        census(documents=[Document("a", "Title", " \n")])
+
+
+def test_a_benchmark_without_examples_is_refused():
+    with pytest.raises(DataError, match="not one question"):
+        census().summary()

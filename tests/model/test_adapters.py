@@ -1,0 +1,272 @@
+"""Adapters on disk over the shipped base: what lies beside them, what a fresh load gives, what is refused."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.common import files
+from pipeline.model import adapters, causal_lm, loading
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.settings import BaseStage
+from pipeline.stages import base
+from tests.conftest import ROOT
+
+MODES = ("lora", "mask_token", "full", "none")
+
+
+def make_project(folder: Path, **changes: Any) -> None:
+    """The shipped base after stage base, in the working directory; `changes` are settings of the model."""
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copytree(ROOT / "models/tiny-base", folder / "models/tiny-base")
+    yaml = YAML()
+    params = yaml.load(ROOT / "params.yaml")
+    params["model"].update(changes)
+    yaml.dump(params, folder / "params.yaml")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    base.main()
+    return tmp_path
+
+
+def tie(folder: Path) -> None:
+    """Make the base in the folder one whose lm_head is its embedding."""
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"tie_word_embeddings": True}))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def trained(embedding: str = "lora", method: str = "focused", *, scale: float = 0.02) -> PeftModel:
+    """An adapter over the project's base that changes what it may, saved as the method's."""
+    card = loading.read_card()
+    network = loading.load_base(config.load(BaseStage).model, card)
+    torch.manual_seed(0)
+    adapted = causal_lm.add_adapter(
+        network, rank=4, alpha=8, dropout=0.0, embedding=embedding, norms=True, mask_id=card.mask_id
+    )
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter += scale * torch.randn_like(parameter)
+    adapters.save(adapted, card, loading.MODELS / method)
+    return adapted.eval()
+
+
+def prompt() -> torch.Tensor:
+    """Ids with the row of <mask> among them, shape (1, L)."""
+    mask_id = loading.read_card().mask_id
+    return torch.tensor([[0, *range(50, 90), mask_id, mask_id, *range(90, 100)]])
+
+
+def logits(network: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return network(input_ids=prompt()).logits
+
+
+def loaded(method: str = "focused") -> Any:
+    return adapters.load_method(method, config.load(BaseStage).model)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("embedding", MODES)
+def test_a_fresh_load_has_the_same_logits_to_the_last_bit(tmp_path, monkeypatch, embedding, tied):
+    make_project(tmp_path, sha256=None)
+    monkeypatch.chdir(tmp_path)
+    if tied:
+        tie(Path("models/tiny-base"))
+    base.main()
+    before = logits(trained(embedding))
+    assert torch.equal(logits(loaded()), before)
+    assert (logits(loaded("base")) - before).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("embedding", MODES)
+def test_plain_peft_loads_it_in_a_fresh_process(project, embedding):
+    before = logits(trained(embedding))
+    program = (
+        "import json, sys, warnings, torch\n"
+        "from peft import AutoPeftModelForCausalLM, PeftModel\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "ids = torch.tensor(json.loads(sys.argv[1]))\n"
+        "network = AutoModelForCausalLM.from_pretrained('models/tiny-base')\n"
+        "for adapted in (PeftModel.from_pretrained(network, 'models/focused'),\n"
+        "                AutoPeftModelForCausalLM.from_pretrained('models/focused')):\n"
+        "    print(json.dumps(adapted.eval()(input_ids=ids).logits[0, -1].tolist()))\n"
+    )
+    command = [sys.executable, "-c", program, json.dumps(prompt().tolist())]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert [json.loads(line) for line in output.splitlines()] == [before[0, -1].tolist()] * 2
+
+
+@pytest.mark.parametrize("embedding", MODES)
+def test_over_a_bf16_base_the_saved_adapter_is_the_one_in_memory_rounded(tmp_path, monkeypatch, embedding):
+    make_project(tmp_path, dtype="bfloat16")
+    monkeypatch.chdir(tmp_path)
+    base.main()
+    adapted = trained(embedding)
+    saved = load_file(loading.MODELS / "focused" / adapters.WEIGHTS)
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if parameter.requires_grad:
+                rounded = parameter.to(torch.bfloat16)
+                assert not torch.equal(rounded.float(), parameter)
+                # PEFT computes LoRA in fp32, norms and rows in the base's type, which they are copies of.
+                parameter.data = rounded.float() if "lora_" in name else rounded
+    assert torch.equal(logits(loaded()), logits(adapted))
+
+
+def test_beside_the_adapter_lie_its_tokenizer_and_its_card(project):
+    trained()
+    folder = loading.MODELS / "focused"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {path.name for path in loading.BASE.iterdir()} | {adapters.WEIGHTS, adapters.CONFIG, "README.md"}
+    card = loading.read_card(folder)
+    assert card == loading.read_card()
+    assert card.sha256 == loading.digest(Path("models/tiny-base"))
+    assert card.tokenizer_sha256 == hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.mask_token_id, tokenizer.pad_token_id, len(tokenizer)) == (
+        card.mask_id, card.pad_id, card.vocab_size
+    )  # fmt: skip
+
+
+def test_equal_adapters_are_equal_bytes_from_process_to_process(project):
+    """Sets, which PEFT's configuration has, come in an order that differs with the hash seed."""
+    found = []
+    for seed in ("1", "2"):
+        program = "from tests.test_adapters import trained\ntrained()\n"
+        environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": seed, "HF_HUB_OFFLINE": "1"}
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=environment)
+        found.append({path.name: path.read_bytes() for path in (loading.MODELS / "focused").iterdir()})
+        shutil.rmtree(loading.MODELS / "focused")
+    assert found[0] == found[1]
+
+
+def test_the_configuration_names_the_base_as_the_settings_do(project):
+    trained()
+    written = files.read_json(loading.MODELS / "focused" / adapters.CONFIG, "train")
+    assert (written["base_model_name_or_path"], written["revision"]) == ("models/tiny-base", None)
+
+
+def test_no_adapter_is_saved_under_a_tokenizer_that_is_not_the_cards(project):
+    card = loading.read_card()
+    path = loading.BASE / "tokenizer.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ArtifactError, match=f"sha256 [0-9a-f]{{64}}, the card says {card.tokenizer_sha256}"):
+        trained()
+
+
+@pytest.mark.parametrize("field", asdict(loading.BaseCard("", None, "", 0, "", 0, 0, 0, 0)))
+def test_an_adapter_of_another_base_is_refused_with_both_values(project, monkeypatch, field):
+    trained()
+    card = asdict(loading.read_card())
+    other = "other" if isinstance(card[field], str) or card[field] is None else 77
+    loading.write_card(loading.BaseCard(**card | {field: other}), loading.MODELS / "focused")
+    monkeypatch.setattr(loading, "load_base", None)  # it is not even asked for
+    with pytest.raises(ArtifactError) as error:
+        loaded()
+    message = f"its base has {field} {other}, models/base has {card[field]}; run `dvc repro train@focused`"
+    assert str(error.value) == f"models/focused: {message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (adapters.WEIGHTS, None, "models/focused: no adapter; run `dvc repro train@focused` first"),
+        (
+            adapters.WEIGHTS,
+            "half",
+            "models/focused/adapter_model.safetensors: no whole safetensors file (.*); run `dvc",
+        ),
+        (adapters.WEIGHTS, "", "models/focused/adapter_model.safetensors: no whole safetensors file (.*); run `dvc"),
+        (adapters.CONFIG, None, "adapter_config.json: no such file; run `dvc repro train@focused` first"),
+        (
+            adapters.CONFIG,
+            "half",
+            "adapter_config.json: not valid JSON .*; delete it and run `dvc repro train@focused`",
+        ),
+        (adapters.CONFIG, "[]", "adapter_config.json: no configuration of LoRA; run `dvc repro -f train@focused`"),
+        (adapters.CONFIG, '{"peft_type": "IA3"}', "adapter_config.json: no configuration of LoRA"),
+        (
+            "tokenizer.json",
+            None,
+            "tokenizer has sha256 of no file, models/base has .*; run `dvc repro -f train@focused`",
+        ),
+        (
+            "tokenizer.json",
+            "half",
+            "tokenizer has sha256 [0-9a-f]{64}, models/base has [0-9a-f]{64}; run `dvc repro -f",
+        ),
+        (loading.CARD, None, "models/focused/base.json: no such file; run `dvc repro train@focused` first"),
+        (loading.CARD, '{"source": "x"}', "models/focused/base.json: .* run `dvc repro -f train@focused`"),
+    ],
+)
+def test_a_damaged_adapter_is_one_line_and_no_base_is_loaded_for_it(project, monkeypatch, name, content, message):
+    trained()
+    path = loading.MODELS / "focused" / name
+    whole = path.read_bytes()
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if content == "half" else content.encode())
+    monkeypatch.setattr(loading, "load_base", None)
+    with pytest.raises(ArtifactError, match=message) as error:
+        loaded()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": 3}, r"cannot be loaded \(.*size mismatch.*\); run `dvc repro -f train@focused`"),
+        ({"r": "x"}, r"cannot be loaded"),
+        ({"target_modules": ["q_proj"]}, "do not belong together, they differ in 21 tensors, base_model"),
+        ({"modules_to_save": None}, "do not belong together, they differ in 7 tensors"),
+        ({"modules_to_save": ["lm_head"]}, "cannot be loaded"),
+        ({"target_modules": ["nothing"]}, "cannot be loaded"),
+    ],
+)
+def test_weights_and_configuration_that_do_not_fit_are_one_line(project, change, message):
+    trained()
+    path = loading.MODELS / "focused" / adapters.CONFIG
+    files.write_json(path, files.read_json(path, "train") | change)
+    with pytest.raises(ArtifactError, match=message) as error:
+        loaded()
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_lack_a_tensor_are_refused_not_half_loaded(project):
+    """PEFT only warns, and goes on with a matrix of zeros."""
+    trained()
+    path = loading.MODELS / "focused" / adapters.WEIGHTS
+    tensors = load_file(path)
+    name = min(name for name in tensors if "lora_B" in name)
+    del tensors[name]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(
+        ArtifactError, match=f"they differ in 1 tensors, {name} among them; run `dvc repro -f train@focu"
+    ):
+        loaded()
+
+
+def test_the_base_itself_needs_no_adapter(project):
+    assert torch.equal(logits(loaded("base")), logits(AutoModelForCausalLM.from_pretrained("models/tiny-base")))

@@ -1,0 +1,183 @@
+"""Several processes (gloo) train what one process trains: replicated (DDP), sharded (FSDP2), and by which command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.core import focus
+from pipeline.model import distributed
+from pipeline.runtime.errors import ConfigError
+from tests.conftest import ROOT
+from tests.core.test_focus import FOCUSED
+from tests.toy_training import LORA, TRAIN, train, write_views
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+SHARDED = {"ACCELERATE_USE_FSDP": "true"}
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("views")
+    write_views(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def beside_the_base(views: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(views)
+
+
+def together(
+    views: Path, name: str, *changes: str, behind: int | None = None, **environment: str
+) -> dict[str, torch.Tensor]:
+    """The adapter of two processes; `behind`: they go on behind that step."""
+    command = [*TORCHRUN, "-m", "tests.toy_training", str(views), name, "dropout=0", *changes]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("sharded\n" in done.stderr) is ("ACCELERATE_USE_FSDP" in environment), done.stderr
+    assert (f"goes on after step {behind} of" in done.stderr) is (behind is not None), done.stderr
+    return load_file(views / name / "adapter_model.safetensors")
+
+
+def alone(
+    views: Path, name: str, taught: float = 0.0, objective: focus.Objective = FOCUSED, **changes: object
+) -> dict[str, torch.Tensor]:
+    settings = TRAIN.model_copy(update=changes)
+    folder = train(
+        views, name, objective._replace(taught=taught), settings, lora=LORA.model_copy(update={"dropout": 0.0})
+    )
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-6, atol=1e-6, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize("negatives", ["graph", "cached"])
+def test_two_replicas_train_what_one_process_does(views: Path, negatives: str):
+    """Negatives come from both processes; labels and rows are not spread evenly."""
+    changes = ["questions_per_document=2", f"negatives={negatives}"]
+    found = together(views, f"two-{negatives}", *changes)
+    assert_same(found, alone(views, f"one-{negatives}", questions_per_document=2, negatives=negatives))
+
+
+@pytest.mark.parametrize("environment", [{}, SHARDED], ids=["replicas", "shards"])
+def test_two_processes_are_taught_what_one_process_is(views: Path, environment: dict[str, str]):
+    """Beside all other losses; what the teacher said is not spread evenly."""
+    found = together(views, f"taught-{len(environment)}", "negatives=cached", "taught=0.5", **environment)
+    assert_same(found, alone(views, f"taught-alone-{len(environment)}", 0.5, negatives="cached"))
+
+
+def test_two_processes_are_taught_without_labels_what_one_process_is(views: Path):
+    found = together(views, "no-labels", "taught=0.5", "labelled=0")
+    nothing = focus.VANILLA._replace(full=0.0)
+    assert_same(found, alone(views, "no-labels-alone", 0.5, nothing))
+
+
+@pytest.mark.parametrize(("negatives", "environment"), [("graph", {}), ("cached", SHARDED)], ids=["replicas", "shards"])
+def test_two_processes_draw_answers_together_as_one_does(views: Path, negatives: str, environment: dict[str, str]):
+    """Two questions of one context share a row, so that one process has fewer forwards and an idle one."""
+    changes = ["questions_per_document=2", f"negatives={negatives}", "consistency=0.8"]
+    found = together(views, f"consistent-{negatives}", *changes, **environment)
+    objective = FOCUSED._replace(consistency=0.8)
+    alike = {"questions_per_document": 2, "negatives": negatives}
+    assert_same(found, alone(views, f"consistent-alone-{negatives}", objective=objective, **alike))
+
+
+def test_two_shards_train_what_one_process_does(views: Path):
+    found = together(views, "shards", "negatives=cached", **SHARDED)
+    assert_same(found, alone(views, "whole", negatives="cached"))
+
+
+@pytest.mark.parametrize("environment", [{}, SHARDED], ids=["replicas", "shards"])
+def test_processes_go_on_from_a_checkpoint_together(views: Path, environment: dict[str, str]):
+    """The last one is of step 5 of 6: what a second run adds to it is what the first one added."""
+    name, every_step = f"resumed-{len(environment)}", {"FOCUS_CHECKPOINT_SECONDS": "0"}
+    found = together(views, name, "negatives=cached", **environment, **every_step)
+    assert sorted(path.name for path in (views / f"{name}-state").glob("step-*"))[-1] == "step-00000005"
+    again = together(views, name, "negatives=cached", behind=5, **environment, **every_step)
+    for key, tensor in found.items():
+        assert torch.equal(tensor, again[key]), key
+
+
+def test_a_launcher_takes_over(tmp_path: Path):
+    """FOCUS_LAUNCH starts the module anew, once for each process; within these nothing is launched again."""
+    program = tmp_path / "echo_rank.py"
+    program.write_text(
+        "import os, sys\nfrom pipeline import processes\n"
+        "processes.launch('echo_rank', sys.argv[1:])\n"
+        "open(f'rank-{os.environ[\"RANK\"]}', 'w').write(' '.join(sys.argv[1:]))\n"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+        "FOCUS_LAUNCH": " ".join(TORCHRUN),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(program), "focused"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["focused", "focused"]
+
+
+def test_a_launchers_processes_fail_with_one_line_and_their_own_code(tmp_path: Path):
+    """Both processes fail; torchrun's own code would be 1 and its last line a rule of dashes."""
+    program = tmp_path / "fail.py"
+    program.write_text(
+        "import sys\nfrom pipeline import processes\nfrom pipeline.errors import NumericError, run\n"
+        "def main():\n"
+        "    processes.launch('fail', sys.argv[1:])\n"
+        "    raise NumericError('loss is nan')\n"
+        "run(main)\n"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
+        "FOCUS_LAUNCH": " ".join(TORCHRUN),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run([sys.executable, str(program)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 5
+    assert done.stderr.endswith("\nerror: loss is nan\n")
+    assert done.stderr.count("loss is nan") == 1
+
+
+def test_a_launcher_that_starts_no_group_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """It would launch itself without end."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("FOCUS_LAUNCH", "env")
+    monkeypatch.setenv("FOCUS_LAUNCHED", "somewhere")
+    with pytest.raises(ConfigError, match="FOCUS_LAUNCH is 'env', which starts processes without a RANK"):
+        distributed.launch("pipeline.stages.train", ["focused"])
+
+
+def test_a_launcher_with_an_open_quote_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FOCUS_LAUNCH", 'torchrun "x')
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match="No closing quotation"):
+        distributed.launch("pipeline.stages.train", ["focused"])
+
+
+def test_a_launcher_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FOCUS_LAUNCH", "no-such-launcher --nproc-per-node 2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match=r"FOCUS_LAUNCH starts with 'no-such-launcher' \(No such file"):
+        distributed.launch("pipeline.stages.train", ["focused"])

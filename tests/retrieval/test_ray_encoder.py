@@ -1,0 +1,194 @@
+"""Encoding on the actors of a Ray cluster: the bytes of one machine, and errors in one line."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import socket
+import sqlite3
+import sys
+from contextlib import closing
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
+
+from pipeline.common import tables
+from pipeline.retrieval import embed, embedding_cache, encoder, encoder_files, ray_encoder
+from pipeline.runtime import config, errors
+from pipeline.stages import score
+from tests import tiny_bert
+from tests.conftest import ROOT
+from tests.stages.test_score import EXAMPLES, chunks
+
+TEXTS = ["abc", "", "a longer text, 12 words or so.", "abc def", "x" * 50]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_bert.save(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def cache(tmp_path):
+    with closing(embedding_cache.Cache(tmp_path / "cache.sqlite")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Of this machine, which the code itself starts at the first need, for the whole file; one actor in each run."""
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("FOCUS_DEVICE", "cpu")
+    monkeypatch.setenv("FOCUS_RAY_ACTORS", "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shut_down():
+    yield
+    if ray := sys.modules.get("ray"):
+        ray.shutdown()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A working folder with our conf/, toy chunks and examples."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    tables.write(score.CHUNKS, tables.CHUNKS, chunks())
+    tables.write(score.EXAMPLES, tables.EXAMPLES, EXAMPLES)
+    return tmp_path
+
+
+def scored(engine, source, cache_folder, monkeypatch):
+    """Bytes of the stage's outs, and the embeddings in its cache."""
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["retriever"] = {"source": str(source), "sha256": None, "max_tokens": 32}
+    config.PARAMS.write_text(json.dumps(params | {"score": {"engine": engine}}))
+    monkeypatch.setenv("FOCUS_CACHE", str(cache_folder))
+    score.main()
+    with closing(sqlite3.connect(cache_folder / embedding_cache.FILE)) as cache:
+        rows = cache.execute("SELECT * FROM embeddings ORDER BY key").fetchall()
+    return score.SCORES.read_bytes(), score.REPORT.read_bytes(), rows
+
+
+def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, cluster, monkeypatch, capfd):
+    monkeypatch.setattr(ray_encoder, "BLOCKS_PER_ACTOR", 1)
+    monkeypatch.setattr(embed, "BATCH_TOKENS", {"cpu": 32})  # several batches
+    here = scored("local", folder, project / "local", monkeypatch)
+    shutil.copytree(project / "local", project / "ray")
+    # The questions stay, to start the actors once.
+    questions = [embedding_cache.key(name_of(folder), example["question"]) for example in EXAMPLES]
+    with closing(sqlite3.connect(project / "ray" / embedding_cache.FILE)) as cache, cache:
+        cache.execute(f"DELETE FROM embeddings WHERE key NOT IN ({','.join('?' * len(questions))})", questions)
+    monkeypatch.setenv("FOCUS_RAY_ACTORS", "2")
+    capfd.readouterr()
+    assert scored("ray", folder, project / "ray", monkeypatch) == here
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert said.out.count("\n") == 1 and "4 encoded now, 0 from the cache" in said.out
+
+
+def name_of(folder):
+    """What the stage's embeddings are addressed by."""
+    checkpoint = encoder_files.find(tiny_bert.retriever(folder))
+    return f"{checkpoint.files_sha256} 32 mean {embed.dtype(CPU)}"
+
+
+def test_an_embedding_that_is_no_number_stops_the_run(tmp_path, cache, cluster):
+    tiny_bert.save(tmp_path / "broken")
+    weights = load_file(tmp_path / "broken/model.safetensors")
+    weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
+    save_file(weights, tmp_path / "broken/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(errors.NumericError, match=r"broken.*NaN"):
+        embed.Embedder(tiny_bert.retriever(tmp_path / "broken"), cache, "ray").embed(TEXTS, "chunks")
+
+
+def test_other_files_on_an_actors_machine_end_the_run_in_one_line(tmp_path, cache, cluster, monkeypatch, capfd):
+    embedder = embed.Embedder(tiny_bert.retriever(tiny_bert.save(tmp_path / "bert")), cache, "ray")
+    tiny_bert.save(tmp_path / "bert", seed=1)
+    terminate = signal.getsignal(signal.SIGTERM)
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        errors.run(lambda: embedder.embed(TEXTS, "chunks"))
+    signal.signal(signal.SIGTERM, terminate)
+    assert caught.value.code == errors.ArtifactError.exit_code
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: retriever.source '{tmp_path / 'bert'}': the files in ")
+    assert f"and {embedder.checkpoint.files_sha256} on the one that started the stage; put the encoder where" in line
+
+
+def test_a_machine_that_lacks_the_files_or_calculates_otherwise_is_named(folder):
+    checkpoint = encoder_files.find(tiny_bert.retriever(folder))
+    gone = dataclasses.replace(checkpoint, folder=folder / "nowhere")
+    with pytest.raises(errors.ArtifactError, match=r"machine .* cannot read .*nowhere/model.safetensors \(No such"):
+        embed.network_elsewhere(gone, "cpu", torch.float32, torch.__version__)
+    with pytest.raises(errors.ConfigError, match=r"embeds in torch\.\w+, the one .* has 1.0 and torch.float64;"):
+        embed.network_elsewhere(checkpoint, "cpu", torch.float64, "1.0")
+
+
+def test_without_ray_the_line_says_how_to_install_it(folder, cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(errors.ConfigError, match=r'`pip install "ray\[data\]"`, or set score.engine: local') as caught:
+        embed.Embedder(tiny_bert.retriever(folder), cache, "ray").embed(TEXTS, "chunks")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_does_not_answer_is_named(folder, cache, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(errors.ResourceError, match=f"RAY_ADDRESS '{address}' gave no connection .*refused"):
+        embed.Embedder(tiny_bert.retriever(folder), cache, "ray").embed(TEXTS, "chunks")
+
+
+def test_a_full_cache_needs_no_ray(folder, cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    embed.Embedder(tiny_bert.retriever(folder), cache).embed(TEXTS, "chunks")
+    assert embed.Embedder(tiny_bert.retriever(folder), cache, "ray").embed(TEXTS, "chunks").num_cached == 5
+
+
+def test_there_are_as_many_actors_as_the_cluster_can_run(monkeypatch):
+    monkeypatch.delenv("FOCUS_RAY_ACTORS", raising=False)
+    assert ray_encoder.num_actors("cuda", {"CPU": 16.0, "GPU": 3.0}) == 3
+    assert ray_encoder.num_actors("cpu", {"CPU": 16.0}) == 16
+    monkeypatch.setenv("FOCUS_RAY_ACTORS", "2")
+    assert ray_encoder.num_actors("cpu", {"CPU": 16.0}) == 2
+
+
+@pytest.mark.parametrize("chosen", ["0", "17", "-1", "two"])
+def test_more_actors_than_the_cluster_can_run_are_refused(monkeypatch, chosen):
+    monkeypatch.setenv("FOCUS_RAY_ACTORS", chosen)
+    with pytest.raises(errors.ConfigError, match=rf"FOCUS_RAY_ACTORS is '{chosen}'.* 16 CPUs .*from 1 to 16"):
+        ray_encoder.num_actors("cpu", {"CPU": 16.0})
+
+
+def test_gpus_are_not_passed_over_without_a_word(monkeypatch):
+    monkeypatch.delenv("FOCUS_RAY_ACTORS", raising=False)
+    monkeypatch.delenv("FOCUS_DEVICE", raising=False)
+    with pytest.raises(errors.ConfigError, match=r"has 8 GPUs, but the machine .* or set FOCUS_DEVICE=cpu"):
+        ray_encoder.num_actors("cpu", {"CPU": 16.0, "GPU": 8.0})
+    monkeypatch.setenv("FOCUS_DEVICE", "cpu")
+    assert ray_encoder.num_actors("cpu", {"CPU": 16.0, "GPU": 8.0}) == 16
+
+
+@given(st.lists(st.integers(2, 64), max_size=60), st.integers(1, 3), st.integers(1, 3))
+def test_blocks_hold_every_batch_once(lengths, most, per_actor):
+    ids = [list(range(length)) for length in lengths]
+    planned = list(encoder.plan(ids, max_tokens=32, batch_tokens=64))
+    indices_of = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_encoder, "MAX_BATCHES_PER_BLOCK", per_actor)
+        rows = [row for block in ray_encoder.blocks(iter(planned), most, indices_of) for row in block.to_pylist()]
+    rows.sort(key=lambda row: row["number"])
+    assert indices_of == [batch.indices for batch, _ in planned]
+    assert [(row["num_tokens"], row["num_rows"], row["ids"]) for row in rows] == [
+        (batch.num_tokens, batch.num_rows, ids) for batch, ids in planned
+    ]
