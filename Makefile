@@ -24,7 +24,7 @@ $(READY): requirements.lock
 setup: $(READY) ## Create the environment from the lock file
 
 plan: $(READY) ## Say what the settings will cost: tokens, FLOPs, memory, hours; refuse what cannot fit
-	@python -m pipeline.plan
+	@python -m pipeline.tools.plan
 
 repro: $(READY) ## Run the whole pipeline, print the results table and the path of the report
 	@python -m pipeline.runtime.config
@@ -37,13 +37,13 @@ eval: $(READY) ## Evaluate, analyze and report; print the table
 	@python -m pipeline.stages.report --show
 
 readme-results: $(READY) ## Write the results table in README.md from reports/summary.json
-	@python -m pipeline.readme_results
+	@python -m pipeline.tools.readme
 
 ablations: $(READY) ## Run the grid of conf/ablations.yaml and print its table; ONLY="group or row", LIST=1: what would run, COMPARE="row other"
-	@python -m pipeline.ablations $(if $(LIST),--list) $(if $(ONLY),--only "$(ONLY)") $(if $(COMPARE),--compare $(COMPARE))
+	@python -m pipeline.tools.ablations $(if $(LIST),--list) $(if $(ONLY),--only "$(ONLY)") $(if $(COMPARE),--compare $(COMPARE))
 
 merge: $(READY) ## Merge the adapter of METHOD (focused) into one plain transformers model in OUT
-	@python -m pipeline.merge "$(METHOD)" --out "$(OUT)"
+	@python -m pipeline.tools.merge "$(METHOD)" --out "$(OUT)"
 
 test: $(READY) ## Run the tests
 	python -m pytest

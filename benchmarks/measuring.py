@@ -26,7 +26,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from pipeline.core import focus
+from pipeline.training import objective
 
 Step = Callable[[], Any]
 Gradients = dict[str, Tensor]
@@ -61,7 +61,7 @@ def peak_mib(step: Step, device: torch.device) -> float:
 
 
 def first_run(
-    encoder: focus.Encoder, steps: Mapping[str, Step], device: torch.device
+    encoder: objective.Encoder, steps: Mapping[str, Step], device: torch.device
 ) -> tuple[dict[str, float], dict[str, Gradients]]:
     """Peak MiB of each step, and its gradients; it warms the libraries up too."""
     peaks, found = {}, {}
@@ -93,7 +93,9 @@ def assert_equal(
     return differences
 
 
-def rounds(encoder: focus.Encoder, steps: Mapping[str, Step], num: int, device: torch.device) -> dict[str, list[float]]:
+def rounds(
+    encoder: objective.Encoder, steps: Mapping[str, Step], num: int, device: torch.device
+) -> dict[str, list[float]]:
     """Seconds of each step in each round; a round runs every step once."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(num):

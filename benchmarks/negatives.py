@@ -30,9 +30,9 @@ from torch.nn import Module, Sequential
 from benchmarks import measuring, random_training
 from benchmarks.measuring import Goal, Step
 from benchmarks.random_training import FOCUSED
-from pipeline.core import focus
-from pipeline.core.packs import Batch
 from pipeline.model import causal_lm, collator
+from pipeline.training import objective as focus
+from pipeline.training.micro_batch import Batch
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 PEER_TOLERANCE = {"float32": 1e-2, "float64": 1e-9}

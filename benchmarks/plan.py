@@ -36,9 +36,10 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pipeline.core import focus, gradients
-    from pipeline.core.packs import Batch, Pack
     from pipeline.model import causal_lm, collator
+    from pipeline.training import grad_cache
+    from pipeline.training import objective as focus
+    from pipeline.training.micro_batch import Batch, Pack
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -78,7 +79,7 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     for _ in range(rounds + 1):
         started = time.process_time()
         optimizer.zero_grad()
-        gradients.accumulate(encoder, made, objective, True, gradients.Alone())
+        grad_cache.accumulate(encoder, made, objective, True, grad_cache.Alone())
         torch.nn.utils.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], 1.0)
         optimizer.step()
         best = min(best, time.process_time() - started)
@@ -87,7 +88,7 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
 
 def predict(method: Any, checkpointing: bool, batch: int, tokens: int, machine: Any) -> dict[str, float]:
     """The same by the plan's arithmetic."""
-    from pipeline.core import forecast, workload
+    from pipeline.tools.plan import forecast, workload
 
     shape = _shape()
     rows = workload.Rows(batch, batch, tokens, tokens, 0, LABELS)
@@ -100,7 +101,7 @@ def predict(method: Any, checkpointing: bool, batch: int, tokens: int, machine: 
 
 
 def _shape() -> Any:
-    from pipeline.core import shapes
+    from pipeline.training import shapes
 
     return shapes.read(json.loads((BASE / "config.json").read_text()), 4, str(BASE))
 
@@ -122,7 +123,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     if given.one:
         print(json.dumps(measure(*ways[given.one], given.batch, given.tokens, given.rounds)))
         return []
-    from pipeline import hardware
+    from pipeline.tools.plan import hardware
 
     machine = hardware.find("float32", _shape().hidden, _shape().intermediate)
     if "MALLOC_MMAP_THRESHOLD_" in os.environ:  # freed blocks go back to the system at once: what is in use is held

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from pipeline.core import focus, gradients
-from pipeline.core.packs import Batch, Pack
 from pipeline.model import causal_lm, collator
+from pipeline.training import grad_cache
+from pipeline.training import objective as focus
+from pipeline.training.micro_batch import Batch, Pack
 from pipeline.views import masking
 
 # peft 0.21 asks transformers 5.23 by the old name of the property
@@ -133,4 +134,4 @@ def batch(
 
 
 def accumulate(encoder: focus.Encoder, made: Batch, objective: focus.Objective, retained: bool = True) -> None:
-    gradients.accumulate(encoder, made, objective, retained, gradients.Alone())
+    grad_cache.accumulate(encoder, made, objective, retained, grad_cache.Alone())

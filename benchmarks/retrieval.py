@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from pipeline.common import documents
 from pipeline.common.documents import Document, Example
-from pipeline.core import statistics
 from pipeline.data.benchmarks import hotpot, qasper
 from pipeline.data.records import Entries, Lines, Rejects
+from pipeline.evaluation import bootstrap
 from pipeline.retrieval import chunking, embed, embedding_cache, recall, retrievers
 from pipeline.retrieval.retrievers import Context, Floats
 from pipeline.runtime import config
@@ -275,7 +275,7 @@ def show(task: Task, encoder: EncoderRetriever, cache: embedding_cache.Cache) ->
         cells = [_percent(best < k) for k in KS] + [_percent(worst < k) for k in PAIR_KS if pairs]
         first = best if first is None else first
         for k in TESTED_KS:
-            found = statistics.paired_difference(best < k, first < k, resamples=100, seed=0)
+            found = bootstrap.paired_difference(best < k, first < k, resamples=100, seed=0)
             cells.append(f"{100 * found.difference:+.1f} (p = {found.p_value:.2g})")
         print(f"| {' | '.join([name, *cells])} |", flush=True)
 

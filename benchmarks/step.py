@@ -26,8 +26,9 @@ from torch import Tensor
 from benchmarks import measuring, random_training, trl_step
 from benchmarks.measuring import Goal, Step
 from benchmarks.random_training import FOCUSED
-from pipeline.core import focus, losses
 from pipeline.model import collator
+from pipeline.training import losses
+from pipeline.training import objective as focus
 
 TOLERANCE = 1e-4
 FULL, ANSWER = "vanilla, full logits", "vanilla, answer logits"

@@ -20,12 +20,12 @@ from unittest import mock
 
 from torch import Tensor
 
-from pipeline.core import focus
+from pipeline.training import objective
 
 AS_IT_IS, AT_LABELS = "vanilla, TRL on a CPU (scores every token)", "vanilla, TRL's way on a GPU (label tokens)"
 
 
-def make(encoder: focus.Encoder, given: dict[str, Tensor]) -> dict[str, Callable[[], None]]:
+def make(encoder: objective.Encoder, given: dict[str, Tensor]) -> dict[str, Callable[[], None]]:
     """The steps, on a copy of the model, for TRL replaces its forward; gradients go to `encoder`'s parameters."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models

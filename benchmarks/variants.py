@@ -28,14 +28,15 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from benchmarks import measuring
-from pipeline import answered
 from pipeline.common import tables
-from pipeline.core import focus, losses, schedule, seeds, statistics
+from pipeline.evaluation import bootstrap, predict
 from pipeline.model import adapters, causal_lm, collator, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.settings import Settings
-from pipeline.taught import SPLITS, Taught
-from pipeline.training_data import context_keys
+from pipeline.tools.ablations import seeds
+from pipeline.training import losses, objective, sampler
+from pipeline.training.dataset import context_keys
+from pipeline.training.distillation import SPLITS, Taught
 from pipeline.views import masking
 
 EXAMPLES, FULL = Path("data/examples.parquet"), Path("data/views/full.parquet")
@@ -215,7 +216,7 @@ def read(network: Any, rows: Sequence[collator.Row], layer: int | None, batch_to
             hidden_BLD = causal_lm.hidden_states(network, view)
         logits_NV = causal_lm.logits_at_labels(network, hidden_BLD, view)
         sums.append(losses.causal_lm(logits_NV, view.labels_N, view.label_examples_N, len(pack)).sum())
-        z_of += focus.represent(outputs[0] if outputs else hidden_BLD, view, "last_prompt").unbind()
+        z_of += objective.represent(outputs[0] if outputs else hidden_BLD, view, "last_prompt").unbind()
         logits_of += logits_NV.split(torch.bincount(view.label_examples_N, minlength=len(pack)).tolist())
         places += pack
     order = np.argsort(places)
@@ -289,12 +290,12 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
         weight_decay=0.0,
     )
     rate = transformers.get_cosine_schedule_with_warmup(optimizer, options.warmup_steps, options.steps)
-    batches = schedule.schedule(context_keys(FULL), options.steps, options.batch_examples, seed)
+    batches = sampler.schedule(context_keys(FULL), options.steps, options.batch_examples, seed)
     taught = None
     if variant.taught:
         places = [str(place) for place in range(len(context_keys(FULL, SPLITS)))]
-        order = schedule.schedule(places, options.steps, settings.distill.batch_questions, seed)
-        taught, encoder = Taught(order, FULL, TEACHINGS), focus.Encoder(network, "last_prompt")
+        order = sampler.schedule(places, options.steps, settings.distill.batch_questions, seed)
+        taught, encoder = Taught(order, FULL, TEACHINGS), objective.Encoder(network, "last_prompt")
     for step, indices in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", disable=None)):
         done, draw = step / options.steps, np.random.default_rng([seed, step])
         batch = [examples[index] for index in indices]
@@ -343,7 +344,7 @@ def answers(name: str, variant: Variant, seed: int, settings: Settings, examples
         card = loading.read_card()
         adapters.save(train(name, variant, seed, settings, examples), card, loading.MODELS / method)
         team = distributed.Processes()
-        rows = answered.answers(method, settings.model, settings.eval, "dev", {}, team, name)
+        rows = predict.answers(method, settings.model, settings.eval, "dev", {}, team, name)
         team.close()
         tables.write(place, tables.PREDICTIONS, rows or [])
     rows = list(tables.scan(place, tables.PREDICTIONS))
@@ -376,7 +377,7 @@ def measured(name: str, found: dict[str, dict[int, list[Any]]]) -> dict[str, Any
     }
     places = [row["gold_position"] / (row["num_documents"] - 1) for row in rows]
     questions = [row["question_id"] for row in rows]
-    slope = statistics.slope(places, [row["exact_match"] for row in rows], questions, resamples=2000, seed=0)
+    slope = bootstrap.slope(places, [row["exact_match"] for row in rows], questions, resamples=2000, seed=0)
     values["first_to_last"] = None if slope is None else slope._asdict()
     for other in ("vanilla", "focused"):
         if other != name and other in found and found[other].keys() >= of_seed.keys():

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from transformers import set_seed
 
-from pipeline import checkpoints, trackers, training
 from pipeline.common import tables
-from pipeline.core import focus, schedule
 from pipeline.model import adapters, causal_lm, loading
 from pipeline.model.distributed import Processes
 from pipeline.runtime.sections import Lora, Train
-from pipeline.taught import Taught
-from pipeline.training_data import TrainingData, context_keys
+from pipeline.training import checkpoint, sampler, trackers, trainer
+from pipeline.training import objective as focus
+from pipeline.training.dataset import TrainingData, context_keys
+from pipeline.training.distillation import Taught
 from pipeline.views import masking
-from tests.core.test_focus import FOCUSED, examples
 from tests.model import tiny
+from tests.training.test_objective import FOCUSED, examples
 
 LORA = Lora(rank=4, alpha=8, dropout=0.1, embedding="lora", norms=True)
 TRAIN = Train(
@@ -99,12 +99,12 @@ def train(
     full, masked = views / "full.parquet", views / "masked.parquet"
     batches = [[] for _ in range(settings.steps)]
     if objective.full or objective.reads_masked:
-        batches = schedule.schedule(
+        batches = sampler.schedule(
             context_keys(full), settings.steps, settings.batch_examples, settings.seed, settings.questions_per_document
         )
     taught = None
     if objective.taught:
-        order = schedule.schedule([str(place) for place in range(8)], settings.steps, 4, settings.seed)
+        order = sampler.schedule([str(place) for place in range(8)], settings.steps, 4, settings.seed)
         taught = Taught(order, full, views / "teachings.parquet")
     data = TrainingData(
         batches, full, masked if objective.reads_masked else None, taught, masked_first=objective.consistency > 0
@@ -114,14 +114,14 @@ def train(
     team = Processes()
     if team.first and team.sharded:
         print("sharded", file=sys.stderr)
-    kept = checkpoints.Checkpoints(views / f"{name}-state", identity or {}) if team.first else None
+    kept = checkpoint.Checkpoints(views / f"{name}-state", identity or {}) if team.first else None
     try:
-        fitted = training.fit(
+        fitted = trainer.fit(
             adapted, data, objective, settings, pad_id=tiny.PAD, retained=settings.negatives == "graph",
             processes=team, kept=kept, watchers=trackers.Watchers([], name, {}),
         )  # fmt: skip
         if team.first:
-            training.write_curves(fitted.points, views / f"{name}-curves")
+            trainer.write_curves(fitted.points, views / f"{name}-curves")
             adapters.save(adapted, CARD, views / name, fitted.weights)
     finally:
         if kept is not None:

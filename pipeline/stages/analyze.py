@@ -14,7 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline import findings, pairs
+from pipeline.analysis import inputs
+from pipeline.analysis import run as findings
 from pipeline.common import files
 from pipeline.common.methods import METHODS
 from pipeline.model import adapters, loading
@@ -28,9 +29,11 @@ ANALYSIS = Path("reports/analysis.json")
 def main() -> None:
     settings = config.load(AnalyzeStage)
     card = loading.read_card()
-    longest = pairs.longest(settings.eval.split)
-    chosen = pairs.first(longest, settings.analyze.examples)
-    answered = {method: pairs.full_answers(method, longest) for method in dict.fromkeys((*METHODS, *pairs.answered()))}
+    longest = inputs.longest(settings.eval.split)
+    chosen = inputs.first(longest, settings.analyze.examples)
+    answered = {
+        method: inputs.full_answers(method, longest) for method in dict.fromkeys((*METHODS, *inputs.answered()))
+    }
     methods: dict[str, Any] = {}
     for method in tqdm(METHODS, desc="analyze", unit=" methods", disable=None):
         network = adapters.load_method(method, settings.model)

@@ -6,7 +6,7 @@ that comes with several contexts is asked over the one of most documents. report
 input, the same figures over all examples (`overall`), by number of documents, by number of documents and fifth of the
 context that holds the gold document, and the `official` ones.
 
-`--score PREDICTIONS --references FILE --benchmark NAME` scores anybody's predictions instead (pipeline/scoring.py).
+`--score PREDICTIONS --references FILE --benchmark NAME` scores anybody's predictions instead (pipeline/tools/score_predictions.py).
 """
 
 import difflib
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.common import files, methods, tables
-from pipeline.core import evaluation
+from pipeline.evaluation import score
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, DataError, run
 from pipeline.runtime.settings import EvaluateStage
@@ -29,10 +29,10 @@ PREDICTIONS, FIGURES = Path("reports/predictions"), Path("reports/eval")
 def main() -> None:
     if "--score" in sys.argv[1:]:
         # By its name: it is no part of the stage, and an edit of it must not rerun the stage.
-        importlib.import_module("pipeline.scoring").main(sys.argv[1:])
+        importlib.import_module("pipeline.tools.score_predictions").main(sys.argv[1:])
         return
     # Here, because torch takes seconds to import, and scoring does without.
-    from pipeline import answered
+    from pipeline.evaluation import predict
     from pipeline.model import distributed
 
     method = _method(sys.argv[1:])
@@ -42,7 +42,7 @@ def main() -> None:
     longbench = {"longbench": LONGBENCH_TOP_K} if settings.eval.longbench else {}
     top_k_of = {"retrieval": settings.eval.retrieval_top_k} | longbench
     team = distributed.Processes()
-    rows = answered.answers(
+    rows = predict.answers(
         method,
         settings.model,
         settings.eval,
@@ -57,13 +57,13 @@ def main() -> None:
         return
     if not rows:
         raise DataError(
-            f"{answered.FULL}: no examples in split {split}; choose another eval.split, or give the data questions of "
+            f"{predict.FULL}: no examples in split {split}; choose another eval.split, or give the data questions of "
             "this one"
         )
     task = tasks.of(rows[0]["benchmark"])
     inputs = list(dict.fromkeys(row["input"] for row in rows))
     figures = {
-        name: evaluation.figures([row for row in rows if row["input"] == name], settings.eval.bootstrap_resamples)
+        name: score.figures([row for row in rows if row["input"] == name], settings.eval.bootstrap_resamples)
         for name in inputs
     }
     tables.write(PREDICTIONS / f"{method}.parquet", tables.PREDICTIONS, rows)

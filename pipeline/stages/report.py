@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import grid_record
 from pipeline.common import files, tables
-from pipeline.core import page, plots, readings, result_figures, summary, wording
+from pipeline.report import grid_record, page, plots, readings, result_figures, summary, wording
 from pipeline.runtime import config, provenance, run_log
 from pipeline.runtime.errors import ArtifactError, ConfigError, run
 from pipeline.runtime.settings import ReportStage

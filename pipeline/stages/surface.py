@@ -6,9 +6,8 @@ Where the benchmark has no questions of split surface (bios alone makes some), r
 import sys
 from pathlib import Path
 
-from pipeline import answered
 from pipeline.common import files, methods
-from pipeline.core import difficulty
+from pipeline.evaluation import difficulty, predict
 from pipeline.model import distributed
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, run
@@ -26,7 +25,7 @@ def main() -> None:
     settings = config.load(SurfaceStage)
     distributed.launch("pipeline.stages.surface", [method])
     team = distributed.Processes()
-    rows = answered.answers(method, settings.model, settings.eval, SPLIT, {}, team, f"surface@{method}")
+    rows = predict.answers(method, settings.model, settings.eval, SPLIT, {}, team, f"surface@{method}")
     team.close()
     if rows is None:
         return

@@ -8,16 +8,16 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline import checkpoints, environment, negatives, trackers, training
 from pipeline.common import files, methods
-from pipeline.core import focus, schedule
 from pipeline.model import adapters, causal_lm, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, run
 from pipeline.runtime.sections import Train
 from pipeline.runtime.settings import TrainDistillStage, TrainFocusedStage, TrainVanillaStage
-from pipeline.taught import SPLITS, Taught
-from pipeline.training_data import TrainingData, context_keys
+from pipeline.training import checkpoint, environment, negatives, sampler, trackers, trainer
+from pipeline.training import objective as focus
+from pipeline.training.dataset import TrainingData, context_keys
+from pipeline.training.distillation import SPLITS, Taught
 
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
 TEACHINGS = Path("data/teachings.parquet")
@@ -68,7 +68,7 @@ def train_adapter(
     train = settings.train
     _require_negatives(train.batch_examples, train.questions_per_document, objective)
     tracked = trackers.chosen()
-    checkpoints.interval()
+    checkpoint.interval()
     card = loading.read_card()
     distributed.launch("pipeline.stages.train", [method])
     team = distributed.Processes()
@@ -87,12 +87,12 @@ def train_adapter(
     num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     retained = _retained(adapted, data, objective, settings, num_trainable, team)
     flat: dict[str, Any] = settings.model_dump()
-    identity = checkpoints.identity(flat, [*sources, loading.BASE / loading.CARD])
-    kept = checkpoints.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
+    identity = checkpoint.identity(flat, [*sources, loading.BASE / loading.CARD])
+    kept = checkpoint.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
     run_name = f"{method}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
     watchers = trackers.Watchers(tracked if team.first else [], run_name, identity)
     try:
-        fitted = training.fit(
+        fitted = trainer.fit(
             adapted,
             data,
             objective,
@@ -107,7 +107,7 @@ def train_adapter(
         watchers.close()
     if kept is not None:
         with loading.workspace(method) as folder:
-            training.write_curves(fitted.points, folder / "curves")
+            trainer.write_curves(fitted.points, folder / "curves")
             files.write_json(folder / "curves/versions.json", environment.versions())
             adapters.save(adapted, card, folder / "adapter", fitted.weights)
             loading.put(folder / "adapter", loading.MODELS / method)
@@ -126,7 +126,7 @@ def _data(train: Train, objective: focus.Objective, batch_questions: int) -> Tra
     """The examples of every step, and the taught questions."""
     batches: list[list[int]] = [[] for _ in range(train.steps)]  # stays where no label is used
     if objective.full or objective.reads_masked:
-        batches = schedule.schedule(
+        batches = sampler.schedule(
             context_keys(FULL), train.steps, train.batch_examples, train.seed, train.questions_per_document
         )
     taught = None
@@ -138,7 +138,7 @@ def _data(train: Train, objective: focus.Objective, batch_questions: int) -> Tra
                 f"{len(keys)} questions; allowed is 1 to {len(keys)}"
             )
         # Every question counts as a context of its own: taught ones are not compared with each other.
-        order = schedule.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
+        order = sampler.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
         taught = Taught(order, FULL, TEACHINGS)
     return TrainingData(
         batches,

@@ -25,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.common import files, tables
-from pipeline.core import statistics
+from pipeline.evaluation import bootstrap
 from pipeline.retrieval import build, chunking, index, recall
 from pipeline.runtime import config
 from pipeline.runtime.bundles import Retriever
@@ -109,7 +109,7 @@ def _measured(
 def _interval(hits: list[bool], question_ids: list[str]) -> list[float] | None:
     if not hits:
         return None
-    found = statistics.interval(hits, question_ids, resamples=RESAMPLES, seed=0)
+    found = bootstrap.interval(hits, question_ids, resamples=RESAMPLES, seed=0)
     return [found.low, found.high]
 
 

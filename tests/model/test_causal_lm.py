@@ -6,8 +6,8 @@ from peft import get_peft_model_state_dict
 from transformers import MistralConfig, MistralForCausalLM
 
 from pipeline.model import causal_lm
-from tests.core.test_focus import views
 from tests.model import tiny
+from tests.training.test_objective import views
 
 LORA = {"rank": 8, "alpha": 16, "dropout": 0.0, "embedding": "lora", "norms": True, "mask_id": tiny.MASK}
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.core import focus
 from pipeline.model import distributed
 from pipeline.runtime.errors import ConfigError
+from pipeline.training import objective as focus
 from tests.conftest import ROOT
-from tests.core.test_focus import FOCUSED
 from tests.toy_training import LORA, TRAIN, train, write_views
+from tests.training.test_objective import FOCUSED
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
 SHARDED = {"ACCELERATE_USE_FSDP": "true"}

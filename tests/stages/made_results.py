@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from pipeline.analysis import wrong_answers
 from pipeline.common import files, tables
-from pipeline.core import wrong_answers
 
 FIRST = ("Ada", "Bruno", "Clara", "Dmitri", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaia", "Liam")
 LAST = ("Abbott", "Berger", "Castell", "Dvorak", "Eriksen", "Fontaine", "Garcia", "Holm", "Ivanova", "Jensen")

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import pairs
+from pipeline.analysis import alignment, attention_shares, inputs
 from pipeline.common import files, tables
-from pipeline.core import alignment, attention_shares
 from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.stages import analyze, mask
-from tests.core.test_attention import eager_last_row
+from tests.analysis.test_attention import eager_last_row
 from tests.model import tiny
 from tests.stages import test_evaluate
 
@@ -26,7 +25,7 @@ def answered(toy, monkeypatch):
     monkeypatch.setattr(analyze, "METHODS", ("base",))
     test_evaluate.run_stage(monkeypatch, "base")
     mask.main()
-    shutil.copy(pairs.PREDICTIONS / "base.parquet", pairs.PREDICTIONS / "by-hand.parquet")
+    shutil.copy(inputs.PREDICTIONS / "base.parquet", inputs.PREDICTIONS / "by-hand.parquet")
     return toy
 
 
@@ -35,7 +34,7 @@ def read() -> dict:
 
 
 def longest(toy) -> list[tuple[dict, dict]]:
-    masked = list(tables.scan(pairs.MASKED, tables.MASKED_VIEWS))
+    masked = list(tables.scan(inputs.MASKED, tables.MASKED_VIEWS))
     rows = zip(toy.full, masked, strict=True)
     return [pair for pair in rows if pair[0]["num_documents"] == 6 and pair[0]["split"] == "test"]
 
@@ -94,7 +93,7 @@ def test_every_file_of_predictions_has_its_kinds_of_answers_and_its_bias(answere
     assert found["answers"]["base"] == found["answers"]["by-hand"]
     rows = [
         row
-        for row in tables.scan(pairs.PREDICTIONS / "base.parquet", tables.PREDICTIONS)
+        for row in tables.scan(inputs.PREDICTIONS / "base.parquet", tables.PREDICTIONS)
         if row["input"] == "full" and row["num_documents"] == 6
     ]
     errors = found["answers"]["base"]["errors"]
@@ -115,14 +114,14 @@ def test_equal_runs_write_equal_bytes(answered):
 
 def test_where_no_gold_chunk_is_known_there_is_no_attention_to_it(answered):
     rows = [{**row, "gold": [False] * len(row["gold"])} for row in answered.scores]
-    tables.write(pairs.SCORES, tables.SCORES, rows)
+    tables.write(inputs.SCORES, tables.SCORES, rows)
     analyze.main()
     assert read()["methods"]["base"]["attention"] is None
 
 
 def test_a_missing_answer_is_named_and_the_last_analysis_stays(answered):
     files.write_text(analyze.ANALYSIS, "before")
-    path = pairs.PREDICTIONS / "by-hand.parquet"
+    path = inputs.PREDICTIONS / "by-hand.parquet"
     rows = [row for row in tables.scan(path, tables.PREDICTIONS) if row["example_id"] != "e2"]
     tables.write(path, tables.PREDICTIONS, rows)
     with pytest.raises(ArtifactError, match=r"by-hand.parquet: has no answer to example e2 .*evaluate@by-hand"):
@@ -132,19 +131,19 @@ def test_a_missing_answer_is_named_and_the_last_analysis_stays(answered):
 
 def test_scores_of_other_chunks_are_refused(answered):
     rows = [{**row, "chunk_ids": list(reversed(row["chunk_ids"]))} for row in answered.scores]
-    tables.write(pairs.SCORES, tables.SCORES, rows)
+    tables.write(inputs.SCORES, tables.SCORES, rows)
     with pytest.raises(ArtifactError, match=r"scores.parquet: chunks of example e0 are not those in"):
         analyze.main()
 
 
 def test_a_single_example_has_nothing_to_be_compared_with(answered):
     with pytest.raises(DataError, match="1 found; give at least 2"):
-        pairs.first(pairs.longest("train"), 8)
+        inputs.first(inputs.longest("train"), 8)
 
 
 def test_an_empty_split_is_named(answered):
     with pytest.raises(DataError, match=r"no examples in split dev; choose another eval\.split"):
-        pairs.longest("dev")
+        inputs.longest("dev")
 
 
 def test_a_window_that_hides_gold_tokens_says_so_and_lowers_no_attention(toy, monkeypatch):
@@ -154,7 +153,7 @@ def test_a_window_that_hides_gold_tokens_says_so_and_lowers_no_attention(toy, mo
     test_evaluate.yaml.dump(params, path)
     for number, row in enumerate(toy.scores):  # the gold chunk first or last in its context
         row["gold"] = [place == (0 if number % 4 else len(row["gold"]) - 1) for place in range(len(row["gold"]))]
-    tables.write(pairs.SCORES, tables.SCORES, toy.scores)
+    tables.write(inputs.SCORES, tables.SCORES, toy.scores)
     monkeypatch.setattr(analyze, "METHODS", ("base",))
     test_evaluate.run_stage(monkeypatch, "base")
     mask.main()

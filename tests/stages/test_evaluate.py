@@ -15,9 +15,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from pipeline import answered
 from pipeline.common import answers, files, tables
-from pipeline.core import evaluation, metrics
+from pipeline.evaluation import metrics, predict, score
 from pipeline.model import adapters, causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
@@ -98,10 +97,10 @@ class Toy:
 
     def write(self, sha256):
         chunks = [{**chunk._asdict(), "index": 0, "start": 0, "end": len(chunk.text)} for chunk in self.chunks.values()]
-        tables.write(answered.CHUNKS, tables.CHUNKS, chunks)
-        tables.write(answered.EXAMPLES, tables.EXAMPLES, self.examples)
-        tables.write(answered.FULL, tables.FULL_VIEWS, self.full, {"tokenizer_sha256": sha256})
-        tables.write(answered.SCORES, tables.SCORES, self.scores)
+        tables.write(predict.CHUNKS, tables.CHUNKS, chunks)
+        tables.write(predict.EXAMPLES, tables.EXAMPLES, self.examples)
+        tables.write(predict.FULL, tables.FULL_VIEWS, self.full, {"tokenizer_sha256": sha256})
+        tables.write(predict.SCORES, tables.SCORES, self.scores)
 
 
 @pytest.fixture
@@ -201,7 +200,7 @@ def test_the_figures_are_those_of_the_predictions_and_equal_runs_write_equal_byt
     assert written["method"] == "base" and list(written["inputs"]) == ["full", "retrieval"]
     for name, figures in written["inputs"].items():
         chosen = [row for row in rows if row["input"] == name]
-        assert figures == files.read_json(_copy(evaluation.figures(chosen, 100)), "evaluate")
+        assert figures == files.read_json(_copy(score.figures(chosen, 100)), "evaluate")
         assert [group["n"] for group in figures["by_num_documents"]] == [11, 12]
         assert sum(group["n"] for group in figures["by_gold_position"]) == 22  # the gold of one is unknown
 
@@ -284,7 +283,7 @@ def test_files_that_do_not_belong_together_are_refused(toy, monkeypatch, damage)
 def test_missing_files_are_refused_with_the_stage_that_makes_them(toy, monkeypatch):
     with pytest.raises(ArtifactError, match="run `dvc repro train@focused` first"):
         run_stage(monkeypatch, "focused")
-    answered.SCORES.unlink()
+    predict.SCORES.unlink()
     with pytest.raises(ArtifactError, match="run `dvc repro score` first"):
         run_stage(monkeypatch, "base")
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.documents import Evidence
-from pipeline.core import metrics
 from pipeline.data.benchmarks import qasper
 from pipeline.data.checks import Census
+from pipeline.evaluation import metrics
 from pipeline.retrieval import chunking
 from pipeline.runtime.errors import DataError
 

@@ -1,0 +1,169 @@
+"""What matches a full view to its masked view: the answer, or only the look of context and question?
+
+Every context, in both views, is asked its own question, some other examples' questions, and one question that all
+examples are asked. From the representations of the last prompt token follow four matchings:
+
+    own           each example's own question; candidates are the masked views of all examples
+    shuffled      both views with another example's question, one each. The kept chunks no longer answer it, so what
+                  still matches is no answer: matching as good as with the own question is a shortcut.
+    one_question  all with the same question: only the context tells them apart. Above chance, the context is matched.
+    same_context  the own masked view with its own question and with other examples': only the question tells them
+                  apart. At chance, the question is not read.
+
+Masked views of one context for other questions' masks are not among the candidates: they would need scores of chunks
+for questions that are not asked over them.
+"""
+
+# N examples, Q questions asked of each, T tokens of the longest of them, D hidden, C candidates
+
+import copy
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache
+
+from pipeline.evaluation import bootstrap
+from pipeline.model import causal_lm as model
+from pipeline.model import generation
+
+NUM_OTHERS = 3  # other examples' questions that each context is asked
+NAMES = ("own", "shuffled", "one_question", "same_context")
+_EQUAL = 1e-6  # cosines nearer than this differ by rounding
+
+Ids = Sequence[int]
+
+
+class Matching(NamedTuple):
+    """Whether each example was matched (where several candidates are equally near, its chance among them), and the
+    number of candidates."""
+
+    hits_N: NDArray[np.float64]
+    num_candidates: int
+
+
+def other_questions(questions: Sequence[Ids], contexts: Sequence[Hashable], num: int = NUM_OTHERS) -> list[list[int]]:
+    """For each example, `num` others with other questions about other contexts, in the order behind it; fewer where
+    there are no more."""
+    keys = [tuple(question) for question in questions]
+    num = min(num, len(set(keys)) - 1)
+    chosen: list[list[int]] = []
+    for place, key in enumerate(keys):
+        found: dict[tuple[int, ...], int] = {}
+        for other in (*range(place + 1, len(keys)), *range(place)):
+            if len(found) == num:
+                break
+            if keys[other] != key and contexts[other] != contexts[place]:
+                found.setdefault(keys[other], other)
+        chosen.append(list(found.values()))
+    return chosen
+
+
+class Asked(NamedTuple):
+    """One context and the questions it is asked, in place of the one that stood behind it in the prompt."""
+
+    context_ids: Ids
+    """BOS, instruction and chunks."""
+    context_places: Ids
+    """Their positions, ascending, gaps allowed."""
+    first_place: int
+    """Position of a question's first token."""
+    questions: Sequence[Ids]
+
+
+def asked(prompt: Ids, places: Ids, num_shared: int, questions: Sequence[Ids]) -> Asked:
+    """A prompt with its positions, the first `num_shared` tokens of which are context."""
+    return Asked(prompt[:num_shared], places[:num_shared], int(places[num_shared]), questions)
+
+
+@torch.inference_mode()
+def represent(network: Any, contexts: Sequence[Asked], *, pad_id: int, batch_tokens: int) -> Tensor:
+    """The last prompt token's representation of each context under each question, (N, Q, D), fp32, on the CPU.
+
+    All contexts are asked the same number of questions. A context is read once; questions are read behind its cache, as
+    many at once as `batch_tokens` allows with a copy of the context each, at least one.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        return torch.stack([_represent(model.causal_lm(network), of, pad_id, batch_tokens) for of in contexts])
+    finally:
+        network.train(was_training)
+
+
+def _represent(causal_lm: Any, of: Asked, pad_id: int, batch_tokens: int) -> Tensor:
+    num_shared, longest = len(of.context_ids), max(map(len, of.questions))
+    cache = DynamicCache(config=causal_lm.config)
+    context = _tensor([of.context_ids], causal_lm.device)
+    if generation.runs_on(of.context_places):
+        # Without mask and positions transformers takes causal attention over 0, 1, 2, ..., its fastest path.
+        causal_lm.base_model(input_ids=context, past_key_values=cache, use_cache=True)
+    else:
+        causal_lm.base_model(
+            input_ids=context,
+            attention_mask=torch.ones_like(context),
+            position_ids=_tensor([of.context_places], causal_lm.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+    at_once = max(1, batch_tokens // (num_shared + longest))
+    found: list[Tensor] = []
+    for start in range(0, len(of.questions), at_once):
+        questions = of.questions[start : start + at_once]
+        last = start + at_once >= len(of.questions)
+        copied = cache if last else copy.deepcopy(cache)  # reading behind a cache writes into it
+        copied.batch_repeat_interleave(len(questions))
+        places = range(of.first_place, of.first_place + longest)
+        seen = [[1] * (num_shared + len(own)) + [0] * (longest - len(own)) for own in questions]
+        hidden_QTD = causal_lm.base_model(
+            input_ids=_tensor([[*own, *[pad_id] * (longest - len(own))] for own in questions], causal_lm.device),
+            attention_mask=_tensor(seen, causal_lm.device),
+            position_ids=_tensor([places] * len(questions), causal_lm.device),
+            past_key_values=copied,
+            use_cache=True,
+        ).last_hidden_state
+        found += [hidden_QTD[row, len(own) - 1] for row, own in enumerate(questions)]
+    return torch.stack(found).float().cpu()
+
+
+def _tensor(rows: Sequence[Ids], device: torch.device) -> Tensor:
+    return torch.tensor([list(row) for row in rows], device=device)
+
+
+def match(z_full_NQD: Tensor, z_masked_NQD: Tensor) -> dict[str, Matching]:
+    """The four matchings. Questions are, in this order: the own, those of others (at least one), that of all."""
+    full, masked = (functional.normalize(z.float(), dim=-1) for z in (z_full_NQD, z_masked_NQD))
+    num = len(full)
+    own_N = torch.arange(num)
+
+    def among_all(place: int) -> Matching:
+        return Matching(hits(full[:, place] @ masked[:, place].T, own_N), num)
+
+    cosine_NC = torch.einsum("nd,ncd->nc", full[:, 0], masked[:, :-1])
+    same = Matching(hits(cosine_NC, torch.zeros_like(own_N)), cosine_NC.shape[1])
+    return dict(zip(NAMES, (among_all(0), among_all(1), among_all(-1), same), strict=True))
+
+
+def hits(cosine_NC: Tensor, own_N: Tensor) -> NDArray[np.float64]:
+    """Of each row, 1 where its own candidate is the nearest, 1/k where it is one of k equally near ones, else 0."""
+    own_N1 = cosine_NC.gather(1, own_N[:, None])
+    nearer_N = (cosine_NC > own_N1 + _EQUAL).any(dim=1)
+    num_equal_N = ((cosine_NC - own_N1).abs() <= _EQUAL).sum(dim=1)
+    found: NDArray[np.float64] = torch.where(nearer_N, 0.0, 1.0 / num_equal_N).double().numpy()
+    return found
+
+
+def figures(found: dict[str, Matching], question_ids: Sequence[str], resamples: int) -> dict[str, Any]:
+    """Share of examples matched, with its 95 % interval over questions and its chance level."""
+    return {
+        name: {
+            **bootstrap.interval(matching.hits_N, question_ids, resamples=resamples, seed=0)._asdict(),
+            "chance": 1 / matching.num_candidates,
+            "num_candidates": matching.num_candidates,
+        }
+        for name, matching in found.items()
+    }

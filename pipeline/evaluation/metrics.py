@@ -1,0 +1,105 @@
+"""Scores of one predicted answer, each as its official evaluator computes it, and the kind of error behind a wrong one.
+
+All evaluators normalise alike (normalization.py). Every score is the best over the references, between 0 and 1.
+
+    exact_match, token_f1   SQuAD 2.0, evaluate-v2.0.py (rajpurkar/SQuAD-explorer)
+    best_subspan_em         Lost in the Middle, src/lost_in_the_middle/metrics.py (nelson-liu/lost-in-the-middle)
+    qasper_token_f1         Qasper, scripts/evaluator.py (allenai/qasper-led-baseline)
+    qasper_scores           the same, with types and evidence (qasper_score.py)
+    longbench_qa_f1         LongBench, metrics.py (THUDM/LongBench)
+    hotpot_f1               HotpotQA, hotpot_evaluate_v1.py (hotpotqa/hotpot)
+    quality_accuracy        QuALITY, of many answers at once (multiple_choice.py)
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pipeline.common import answers
+from pipeline.common.normalization import bag_f1, normalize_marks
+from pipeline.common.normalization import normalize as normalize
+from pipeline.evaluation.multiple_choice import parse_option as parse_option
+from pipeline.evaluation.multiple_choice import quality_accuracy as quality_accuracy
+from pipeline.evaluation.qasper_score import qasper_scores as qasper_scores
+
+ErrorClass = Literal["correct", "distraction", "other"]
+
+_HOTPOT_WHOLE = ("yes", "no", "noanswer")
+_SENTENCE_ENDS = ".,;:!? "
+
+
+def first_line(text: str) -> str:
+    """What Lost in the Middle scores of a generated text: all before the first newline, stripped; may be empty."""
+    return text.split("\n")[0].strip()
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 if the prediction equals a reference, else 0. Without real references only an empty prediction is right."""
+    found = normalize(prediction)
+    return float(any(found == normalize(reference) for reference in _squad_references(references)))
+
+
+def token_f1(prediction: str, references: Sequence[str]) -> float:
+    """F1 of the bags of words; 1 when prediction and reference are both empty."""
+    found = normalize(prediction).split()
+    return max(_squad_f1(found, normalize(reference).split()) for reference in _squad_references(references))
+
+
+def best_subspan_em(prediction: str, references: Sequence[str]) -> float:
+    """1 if a reference stands anywhere in the prediction, even inside a word, else 0. Not an exact match.
+
+    The official script gives `first_line` of the output here. A reference that normalises to nothing is in everything.
+    """
+    found = normalize_marks(prediction)
+    return float(any(normalize_marks(reference) in found for reference in references))
+
+
+def qasper_token_f1(prediction: str, references: Sequence[str]) -> float:
+    """F1 of the bags of words; 0 when either is empty, also when both are, unlike SQuAD 2.0."""
+    found = normalize(prediction).split()
+    return max((bag_f1(found, normalize(reference).split()) for reference in references), default=0.0)
+
+
+def longbench_qa_f1(prediction: str, references: Sequence[str]) -> float:
+    """LongBench took over Qasper's formula."""
+    return qasper_token_f1(prediction, references)
+
+
+def hotpot_f1(prediction: str, references: Sequence[str]) -> float:
+    """F1 of the bags of words; 0 when either is empty, or yes, no or noanswer and the other is not the same."""
+
+    def of(expected: str) -> float:
+        whole = found in _HOTPOT_WHOLE or expected in _HOTPOT_WHOLE
+        return 0.0 if whole and found != expected else bag_f1(found.split(), expected.split())
+
+    found = normalize(prediction)
+    return max((of(normalize(reference)) for reference in references), default=0.0)
+
+
+def error_class(prediction: str, references: Sequence[str], distractors: Sequence[str]) -> tuple[ErrorClass, int]:
+    """Why an answer is wrong, and the index of the first distractor that holds it (-1: none).
+
+    `distraction` is a wrong answer (exact match 0) whose words stand in a row in a distractor's text, even if they
+    stand in the gold document too: the model gave what the distractor says and not what was asked. Punctuation at the
+    answer's end is left away, as exact match ignores it. An answer that normalises to nothing distracts nobody.
+    """
+    if exact_match(prediction, references) == 1.0:
+        return "correct", -1
+    for index, text in enumerate(distractors):
+        if stands_in(text, prediction):
+            return "distraction", index
+    return "other", -1
+
+
+def stands_in(text: str, prediction: str) -> bool:
+    """The words of a prediction stand in a row in the text; those of one that normalises to nothing never do."""
+    return normalize(prediction) != "" and answers.contains(text, prediction.rstrip(_SENTENCE_ENDS))
+
+
+def _squad_references(references: Sequence[str]) -> Sequence[str]:
+    return [reference for reference in references if normalize(reference)] or [""]
+
+
+def _squad_f1(found: Sequence[str], expected: Sequence[str]) -> float:
+    if not found or not expected:
+        return float(found == expected)
+    return bag_f1(found, expected)

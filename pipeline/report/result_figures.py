@@ -1,0 +1,70 @@
+"""The figures of scores, kinds of error and training curves."""
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.report import summary, svg
+from pipeline.report.summary import Measured
+from pipeline.report.svg import Label, Point, Share, Step
+
+# name of the curve in training -> title, unit of the y axis
+CURVES = {
+    "loss": ("Loss that is minimised", "nats"),
+    "clm_full": ("Language-model loss, full view", "nats per answer token"),
+    "clm_masked": ("Language-model loss, masked view", "nats per answer token"),
+    "divergence": ("Divergence from the teacher", "nats per answer token"),
+    "consistency": ("Divergence of the full view's answer from the masked view's", "nats per answer token"),
+    "info_nce": ("Contrastive loss (InfoNCE)", "nats"),
+    "in_batch_accuracy": ("Own masked view is the nearest", "share of the batch"),
+    "alignment": ("Similarity of the two views", "cosine"),
+    "grad_norm": ("Gradient norm", "L2 norm"),
+    "learning_rate": ("Learning rate of the adapter", "step size"),
+}
+OTHERS = {"alignment": "alignment_others"}
+"""Curves that are drawn dashed into another one's figure."""
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+"""Method -> name of the curve -> (optimizer step, value)."""
+
+Drawn = tuple[Label, str]
+
+
+def measured_curves(rows: Sequence[Measured], key: str, x: str, measure: str) -> list[Drawn]:
+    """Scores by group: one figure for each input, with the same y axis; none where there is one group only."""
+    if len({row.group for row in rows}) < 2:
+        return []
+    top = min(100.0, 100 * max(row.score.high for row in rows) * 1.05 or 100.0)
+    drawn: list[Drawn] = []
+    for given in dict.fromkeys(row.input for row in rows):
+        points = [
+            Point(row.method, row.group, *(100 * value for value in row.score)) for row in rows if row.input == given
+        ]
+        title = "Reading the full context" if given == "full" else f"With {given} at inference"
+        label = Label(f"{key}-{given}", title, x, f"{measure[0].upper()}{measure[1:]} (%)")
+        drawn.append((label, svg.curve(label, points, top=top)))
+    return drawn
+
+
+def errors(rows: Sequence[Measured]) -> Drawn:
+    shares = [
+        Share(row.name, part, 100 * rate)
+        for row in rows
+        for part, rate in zip(svg.ERRORS, (row.correct_rate, row.distraction_rate, row.other_rate), strict=True)
+    ]
+    label = Label("errors", "Answers by kind of error", "Share of all answers (%)", "")
+    return label, svg.stacked_bars(label, shares)
+
+
+def training(curves: Curves) -> list[Drawn]:
+    drawn: list[Drawn] = []
+    methods = sorted(curves, key=summary.method_order)
+    for name, (title, unit) in CURVES.items():
+        steps = [
+            Step(method, step, value, others=source != name)
+            for source in (name, OTHERS.get(name))
+            for method in methods
+            for step, value in curves[method].get(source or "", ())
+        ]
+        if steps:
+            label = Label(f"train-{name}", title, "Optimizer step", unit)
+            drawn.append((label, svg.training_curve(label, steps)))
+    return drawn

@@ -1,0 +1,1 @@
+"""`make ablations`: the grid of conf/ablations.yaml."""

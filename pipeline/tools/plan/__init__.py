@@ -1,0 +1,1 @@
+"""`make plan`: what a run will cost."""

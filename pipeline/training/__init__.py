@@ -1,0 +1,1 @@
+"""Losses, dataset and training loop."""

@@ -1,0 +1,121 @@
+"""The columns of a prediction's row, and the figures of many rows, on literal examples."""
+
+import pytest
+
+from pipeline.evaluation import score as evaluation
+from pipeline.views import tasks
+
+EXAMPLE = {"benchmark": "bios", "answers": ["baker"], "options": [], "gold_option": -1}
+
+CHUNKS = [
+    {"document_id": "d0", "title": "Ann Lee", "text": "Ann Lee was a baker. "},
+    {"document_id": "d1", "title": "Bo Lee", "text": "Bo Lee was born in Lyon. "},
+    {"document_id": "d1", "title": "Bo Lee", "text": "He was a judge."},
+]
+
+
+def test_distractors_are_the_documents_that_are_not_gold_as_far_as_they_are_shown():
+    assert evaluation.distractors(CHUNKS, ["d0"]) == {"d1": "Bo Lee\nBo Lee was born in Lyon. \nHe was a judge."}
+    assert evaluation.distractors(CHUNKS[:2], ["d0"]) == {"d1": "Bo Lee\nBo Lee was born in Lyon. "}
+    assert evaluation.distractors(CHUNKS, ["d0", "d1"]) == {}
+
+
+def test_nothing_is_known_to_distract_where_the_gold_document_is_unknown():
+    assert evaluation.distractors(CHUNKS, []) == {}
+
+
+def test_a_row_names_the_document_that_holds_the_wrong_answer():
+    distractors = evaluation.distractors(CHUNKS, ["d0"])
+    wrong = evaluation.score("judge", EXAMPLE, distractors, [])
+    assert wrong == {
+        "prediction": "judge",
+        "generated_option": -1,
+        "likeliest_option": -1,
+        "option_log_probs": [],
+        "score": 0.0,
+        "exact_match": 0.0,
+        "token_f1": 0.0,
+        "best_subspan_em": 0.0,
+        "error": "distraction",
+        "distractor_id": "d1",
+    }
+    right = evaluation.score("a baker", EXAMPLE, distractors, [])
+    assert (right["exact_match"], right["error"], right["distractor_id"]) == (1.0, "correct", "")
+    assert evaluation.score("doctor", EXAMPLE, distractors, [])["error"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("generated", "log_probs", "score", "exact_match", "options"),
+    [
+        ("B", [-3.0, -1.0, -2.0], 1.0, 1.0, (1, 1)),
+        ("B", [-1.0, -1.0, -2.0], 0.0, 1.0, (1, 0)),  # of equals, the first
+        ("(C) Snow", [-3.0, -1.0, -2.0], 1.0, 0.0, (2, 1)),
+        ("who knows", [-1.0, -2.0, -3.0], 0.0, 0.0, (-1, 0)),
+    ],
+)
+def test_a_multiple_choice_answer_is_scored_by_likelihood_and_by_what_was_written(
+    generated, log_probs, score, exact_match, options
+):
+    example = {**EXAMPLE, "benchmark": "quality", "options": ["Rain", "Hail", "Snow"], "gold_option": 1}
+    found = evaluation.score(generated, example, {}, log_probs)
+    assert (found["score"], found["exact_match"]) == (score, exact_match)
+    assert (found["generated_option"], found["likeliest_option"]) == options
+    assert found["error"] == ("correct" if score else "other")
+    assert evaluation.generated_score(generated, example) == exact_match
+
+
+def test_each_benchmark_is_scored_by_its_own_measure():
+    answers = {"answers": ["the red fox", "No"], "options": []}
+    assert evaluation.generated_score("a red fox ran", {**answers, "benchmark": "bios"}) == 0.0
+    for benchmark in ("qasper", "longbench"):
+        assert evaluation.generated_score("a red fox ran", {**answers, "benchmark": benchmark}) == pytest.approx(0.8)
+    assert evaluation.generated_score("the red fox", {**answers, "benchmark": "squality"}) == pytest.approx(1.0)
+
+
+def test_an_answer_is_the_first_line_unless_the_task_has_many():
+    assert evaluation.answer_text(" Paris\nRome ", tasks.of("nq")) == "Paris"
+    assert evaluation.answer_text(" Paris\nRome ", tasks.of("squality")) == "Paris\nRome"
+
+
+def row(question_id, num_documents, gold_position, error, prompt_tokens=100):
+    hit = float(error == "correct")
+    return {
+        "question_id": question_id,
+        "benchmark": "bios",
+        "num_documents": num_documents,
+        "gold_position": gold_position,
+        "prompt_tokens": prompt_tokens,
+        "score": hit,
+        "exact_match": hit,
+        "token_f1": hit,
+        "best_subspan_em": hit,
+        "error": error,
+    }
+
+
+def test_figures_of_all_rows_by_length_and_by_position():
+    rows = [
+        row("p", 2, 0, "correct", 50),
+        row("q", 2, 1, "distraction", 50),
+        row("p", 10, 3, "other"),
+        row("q", 10, 2, "distraction"),
+        row("r", 10, -1, "other"),
+    ]
+    found = evaluation.figures(rows, resamples=100)
+    overall = found["overall"]
+    assert (overall["n"], overall["num_questions"], overall["mean_prompt_tokens"]) == (5, 3, 80)
+    assert overall["exact_match"]["mean"] == pytest.approx(0.2)
+    assert overall["distraction_rate"]["mean"] == pytest.approx(0.4)
+    assert overall["distraction_share_of_errors"] == pytest.approx(0.5)
+    assert [(group["num_documents"], group["n"]) for group in found["by_num_documents"]] == [(2, 2), (10, 3)]
+    places = [
+        (group["num_documents"], group["first_position"], group["last_position"], group["n"])
+        for group in found["by_gold_position"]
+    ]
+    assert places == [(2, 0, 0, 1), (2, 1, 1, 1), (10, 2, 3, 2)]  # positions 2 and 3 of 10 are the second fifth
+
+
+def test_a_share_of_no_errors_is_no_number():
+    found = evaluation.figures([row("p", 2, 0, "correct"), row("q", 2, 1, "correct")], resamples=100)
+    assert found["overall"]["distraction_share_of_errors"] is None
+    assert found["overall"]["exact_match"] == {"mean": 1.0, "low": 1.0, "high": 1.0}

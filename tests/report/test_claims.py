@@ -1,0 +1,151 @@
+"""The claim follows the numbers up to its borders; the tables show them and survive their data."""
+
+import pytest
+
+from pipeline.report import claims, wording
+from pipeline.report.ablation_table import Change, Mean, Row, SeedMean, Table, ToReference
+
+TEXT = "<script>|`x`*\x1b[31m"
+
+
+def row(
+    difference: float | None = None,
+    p_corrected: float = 0.001,
+    *,
+    p_value: float = 0.0009,
+    label: str = "focused",
+    method: str = "focused",
+    mean: float = 0.634,
+    num_seeds: int = 5,
+    group: str = "main",
+    **more: str,
+) -> Row:
+    to_reference = difference is not None and ToReference(
+        difference=difference, low=difference - 0.01, high=difference + 0.02, p_value=p_value,
+        p_corrected=p_corrected, num_seeds=num_seeds, num_questions=512,
+        distraction_rate=Change(difference=-0.03, low=-0.05, high=-0.01), slope=None,
+    )  # fmt: skip
+    around = Mean(mean=mean, low=mean - 0.05, high=mean + 0.05)
+    return Row(
+        name=label, label=label, group=group, method=method, input=more.get("input", "full"), overrides={}, seeds=[1],
+        per_seed=[SeedMean(seed=1, **around.model_dump())], pooled=around,
+        distraction_rate=Mean(mean=0.2, low=0.1, high=0.3), slope=Mean(mean=0.66, low=0.5, high=0.8),
+        reference=more.get("reference"), to_reference=to_reference or None,
+    )  # fmt: skip
+
+
+def table(*rows: Row, **more: object) -> Table:
+    values = {"benchmark": "bios", "num_documents": 12, "num_questions": 512, "measure": "exact_match"}
+    values = {**values, "num_comparisons": 20, "reference": "vanilla", "seconds": 1.0}
+    values["claimed"] = [one.name for one in rows if one.method in ("focused", "distill")]
+    return Table(**{**values, "rows": list(rows), **more})
+
+
+def said(one: Row, **more: object) -> str:
+    return claims.claim(one, table(one, **more)).replace(wording.NO_BREAK, " ").replace(wording.MINUS, "-")
+
+
+def test_a_difference_that_stands_is_more_or_less():
+    assert said(row(0.052, label="skip")) == (
+        "Focused (skip) answers 63.4 % of the questions over 12 documents, 5.2 points more than vanilla "
+        "(95 % interval +4.2 to +7.2, corrected p = 0.001, 5 seeds x 512 questions). Answers from distractors: -3.0 "
+        "points to vanilla (95 % interval -5.0 to -1.0)."
+    )
+    assert said(row(-0.052), measure="qasper_f1") == (
+        "Focused reaches 63.4 % answer F1 over 12 documents, 5.2 points less than vanilla "
+        "(95 % interval -6.2 to -3.2, corrected p = 0.001, 5 seeds x 512 questions)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("p_value", "p_corrected", "says"),
+    [
+        (0.001, 0.0499, ", 1.2 points more than vanilla ("),
+        (0.001, 0.05, "; corrected for 20 comparisons, its difference to vanilla does not stand: +1.2 points ("),
+        (0.0499, 0.9, "; corrected for 20 comparisons, its difference to vanilla does not stand: +1.2 points ("),
+        (0.05, 0.9, "; these runs do not tell it from vanilla: +1.2 points ("),
+        (1.0, 1.0, "; these runs do not tell it from vanilla: +1.2 points ("),
+    ],
+)
+def test_at_the_borders_no_more_is_said_than_the_corrected_p_value_allows(p_value, p_corrected, says):
+    text = said(row(0.012, p_corrected, p_value=p_value))
+    assert text.startswith(f"Focused answers 63.4 % of the questions over 12 documents{says}")
+    assert ("points more than" in text) == (p_corrected < wording.SIGNIFICANCE)
+
+
+def test_words_follow_the_measure_the_counts_and_what_is_missing():
+    assert said(row(0.1, num_seeds=1), measure="qasper_f1", num_documents=1).startswith(
+        "Focused reaches 63.4 % answer F1 over 1 document, 10.0 points more than vanilla"
+    )
+    assert said(row(0.1, num_seeds=1)).count("1 seed x 512 questions).") == 1
+    assert said(row()).endswith("over 12 documents (95 % interval 58.4 to 68.4); it is compared with nothing.")
+
+
+def test_claims_are_about_the_named_rows_that_are_there_however_good_the_others_are():
+    rows = [row(method="vanilla", label="vanilla"), row(0.01, label="first"), row(0.3, label="better")]
+    found = claims.section(table(*rows, claimed=["first", "not done yet"])).claim
+    assert "(first)" in found and "better" not in found and found.count("than vanilla") == 1
+    both = claims.claims(table(*rows, claimed=["better", "first"]))
+    assert ["(first)" in text for text in both] == [True, False]
+    assert claims.section(table(*rows, claimed=[])).claim == ""
+
+
+def test_a_range_of_lengths_is_no_one_length():
+    assert "over 12 documents" in said(row(0.1), min_documents=12)
+    assert "over 9\N{EN DASH}12 documents" in said(row(0.1), min_documents=9)
+    assert "over 1 document," in said(row(0.1), min_documents=1, num_documents=1)
+
+
+def test_the_markdown_table_has_one_line_per_row_and_as_many_cells():
+    lines = claims.markdown(table(row(method="vanilla", label="vanilla"), row(0.052))).splitlines()
+    assert lines[0].startswith("Focused answers 63.4")
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 4 and len({len(line) for line in rows}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+    assert cells[0] == [
+        "Group", "Row", "EM", "95 % interval", "To vanilla", "95 % interval", "p", "p, corrected",
+        "Distracted", "To vanilla, 95 % interval", "First to last", "Seeds",
+    ]  # fmt: skip
+    assert cells[2][4:8] == [wording.NONE] * 4
+    assert cells[3] == [
+        "main", "focused", "63.4", "[58.4, 68.4]", "+5.2", "[+4.2, +7.2]", "0.001", "0.001", "20.0",
+        "-3.0 [-5.0, -1.0]".replace("-", wording.MINUS), "+66.0", "1",
+    ]  # fmt: skip
+    assert lines[-1].startswith("bios: exact match over 12 documents") and "for 20 comparisons" in lines[-1]
+    assert "Distracted" not in claims.markdown(table(row(0.1), measure="qasper_f1"))
+
+
+def test_a_row_is_set_against_the_row_that_it_is_compared_with_by_its_label():
+    named = {"label": "longer", "method": "vanilla"}
+    own = table(row(**named), row(0.1, reference="longer"), row(0.2, p_corrected=0.2, method="distill"))
+    says = claims.section(own).claim.replace(wording.NO_BREAK, " ")
+    assert "10.0 points more than longer (" in says and "points to longer (" in says
+    assert "its difference to vanilla does not stand" in says
+    assert "To vanilla" in claims.headings(own)
+    assert "Compared with longer (main): focused (main). " in claims.caption(own)
+    other = table(row(**named), row(0.1), reference="longer")
+    assert "To longer" in claims.headings(other) and "To longer, 95 % interval" in claims.headings(other)
+    assert "To longer: points" in claims.caption(other) and "vanilla" not in claims.section(other).claim
+    assert r"\<script\>" in claims.markdown(table(row(0.1), reference=TEXT)).splitlines()[2]
+
+
+def test_two_rows_by_themselves_are_compared_without_correction():
+    text = claims.comparison(row(0.052), "vanilla-twice").replace(wording.NO_BREAK, " ").replace(wording.MINUS, "-")
+    assert text == (
+        "focused to vanilla-twice: +5.2 points of the score (95 % interval +4.2 to +7.2, p = 0.001, not corrected, "
+        "5 seeds x 512 questions); answers from distractors -3.0 points (95 % interval -5.0 to -1.0)"
+    )
+
+
+def test_groups_keep_the_order_of_the_file():
+    rows = [row(0.1, group=group, label=label) for group, label in (("b", "1"), ("a", "2"), ("b", "3"))]
+    groups = claims.section(table(*rows)).groups
+    assert [(group, [name for name, _ in found]) for group, found in groups] == [("b", ["1", "3"]), ("a", ["2"])]
+
+
+def test_hostile_labels_stay_one_cell_and_no_rows_say_what_to_run():
+    text = claims.markdown(table(row(0.1, label=TEXT, group=TEXT), benchmark=TEXT))
+    assert "\x1b" not in text and r"\<script\>\|\`x\`\*" in text
+    assert len([line for line in text.splitlines() if line.startswith("|")]) == 3
+    assert "make ablations" in claims.markdown(Table(rows=[]))
+    assert claims.section(Table(rows=[])).groups == []

@@ -1,0 +1,146 @@
+"""Drawings: they say what they are given, scale, escape their text, share no ids, and are the same bytes each time."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.report import svg as figures
+from pipeline.report.svg import Label, Point, Share, Step
+
+SVG = "{http://www.w3.org/2000/svg}"
+LABEL = Label("made", "A title", "Documents", "Exact match (%)")
+POINTS = [
+    Point(series, group, mean, mean - 5, mean + 5)
+    for series, start in (("base", 50), ("vanilla", 80))
+    for group, mean in (("4", start), ("12", start - 30))
+]
+STEPS = [Step("focused", step, 1 / step) for step in range(1, 9)]
+STEPS += [Step("focused", step, 0.1, others=True) for step in range(1, 9)]
+SHARES = [Share("base", "correct", 60.0), Share("base", "distraction", 37.0), Share("base", "other", 3.0)]
+
+
+def drawings(label: Label = LABEL) -> list[str]:
+    return [
+        figures.curve(label, POINTS, top=100.0),
+        figures.training_curve(label, STEPS),
+        figures.stacked_bars(label, SHARES),
+    ]
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_every_drawing_scales_with_its_column_and_has_a_title_for_screen_readers():
+    for svg in drawings():
+        root = ElementTree.fromstring(svg)
+        assert "width" not in root.attrib and "height" not in root.attrib
+        assert re.fullmatch(r"0 0 [\d.]+ [\d.]+", root.attrib["viewBox"])
+        title = root.find(f"{SVG}title")
+        assert title is not None and title.text == "A title"
+        assert (root.attrib["role"], root.attrib["aria-labelledby"]) == ("img", title.attrib["id"])
+
+
+def test_equal_values_give_equal_bytes():
+    assert drawings() == drawings()
+
+
+def test_drawings_share_no_ids_and_refer_to_their_own():
+    seen: set[str] = set()
+    for key in ("one", "two"):
+        for svg in drawings(LABEL._replace(key=key))[:2]:
+            ids = re.findall(r'\bid="([^"]+)"', svg)
+            assert len(ids) == len(set(ids))
+            assert set(re.findall(r"url\(#([^)]+)\)", svg)) <= set(ids)
+            seen |= set(ids)
+        assert f"{key}-title" in seen
+    assert all(found.startswith(("one-", "two-")) for found in seen)
+
+
+def test_a_curve_names_its_axes_its_groups_and_each_line():
+    found = texts(drawings()[0])
+    assert {"Documents", "Exact match (%)", "4", "12", "base", "vanilla", "100"} <= set(found)
+    assert found.index("4") < found.index("12")  # as given, not by the alphabet
+
+
+def test_a_training_curve_names_the_companion_of_its_line_and_dashes_it():
+    svg = drawings()[1]
+    assert {"focused", "focused: others", "Documents"} <= set(texts(svg))
+    assert 'stroke-dasharray="5,3"' in svg
+
+
+def test_a_bar_shows_each_share_that_has_room_for_its_figure():
+    found = texts(drawings()[2])
+    assert {"60", "37", "base", "correct", "distraction", "other"} <= set(found)
+    assert "3" not in found
+
+
+def test_names_are_text_and_never_markup():
+    name = '</text><script>alert("1")</script>&amp;'
+    svgs = [
+        figures.curve(LABEL, [point._replace(series=name) for point in POINTS[:2]], top=100.0),
+        figures.training_curve(LABEL, [step._replace(series=name) for step in STEPS]),
+        figures.stacked_bars(LABEL, [share._replace(row=name) for share in SHARES]),
+        figures.curve(LABEL._replace(title=name, x=name, key='"><script>'), POINTS, top=100.0),
+    ]
+    for svg in svgs:
+        root = ElementTree.fromstring(svg)  # still one well-formed element
+        assert not list(root.iter(f"{SVG}script"))
+        assert name in "".join(root.itertext())
+
+
+def test_figures_take_the_colour_of_the_page_and_load_nothing():
+    for svg in drawings():
+        assert 'fill="currentColor"' in svg
+        assert re.findall(r"https?://[^\"]+", svg) == ["http://www.w3.org/2000/svg"]
+        assert not re.search(r"\b(href|src)=", svg)
+
+
+def test_methods_keep_their_colours_and_others_get_their_own():
+    assert figures.colours(["focused", "x", "base", "y"]) == [
+        figures.COLOURS["focused"], figures.OTHER_COLOURS[0], figures.COLOURS["base"], figures.OTHER_COLOURS[1],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#15181b"])
+@pytest.mark.parametrize("colour", [*figures.COLOURS.values(), *figures.OTHER_COLOURS, *figures.ERRORS.values()])
+def test_colours_stand_out_on_a_light_and_on_a_dark_page(colour: str, background: str):
+    light, dark = sorted((luminance(colour), luminance(background)), reverse=True)
+    assert (light + 0.05) / (dark + 0.05) >= 3.0  # WCAG 2.1, 1.4.11: graphical objects
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_labels_that_do_not_touch_stay_where_they_are():
+    assert figures.spread([10.0, 90.0, 50.0], gap=5.0, low=0.0, high=100.0) == [10.0, 90.0, 50.0]
+
+
+def test_labels_that_touch_move_apart_evenly_and_keep_their_order():
+    assert figures.spread([50.0, 50.0], gap=10.0, low=0.0, high=100.0) == [45.0, 55.0]
+    assert figures.spread([100.0, 99.0], gap=10.0, low=0.0, high=100.0) == [100.0, 90.0]
+    assert figures.spread([0.0, 0.0, 0.0], gap=10.0, low=0.0, high=100.0) == [0.0, 10.0, 20.0]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=8), st.floats(0, 12))
+def test_labels_are_a_gap_apart_inside_the_plot_and_in_order(wanted: list[float], gap: float):
+    places = figures.spread(wanted, gap, 0.0, 100.0)
+    ordered = sorted(places)
+    assert all(above - below >= gap - 1e-6 for below, above in pairwise(ordered))
+    assert -1e-6 <= ordered[0] and ordered[-1] <= 100.0 + 1e-6
+    assert all(
+        places[i] <= places[j] + 1e-6 for i in range(len(wanted)) for j in range(len(wanted)) if wanted[i] < wanted[j]
+    )
+
+
+def test_control_characters_in_names_become_pictures_and_end_no_process():
+    points = [Point(f"a\x00\x1b{number}", group, 50.0, 40.0, 60.0) for number in (1, 2) for group in ("1", "5\x07")]
+    drawn = figures.curve(Label("k", "T", "x", "y"), points, top=100.0)
+    assert "a␀␛1" in drawn and "5␇" in drawn

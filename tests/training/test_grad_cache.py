@@ -1,0 +1,328 @@
+"""The gradient of a step: equal to a slow obvious reference, whichever way it is computed."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from pipeline.model import causal_lm, collator
+from pipeline.training import grad_cache
+from pipeline.training import objective as focus
+from pipeline.training.micro_batch import Batch, Pack
+from pipeline.views import masking
+from tests.model import tiny
+from tests.training.test_objective import FOCUSED, examples
+
+LORA = {"rank": 4, "alpha": 8, "embedding": "lora", "norms": True, "mask_id": tiny.MASK}
+
+
+def encoder(objective=FOCUSED, dtype=torch.float64, dropout=0.0, seed=0):
+    """A toy model whose adapter is not zero, in training mode."""
+    adapted = causal_lm.add_adapter(tiny.network(seed, dtype=dtype), dropout=dropout, **LORA)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+    return focus.Encoder(adapted, objective.representation).train()
+
+
+def rows(mode="token", num=4, seed=0):
+    """Full views, then masked views."""
+    full = [(ids, np.arange(len(ids), dtype=np.int32), end) for ids, _, _, end, _ in examples(num, seed)]
+    masked = [masking.masked_view(*example, mode, tiny.MASK) for example in examples(num, seed)]
+    return [collator.row_of_one(*view) for view in full + masked]
+
+
+def batch(packed, num_own, same=None, labels=None):
+    """From lists of (row, places of its examples), one list for each forward."""
+    packs = [
+        Pack(
+            collator.collate([row for row, _ in pack], tiny.PAD),
+            torch.tensor([place for _, places in pack for place in places]),
+        )
+        for pack in packed
+    ]
+    counts = [0, 0]
+    for row, places in itertools.chain(*packed):
+        for branch, place in zip(row.branches, places, strict=True):
+            counts[place >= num_own] += branch.end - branch.prompt_end
+    return Batch(packs, num_own, *(labels or counts), same)
+
+
+def apart(rows):
+    """Each row a forward of its own."""
+    return [[(row, [place])] for place, row in enumerate(rows)]
+
+
+def masked_first(rows):
+    """The masked views in a forward of their own, before those of the full views."""
+    half = len(rows) // 2
+    places = list(enumerate(rows))
+    return [[(row, [place]) for place, row in found] for found in (places[half:], places[:1], places[1:half])]
+
+
+def together(rows):
+    return [[(row, [place]) for place, row in enumerate(rows)]]
+
+
+def run(network, made, objective=FOCUSED, retained=True):
+    network.zero_grad()
+    torch.manual_seed(5)
+    outcome = grad_cache.accumulate(network, made, objective, retained, grad_cache.Alone())
+    return outcome, {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def assert_same(one, other, rtol=1e-9, atol=1e-12):
+    for name, value in one[0].logged.items():
+        torch.testing.assert_close(value, other[0].logged[name], rtol=rtol, atol=atol)
+    assert one[1].keys() == other[1].keys()
+    for name, grad in one[1].items():
+        torch.testing.assert_close(grad, other[1][name], rtol=rtol, atol=atol, msg=lambda text, name=name: name + text)
+
+
+def reference(network, rows, objective):
+    """Every view by itself through the whole language model, all logits, the losses as the paper writes them."""
+    network.zero_grad()
+    nats, counts, z, says = ([[], []] for _ in range(4))
+    half = len(rows) // 2
+    for place, row in enumerate(rows):
+        ids = torch.from_numpy(row.input_ids.astype(np.int64))[None]
+        found = network.network(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            position_ids=torch.from_numpy(row.position_ids.astype(np.int64))[None],
+            output_hidden_states=True,
+        )
+        end, side = row.branches[0].prompt_end, int(place >= half)
+        nats[side].append(functional.cross_entropy(found.logits[0, end - 1 : -1], ids[0, end:], reduction="sum"))
+        counts[side].append(len(row) - end)
+        says[side].append(torch.distributions.Categorical(logits=found.logits[0, end - 1 : -1]))
+        z[side].append(functional.normalize(found.hidden_states[-1][0, end - 1], dim=0))
+    loss = objective.full * sum(nats[0]) / sum(counts[0]) + objective.masked * sum(nats[1]) / sum(counts[1])
+    contrast = 0.0
+    for i in range(half):
+        for one, other in ((z[0], z[1]), (z[1], z[0])):
+            similar = torch.stack([one[i] @ other[j] / objective.temperature for j in range(half)])
+            contrast = contrast - torch.log_softmax(similar, dim=0)[i] / (2 * half)
+    divergence = 0.0
+    for full, masked in zip(*says, strict=True):
+        fixed = torch.distributions.Categorical(logits=masked.logits.detach())
+        divergence = divergence + torch.distributions.kl_divergence(fixed, full).sum() / sum(counts[0])
+    (loss + objective.contrastive * contrast + objective.consistency * divergence).backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("retained", [True, False])
+@pytest.mark.parametrize("split", [apart, together])
+@pytest.mark.parametrize("mode", ["token", "skip"])
+def test_the_gradient_is_that_of_the_loss_as_it_is_written(mode, split, retained):
+    network, made = encoder(), rows(mode)
+    objective = FOCUSED._replace(full=0.7, masked=1.3, contrastive=0.4)
+    _, found = run(network, batch(split(made), 4), objective, retained)
+    expected = reference(network, made, objective)
+    for name, grad in expected.items():
+        torch.testing.assert_close(found[name], grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("contrastive", "retained"), [(0.4, True), (0.4, False), (0.0, True)])
+@pytest.mark.parametrize("mode", ["token", "skip"])
+def test_the_answer_over_the_full_view_is_drawn_to_that_over_the_masked_one(mode, contrastive, retained):
+    """The masked view itself gets no gradient of it: it would else learn to be as distracted."""
+    network, made = encoder(), rows(mode)
+    objective = FOCUSED._replace(full=0.7, masked=1.3, contrastive=contrastive, consistency=0.6)
+    outcome, found = run(network, batch(masked_first(made), 4), objective, retained)
+    for name, grad in reference(network, made, objective).items():
+        torch.testing.assert_close(found[name], grad, rtol=1e-8, atol=1e-11)
+    logged = outcome.logged
+    parts = 0.7 * logged["clm_full"] + 1.3 * logged["clm_masked"] + 0.6 * logged["consistency"]
+    torch.testing.assert_close(logged["loss"], parts + contrastive * logged["info_nce"])
+    assert logged["consistency"] > 0.01
+
+
+def test_questions_of_one_row_are_drawn_each_to_its_own_masked_view():
+    network = encoder()
+    single, one_row = shared()
+    masked = [[(row, [3 + place]) for place, row in enumerate(single)]]  # of the same labels, as masked views have
+    objective = FOCUSED._replace(consistency=1.0)
+    separate = run(network, batch([*masked, *apart(single)], 3), objective)
+    one = run(network, batch([*masked, [(one_row, [0, 1, 2])]], 3), objective)
+    assert_same(separate, one, rtol=1e-6, atol=1e-6)
+    assert one[0].logged["consistency"] == pytest.approx(0.0, abs=1e-9)  # equal views say the same
+
+
+def test_four_forwards_of_one_are_one_forward_of_four():
+    """What accumulation must not change; the contrastive loss is not scaled by it."""
+    network, made = encoder(), rows()
+    whole = run(network, batch(together(made), 4))
+    for way in (True, False):
+        assert_same(run(network, batch(apart(made), 4), retained=way), whole)
+
+
+def test_cached_negatives_replay_dropout():
+    """The same random numbers in both forwards: the gradient of the graph, and another seed gives another one."""
+    network, made = encoder(dropout=0.3), batch(apart(rows()), 4)
+    graph, cached = run(network, made), run(network, made, retained=False)
+    assert_same(graph, cached)
+    without = run(encoder(dropout=0.0), made)
+    assert (without[0].logged["loss"] - graph[0].logged["loss"]).abs() > 1e-3
+
+
+def test_weight_zero_with_the_full_view_alone_is_bitwise_vanilla():
+    network, made = encoder(dtype=torch.float32), rows()
+    full_alone = batch(together(made[:4]), 4)
+    ours = run(network, full_alone, FOCUSED._replace(masked=0.0, contrastive=0.0))[1]
+    vanilla = run(network, full_alone, focus.VANILLA)[1]
+    for name, grad in ours.items():
+        assert torch.equal(grad, vanilla[name]), name
+
+
+def test_vanilla_is_the_plain_language_model_loss_of_transformers():
+    network, made = encoder(dtype=torch.float32), rows()[:4]
+    outcome, _ = run(network, batch(together(made), 4), focus.VANILLA)
+    view = collator.collate(made, tiny.PAD)
+    labels = torch.full_like(view.input_ids_BL, -100)
+    for row, made_row in enumerate(made):
+        end = made_row.branches[0].prompt_end
+        labels[row, end : len(made_row)] = view.input_ids_BL[row, end : len(made_row)]
+    expected = network.network(input_ids=view.input_ids_BL, attention_mask=view.mask_BL, labels=labels).loss
+    torch.testing.assert_close(outcome.logged["clm_full"], expected)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts():
+    logged = run(encoder(), batch(together(rows()), 4), FOCUSED._replace(full=0.5, masked=2.0, contrastive=0.3))[
+        0
+    ].logged
+    expected = 0.5 * logged["clm_full"] + 2.0 * logged["clm_masked"] + 0.3 * logged["info_nce"]
+    torch.testing.assert_close(logged["loss"], expected)
+
+
+def test_weight_zero_still_tells_what_the_contrastive_loss_is():
+    network, made = encoder(), batch(apart(rows()), 4)
+    without, with_it = (run(network, made, FOCUSED._replace(contrastive=weight))[0].logged for weight in (0.0, 0.1))
+    torch.testing.assert_close(without["info_nce"], with_it["info_nce"])
+    torch.testing.assert_close(without["loss"], with_it["loss"] - 0.1 * with_it["info_nce"])
+
+
+def test_skip_is_exactly_masks_that_are_not_attended():
+    """Values and gradients in fp64; skip never reads the <mask> row, so that row alone may differ."""
+    network = encoder()
+    skip, token = rows("skip"), rows("token")
+    unattended = batch([*together(token[:4]), [(row, [4 + i]) for i, row in enumerate(token[4:])]], 4)
+    view = unattended.packs[1].view
+    unattended.packs[1] = unattended.packs[1]._replace(
+        view=view._replace(mask_BL=view.mask_BL * (view.input_ids_BL != tiny.MASK))
+    )
+    one, other = run(network, batch(together(skip), 4)), run(network, unattended)
+    mask_rows = [name for name in one[1] if "embedding_A" in name]
+    for name in mask_rows:  # LoRA on the embedding: A has a column for each token
+        one[1][name][:, tiny.MASK], other[1][name][:, tiny.MASK] = 0, 0
+    assert mask_rows
+    assert_same(one, other, rtol=1e-8, atol=1e-11)
+
+
+def shared(num=3, window=None, seed=1):
+    """`num` questions over one context: a row each, and all in one row."""
+    rng = np.random.default_rng(seed)
+    context = rng.integers(4, 48, size=17).astype(np.int32)
+    views, ends = [], []
+    for _ in range(num):
+        question, answer = (rng.integers(4, 48, size=rng.integers(2, 6)).astype(np.int32) for _ in range(2))
+        views.append(np.concatenate([context, question, answer, np.array([tiny.EOS], dtype=np.int32)]))
+        ends.append(len(context) + len(question))
+    single = [
+        collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), end) for ids, end in zip(views, ends, strict=True)
+    ]
+    return single, collator.row_of_many(views, ends, len(context))
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("representation", ["last_prompt", "mean", "eos"])
+def test_questions_in_one_row_are_the_same_as_a_row_each(representation, implementation, window):
+    """Losses, representations and gradients, also where a window has passed the context's beginning."""
+    network = encoder(FOCUSED._replace(representation=representation))
+    whole = causal_lm.causal_lm(network.network)
+    whole.config.sliding_window = window
+    whole.set_attn_implementation(implementation)
+    single, one_row = shared()
+    masked = rows("token", 3)[3:]
+    masked_packs = [[(row, [3 + place]) for place, row in enumerate(masked)]]
+    separate = run(network, batch(apart(single) + masked_packs, 3))
+    for retained in (True, False):
+        # transformers takes RMS norms in fp32 whatever the model's type: the last bit there is not the same everywhere.
+        one = run(network, batch([[(one_row, [0, 1, 2])], *masked_packs], 3), retained=retained)
+        assert_same(separate, one, rtol=1e-6, atol=1e-6)
+
+
+def test_a_window_changes_what_a_row_of_many_sees():
+    """The test above would not notice a window that nobody applies."""
+    network = encoder()
+    _, one_row = shared()
+    found = []
+    for window in (None, 6):
+        causal_lm.causal_lm(network.network).config.sliding_window = window
+        found.append(run(network, batch([[(one_row, [0, 1, 2])]], 3), focus.VANILLA)[0].logged["loss"])
+    assert abs(found[0] - found[1]) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch, by itself
+def test_flex_attention_sees_what_sdpa_sees():
+    """Forward alone: flex attention has no backward on the CPU."""
+    _, one_row = shared()
+    network = encoder(dtype=torch.float32)
+    whole = causal_lm.causal_lm(network.network)
+    found = []
+    view = collator.collate([one_row], tiny.PAD)
+    for window in (None, 6):
+        dense = collator.tree_mask(view, window)[0, 0]
+        blocks = collator.block_mask(view, window)
+        places = torch.arange(len(one_row))
+        seen = blocks.mask_mod(torch.tensor(0), torch.tensor(0), places[:, None], places[None, :])
+        assert torch.equal(seen, dense)
+    for implementation in ("sdpa", "flex_attention"):
+        whole.set_attn_implementation(implementation)
+        with torch.no_grad():
+            found.append(network(view))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_of_one_document_neither_attract_nor_repel():
+    """With every other example excluded, the contrastive loss is 0; kept, it is not."""
+    network, made = encoder(), rows()
+    same = ~torch.eye(4, dtype=torch.bool)
+    masked = run(network, batch(together(made), 4, same))[0].logged["info_nce"]
+    kept = run(network, batch(together(made), 4, same), FOCUSED._replace(same_document="keep"))[0].logged["info_nce"]
+    nothing = run(network, batch(together(made), 4))[0].logged["info_nce"]
+    assert masked.item() == pytest.approx(0.0, abs=1e-12)
+    assert kept.item() == nothing.item() > 0.1
+
+
+def test_an_idle_forward_counts_nothing():
+    network, made = encoder(), batch(apart(rows()), 4)
+    idle = made._replace(packs=[*made.packs, made.packs[-1]._replace(idle=True)])
+    for retained in (True, False):
+        assert_same(run(network, made, retained=retained), run(network, idle, retained=retained))
+
+
+@pytest.mark.parametrize("retained", [True, False])
+def test_activation_checkpointing_changes_no_gradient(retained):
+    network, made = encoder(dropout=0.2), batch(apart(rows()), 4)
+    plain = run(network, made, retained=retained)
+    causal_lm.causal_lm(network.network).activation_checkpointing_enable({"use_reentrant": False})
+    assert_same(plain, run(network, made, retained=retained))
+
+
+def test_over_a_bf16_base_the_trainable_parameters_stay_fp32():
+    adapted = causal_lm.add_adapter(tiny.network(dtype=torch.bfloat16), dropout=0.0, **LORA)
+    network = focus.Encoder(adapted, "last_prompt").train()
+    outcome, found = run(network, batch(together(rows()), 4))
+    assert {grad.dtype for grad in found.values()} == {torch.float32}
+    assert outcome.logged["loss"].dtype == torch.float32
+    exact = run(
+        focus.Encoder(causal_lm.add_adapter(tiny.network(), dropout=0.0, **LORA), "last_prompt"),
+        batch(together(rows()), 4),
+    )
+    assert outcome.logged["loss"].item() == pytest.approx(exact[0].logged["loss"].item(), rel=0.02)

@@ -1,0 +1,349 @@
+"""Training on real tables with a toy base: equal runs, vanilla as a special case, killed and resumed, its adapter."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from pipeline.runtime.errors import ConfigError, NumericError, ResourceError
+from pipeline.training import checkpoint, objective, trainer
+from pipeline.training.dataset import TrainingData, context_keys
+from pipeline.training.negatives import retained
+from tests.conftest import ROOT
+from tests.model import tiny
+from tests.toy_training import LORA, TRAIN, train, write_views
+from tests.training.test_objective import FOCUSED
+
+
+@pytest.fixture
+def views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_views(tmp_path)
+    monkeypatch.chdir(tmp_path)  # models/base stands there
+    return tmp_path
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOCUS_CHECKPOINT_SECONDS", "0")
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Adapter and curves, byte for byte."""
+    curves = folder.with_name(f"{folder.name}-curves") / "plots/metrics/train"
+    paths = [folder / "adapter_model.safetensors", *sorted(curves.glob("*.tsv"))]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def with_settings(**changes):
+    return TRAIN.model_copy(update=changes)
+
+
+def test_only_training_rows_are_read_and_paired_by_example(views: Path):
+    data = TrainingData([[0, 4], [7, 0]], views / "full.parquet", views / "masked.parquet")
+    assert data.example_ids == {0: "e0", 4: "e5", 7: "e8"}  # e4 is a test example
+    assert data.num_examples == 3
+    batch = data.batch(0, 1024, tiny.PAD)
+    assert batch.num_own == 2
+    assert sorted(place for pack in batch.packs for place in pack.places_E.tolist()) == [0, 1, 2, 3]
+    assert batch.num_labels_full == batch.num_labels_masked == 3 + 5
+    assert batch.same_document_BB is None
+
+
+def test_masked_views_come_first_where_they_are_what_full_views_are_drawn_to(views: Path):
+    data = TrainingData([[0, 6, 7]], views / "full.parquet", views / "masked.parquet", masked_first=True)
+    places = [pack.places_E.tolist() for pack in data.batch(0, 1024, tiny.PAD).packs]
+    assert all(place >= 3 for pack in places[:-2] for place in pack) and places[-2:] == [[1, 2], [0]]
+    mixed = TrainingData([[0, 6, 7]], views / "full.parquet", views / "masked.parquet")
+    assert {place for pack in places for place in pack} == {
+        place for pack in mixed.batch(0, 1024, tiny.PAD).packs for place in pack.places_E.tolist()
+    }
+    assert len(data.forwards(0, 1024)) == len(places)
+
+
+def test_negatives_are_kept_while_they_fit(
+    views: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    data = TrainingData([[0, 4], [0, 4, 6]], views / "full.parquet", views / "masked.parquet")
+    assert data.forwards(0, 1) == [(1, 30), (1, 30), (1, 28), (1, 28)]
+    steps = [data.forwards(step, 64) for step in range(2)]
+
+    def kept(negatives: str, gib: float, num_processes: int = 1, **changed: object) -> bool:
+        monkeypatch.setattr("pipeline.common.device_memory.memory", lambda kind: gib * 2**30)
+        base = tiny.network().config.to_dict() | changed
+        return retained(with_settings(negatives=negatives), base, "float32", steps, 1000, "cpu", num_processes)
+
+    assert (kept("auto", 8.0), kept("auto", 0.5), kept("auto", 8.0, num_processes=16)) == (True, False, False)
+    assert (kept("graph", 0.5), kept("cached", 8.0)) == (True, False)
+    assert kept("auto", 8.0, model_type="gemma") is False
+    assert capsys.readouterr().err.startswith("train.negatives auto is cached here: ")
+
+
+def test_the_memory_that_counts_is_that_of_the_process_with_most_tokens(views: Path):
+    """e7 and e8 share a row, so the process that has them reads less, whichever it is."""
+    batches = [[0, 1, 6, 7], [6, 7, 0, 1], [0, 1], [6, 7]]
+    data = TrainingData(batches, views / "full.parquet", views / "masked.parquet")
+    assert data.forwards(0, 1, 2) == data.forwards(1, 1, 2) == data.forwards(2, 1) != data.forwards(3, 1)
+
+
+def test_out_of_memory_is_one_line_with_what_makes_the_step_smaller(views: Path, monkeypatch: pytest.MonkeyPatch):
+    def shortage(*arguments):
+        torch.empty(1 << 62, dtype=torch.uint8)
+
+    monkeypatch.setattr(trainer.gradients, "accumulate", shortage)
+    with pytest.raises(
+        ResourceError, match=r"out of memory in a step of \d+ forwards, .* all kept at once; set train.neg"
+    ):
+        train(views, "large")
+
+
+def test_questions_about_one_context_share_a_row(views: Path):
+    data = TrainingData([[0, 6, 7]], views / "full.parquet", views / "masked.parquet")
+    batch = data.batch(0, 1024, tiny.PAD)
+    assert [pack.places_E.tolist() for pack in batch.packs if pack.view.branch_BL is not None] == [[1, 2]]
+    assert batch.same_document_BB.tolist() == [[False] * 3, [False, False, True], [False, True, False]]
+
+
+def test_each_process_has_its_examples_and_as_many_forwards_as_the_others(views: Path):
+    """One has two questions in one row, the other two rows."""
+    data = TrainingData([[6, 7, 0, 1]], views / "full.parquet", views / "masked.parquet")
+    parts = [data.batch(0, 1, tiny.PAD, rank, 2) for rank in range(2)]
+    assert [len(part.packs) for part in parts] == [4, 4]
+    assert [[pack.idle for pack in part.packs].count(True) for part in parts] == [1, 0]
+    assert all(part.num_own == 2 and part.num_labels_full == 16 for part in parts)
+    own = [sum(len(pack.view.labels_N) for pack in part.packs if not pack.idle) // 2 for part in parts]
+    assert own == [9, 7]  # label tokens are not spread evenly, and each process divides by those of all
+
+
+def test_the_same_run_gives_the_same_adapter_and_curves(views: Path):
+    assert written(train(views, "one")) == written(train(views, "other"))
+
+
+def test_weight_zero_with_the_full_view_alone_is_bitwise_the_vanilla_adapter(views: Path):
+    focused = train(views, "focused", FOCUSED._replace(masked=0.0, contrastive=0.0))
+    vanilla = train(views, "vanilla", objective.VANILLA)
+    assert (focused / "adapter_model.safetensors").read_bytes() == (vanilla / "adapter_model.safetensors").read_bytes()
+    whole = adapter(train(views, "whole"))
+    assert any(not torch.equal(tensor, whole[name]) for name, tensor in adapter(vanilla).items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"negatives": "cached"}, {"batch_tokens": 10_000}, {"activation_checkpointing": True}],
+    ids=["cached", "one forward", "checkpointed"],
+)
+def test_how_the_gradient_is_computed_changes_no_adapter(views: Path, changes):
+    """Within what rounding in another order does."""
+    lora = LORA.model_copy(update={"dropout": 0.0})  # which forwards share their random numbers differs
+    one = adapter(train(views, "one", lora=lora))
+    other = adapter(train(views, "other", settings=with_settings(**changes), lora=lora))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-5)
+
+
+def test_training_moves_every_trainable_parameter_and_lowers_the_loss(views: Path):
+    folder = train(views, "focused", settings=with_settings(steps=40))
+    moved = adapter(folder)
+    lora_b = [tensor for name, tensor in moved.items() if "lora_B" in name or "embedding_B" in name]
+    assert len(lora_b) == 9
+    assert all(tensor.abs().max() > 0 for tensor in lora_b)
+    assert any((tensor - 1).abs().max() > 1e-3 for name, tensor in moved.items() if "norm" in name)
+    curve = (views / "focused-curves/plots/metrics/train/loss.tsv").read_text().splitlines()
+    assert curve[0].split("\t") == ["step", "loss"]
+    losses = [float(line.split("\t")[1]) for line in curve[1:]]
+    assert len(losses) == 20
+    assert losses[-1] < losses[0]
+    assert {path.stem for path in (views / "focused-curves/plots/metrics/train").glob("*.tsv")} == {*trainer.CURVES} - {
+        "divergence",
+        "consistency",
+    }
+
+
+def test_the_adapter_loads_with_plain_peft_in_a_fresh_process(views: Path):
+    """The same logits to the last bit, from files alone."""
+    base = views / "base"
+    tiny.network().save_pretrained(base)
+    folder = train(views, "focused")
+    ids = list(range(4, 30))
+    program = (
+        "import json, sys, torch\n"
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "network = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sys.argv[1]), sys.argv[2]).eval()\n"
+        "print(json.dumps(network(input_ids=torch.tensor([json.loads(sys.argv[3])])).logits[0, -1].tolist()))\n"
+    )
+    command = [sys.executable, "-c", program, str(base), str(folder), json.dumps(ids)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    here = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder)).eval()
+    logits = here(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert json.loads(output) == logits.tolist()
+    plain = AutoModelForCausalLM.from_pretrained(base).eval()(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert (plain - logits).abs().max() > 1e-3
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_example(views: Path, monkeypatch: pytest.MonkeyPatch):
+    encode = objective.Encoder.forward
+
+    def poisoned(self, view, **options):
+        found = encode(self, view, **options)
+        return found._replace(clm_E=torch.where(view.end_E == 24, torch.nan, found.clm_E))
+
+    monkeypatch.setattr(objective.Encoder, "forward", poisoned)
+    with pytest.raises(NumericError, match=r"loss is not finite at step \d with examples e3; lower train.learning"):
+        train(views, "broken", objective.VANILLA)
+    with pytest.raises(NumericError, match=r"step 1 with examples (e\d, ){3}e\d; lower"):
+        train(views, "broken", FOCUSED._replace(full=float("inf")))
+
+
+def test_context_keys_are_gold_documents_or_whole_contexts(views: Path):
+    assert context_keys(views / "full.parquet") == ["d0", "d1", "d2", "d3", "d5", "d6", "d7", "d7"]
+
+
+def program(views: Path, name: str, *changes: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.toy_training", str(views), name, *changes]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_killed_at_twenty_points_it_ends_with_the_same_adapter(views: Path):
+    """SIGKILL anywhere, also while a checkpoint is written; adapter and curves are those of a run without a break."""
+    with program(views, "killed", "steps=100", "kills=20", FOCUS_CHECKPOINT_SECONDS="0") as process:
+        output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert output.split("\n")[:-1] == ["killed"] * 20 + ["ended with 0"], errors
+    assert errors.count("goes on after step") == 20
+    with program(views, "whole", "steps=100") as process:
+        assert process.communicate(timeout=300)[1] == ""
+    assert written(views / "killed") == written(views / "whole")
+
+
+def test_a_training_with_a_teacher_goes_on_where_it_was_killed(views: Path):
+    with program(views, "pupil-killed", "steps=60", "kills=3", "taught=1", FOCUS_CHECKPOINT_SECONDS="0") as process:
+        output, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert output.split("\n")[:-1] == ["killed"] * 3 + ["ended with 0"], errors
+    with program(views, "pupil", "steps=60", "taught=1") as process:
+        assert process.communicate(timeout=200)[1] == ""
+    assert written(views / "pupil-killed") == written(views / "pupil")
+    curve = (views / "pupil-curves/plots/metrics/train/divergence.tsv").read_text().splitlines()
+    divergence = [float(line.split("\t")[1]) for line in curve[1:]]
+    assert divergence[-1] < divergence[0] / 2
+
+
+def test_a_sigterm_saves_and_ends_with_130(views: Path):
+    with program(views, "told", "steps=5000", "log_every=1", FOCUS_CHECKPOINT_SECONDS="1") as process:
+        while not list((views / "told-state").glob("step-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors == "error: interrupted; finished artifacts are whole, run the same command to go on\n"
+
+
+def test_stopped_between_two_steps_it_goes_on_to_the_same_adapter(views: Path, monkeypatch: pytest.MonkeyPatch):
+    step = trainer.gradients.accumulate
+    calls = []
+
+    def told(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # a queue tells the launcher, which passes it on, and the process too
+        return step(*arguments)
+
+    monkeypatch.setattr(trainer.gradients, "accumulate", told)
+    with pytest.raises(KeyboardInterrupt):
+        train(views, "told")
+    assert len(calls) == 3
+    train(views, "told")
+    assert len(calls) == 6  # three of six steps were left
+    assert written(views / "told") == written(train(views, "whole"))
+
+
+def test_a_damaged_checkpoint_is_passed_over(views: Path, every_step: None, capsys: pytest.CaptureFixture[str]):
+    train(views, "one")
+    newest = sorted((views / "one-state").glob("step-*"))[-1]
+    (newest / checkpoint.STATE).write_bytes(b"half")
+    before = written(views / "one")
+    capsys.readouterr()
+    train(views, "one")
+    errors = capsys.readouterr().err
+    assert f"{newest}: not whole, removed" in errors
+    assert "goes on after step 4 of 6" in errors
+    assert written(views / "one") == before
+
+
+@pytest.mark.parametrize("marker", ["[]", "null", "half", '{"sha256": 5}'])
+def test_what_is_not_whole_never_counts_as_one_of_the_newest(views: Path, marker: str):
+    kept = checkpoint.Checkpoints(views / "state", {})
+    for step in (49, 50):
+        kept.save(step, {"step": step})
+        (views / f"state/step-{step:08d}/{checkpoint.MARKER}").write_text(marker)
+    (views / "state/step-junk").touch()
+    assert kept.latest() is None
+    for step in (1, 2, 3):
+        kept.save(step, {"step": step})
+    assert kept.latest() == {"step": 3}
+    assert sorted(path.name for path in (views / "state").glob("step-0*")) == ["step-00000002", "step-00000003"]
+    kept.close()
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing_unfinished(views: Path, monkeypatch: pytest.MonkeyPatch):
+    kept = checkpoint.Checkpoints(views / "state", {})
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left") as caught:
+        kept.save(1, {"step": 1})
+    assert caught.value.filename == str(views / "state/unfinished-00000001/state.pt")
+    assert not list((views / "state").glob("*0000*"))
+    kept.close()
+
+
+def test_another_training_does_not_go_on_from_it(views: Path, every_step: None, capsys: pytest.CaptureFixture[str]):
+    train(views, "one", identity={"train.seed": "1", "lora.rank": "4"})
+    capsys.readouterr()
+    train(views, "one", identity={"train.seed": "2", "lora.rank": "4"})
+    errors = capsys.readouterr().err
+    assert "not continued, for it was trained otherwise: train.seed 1 -> 2\n" in errors
+    assert "goes on" not in errors
+
+
+def test_two_trainings_of_one_method_at_once_are_refused(views: Path):
+    first = checkpoint.Checkpoints(views / "state", {})
+    with pytest.raises(ResourceError, match="another process trains this method"):
+        checkpoint.Checkpoints(views / "state", {})
+    first.close()
+    checkpoint.Checkpoints(views / "state", {}).close()
+
+
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])
+def test_the_time_between_checkpoints_is_checked(given: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FOCUS_CHECKPOINT_SECONDS", given)
+    with pytest.raises(ConfigError, match=f"FOCUS_CHECKPOINT_SECONDS is '{given}'; give seconds"):
+        checkpoint.interval()
+
+
+def test_the_identity_names_settings_data_code_and_versions(views: Path, monkeypatch: pytest.MonkeyPatch):
+    data = [views / "full.parquet"]
+    found = checkpoint.identity({"train": {"steps": 6, "seed": 1}}, data)
+    # A stage that is run is __main__, not a module of the package.
+    monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__file__=str(data[0])))
+    assert checkpoint.identity({}, data)["code"] != found["code"]
+    assert (found["train.steps"], found["torch"]) == (6, torch.__version__)
+    before = found[str(data[0])]
+    data[0].write_bytes(b"other")
+    assert checkpoint.identity({}, data)[str(data[0])] != before
