@@ -13,7 +13,7 @@ one is tried. Ways (keep 25 % of the chunks, InfoNCE in every focused step):
     cached skip            a contrastive batch by cached gradients, a forward for each row
 
 Tokens are those of the examples' full views, a row each: what a plain fine-tuning would have read. FLOPs are those of
-pipeline/training/cost.py: the pairs of tokens that may see each other, frozen matrices without a gradient of their own, the
+the plan: the pairs of tokens that may see each other, frozen matrices without a gradient of their own, the
 checkpointed forward counted whole; so the share (MFU) counts recomputation as work. On a CPU it means nothing. Before
 all that a small model in fp32 must have the same gradient with the questions in one row as with a row each, and cached
 as retained, or the run fails: for each parameter |a - b| <= 1e-3 |b|.

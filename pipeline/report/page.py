@@ -124,7 +124,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         finalize=_shown,
-        loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
+        loader=jinja2.FunctionLoader(
+            lambda name: resources.files(__package__).joinpath("templates", name).read_text("utf-8")
+        ),
     )
     environment.filters |= {
         "percent": wording.percent,

@@ -185,7 +185,7 @@ def _connected() -> Any:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     # This code, for machines that have none or another state of it.
-                    runtime_env={"py_modules": [str(Path(__file__).parent)], "excludes": ["__pycache__"]},
+                    runtime_env={"py_modules": [str(Path(__file__).parents[1])], "excludes": ["__pycache__"]},
                 )
         except (OSError, RuntimeError, ValueError) as error:
             where = os.environ.get("RAY_ADDRESS")

@@ -14,7 +14,7 @@ class Score(Section):
     """How the retriever's scores are made; it changes no score."""
 
     engine: Literal["local", "ray"]
-    """Where texts are encoded: in the stage's process, or on the actors of a Ray cluster (pipeline/retrieval/ray_encoder.py)."""
+    """Where texts are encoded: in the stage's process, or on the actors of a Ray cluster."""
 
 
 class Validation(Section):

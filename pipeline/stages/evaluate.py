@@ -6,7 +6,7 @@ that comes with several contexts is asked over the one of most documents. report
 input, the same figures over all examples (`overall`), by number of documents, by number of documents and fifth of the
 context that holds the gold document, and the `official` ones.
 
-`--score PREDICTIONS --references FILE --benchmark NAME` scores anybody's predictions instead (pipeline/tools/score_predictions.py).
+`--score PREDICTIONS --references FILE --benchmark NAME` scores anybody's predictions instead.
 """
 
 import difflib

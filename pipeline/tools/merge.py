@@ -1,4 +1,4 @@
-"""`python -m pipeline.merge METHOD --out FOLDER`: base and adapter as one plain transformers model with its tokenizer.
+"""`python -m pipeline.tools.merge METHOD --out FOLDER`: base and adapter as one plain transformers model with its tokenizer.
 
 Weights of any type are merged in fp32 and rounded once. What was written is loaded again, as anybody would load it,
 and its logits on a few prompts are compared with the adapter's before it is put in its place. No stage: nothing in the
@@ -34,7 +34,7 @@ TOLERANCE = 1e-4
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see `python -m pipeline.merge --help`")
+        raise ConfigError(f"{message}; see `python -m pipeline.tools.merge --help`")
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def tolerance(evaluated: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m pipeline.merge", description=__doc__)
+    parser = _Parser(prog="python -m pipeline.tools.merge", description=__doc__)
     parser.add_argument("method", help="vanilla or focused")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make; it may exist if it is empty")
     asked = parser.parse_args(arguments)

@@ -30,7 +30,8 @@ def main() -> None:
     wanted = readme_section.replaced(text, section)
     if wanted is None:
         raise ArtifactError(
-            f"{README}: the results stand between `{readme_section.BEGIN}` and `{readme_section.END}`, each once and in this order; "
+            f"{README}: the results stand between `{readme_section.BEGIN}` and `{readme_section.END}`, each "
+            "once and in this order; "
             "put the two marks back"
         )
     if check and wanted != text:

@@ -1,4 +1,4 @@
-"""Scores anybody's predictions by the official rules of a benchmark: `python -m pipeline.scoring --score ...`.
+"""Scores anybody's predictions by the official rules of a benchmark: `python -m pipeline.tools.score_predictions --score ...`.
 
 PREDICTIONS are rows with an id (id, question_id, question_unique_id or example_id; for nq also question) and a
 prediction (prediction, predicted_answer, model_answer or answer; for Qasper also predicted_evidence): JSONL, Parquet,
@@ -31,7 +31,7 @@ _OWN_COLUMNS = ["example_id", "question_id", "benchmark", "input", "num_document
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see `python -m pipeline.scoring --help`")
+        raise ConfigError(f"{message}; see `python -m pipeline.tools.score_predictions --help`")
 
 
 def main(arguments: list[str]) -> None:

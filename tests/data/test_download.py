@@ -291,7 +291,7 @@ def test_a_part_that_is_as_long_as_the_file_or_longer_is_no_trap(site, more):
 LOCATE = """
 import sys
 from pipeline import downloads
-from pipeline.bundles import DataFile
+from pipeline.runtime.bundles import DataFile
 print("started", flush=True)
 print(downloads.locate(DataFile(name="dev.json", url=sys.argv[1], git_blob=sys.argv[2]), None).path)
 """

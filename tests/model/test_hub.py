@@ -198,10 +198,12 @@ RUN = """
 import json, runpy, sys
 from pathlib import Path
 runpy.run_module("pipeline.stages.base", run_name="__main__")
-from pipeline import config, embeddings, encoders, weights
-from pipeline.settings import BaseStage, ScoreStage
-network = weights.load_base(config.load(BaseStage).model, weights.read_card())
-embedder = encoders.Embedder(config.load(ScoreStage).retriever, embeddings.Cache(Path(sys.argv[1])))
+from pipeline.model import loading
+from pipeline.retrieval import embed, embedding_cache
+from pipeline.runtime import config
+from pipeline.runtime.settings import BaseStage, ScoreStage
+network = loading.load_base(config.load(BaseStage).model, loading.read_card())
+embedder = embed.Embedder(config.load(ScoreStage).retriever, embedding_cache.Cache(Path(sys.argv[1])))
 embedded = embedder.embed(["a document"], "documents")
 print(json.dumps({
     "kind": type(network).__name__, "window": network.config.sliding_window, "vocabulary": network.config.vocab_size,

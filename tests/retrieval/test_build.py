@@ -69,9 +69,9 @@ def test_fusion_joins_the_ranks_of_its_encoder_and_bm25_and_encodes_nothing_twic
 
 def test_bm25_and_the_controls_do_without_torch():
     program = (
-        "import sys; from pipeline import retrievers; from pipeline.bundles import Bm25Retriever\n"
+        "import sys; from pipeline.retrieval import build; from pipeline.runtime.bundles import Bm25Retriever\n"
         "import pipeline.stages.score\n"
-        "retrievers.build(Bm25Retriever(kind='bm25', k1=1.5, b=0.75, title=True), ['a'], ['a'])\n"
+        "build.build(Bm25Retriever(kind='bm25', k1=1.5, b=0.75, title=True), ['a'], ['a'])\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Stage train: what it refuses before it loads anything. The training itself: tests/training/test_trainer.py, tests/graph."""
+"""Stage train: what it refuses before it loads anything."""
 
 import shutil
 import sys

@@ -165,7 +165,7 @@ def test_what_stands_there_is_not_overwritten_but_an_empty_folder_is_filled(proj
     [
         (("base", "--out", "x"), "merge takes a method with an adapter, got base; choose vanilla or focused"),
         (("focussed", "--out", "x"), r"got focussed \(did you mean focused\?\)"),
-        (("focused",), "arguments are required: --out; see `python -m pipeline.merge --help`"),
+        (("focused",), "arguments are required: --out; see `python -m pipeline.tools.merge --help`"),
         (("focused", "--out", "x", "--fast"), "unrecognized arguments: --fast"),
     ],
 )
@@ -218,7 +218,7 @@ def test_a_killed_merge_leaves_no_folder_and_the_next_one_cleans_up(project, mon
     program = (
         "import sys, time\n"
         "from pipeline import merge, weights\n"
-        "from pipeline.errors import run\n"
+        "from pipeline.runtime.errors import run\n"
         "weights.put = lambda *paths: (print('written', flush=True), time.sleep(60))\n"
         f"sys.argv = ['merge', 'focused', '--out', {str(OUT)!r}]\n"
         "run(merge.main)\n"
@@ -246,7 +246,7 @@ def test_make_merge_and_git_agree_on_the_folder():
     done = subprocess.run(
         ["make", "-n", "merge", "METHOD=vanilla"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert 'python -m pipeline.merge "vanilla" --out "models/merged-vanilla"' in done.stdout
+    assert 'python -m pipeline.tools.merge "vanilla" --out "models/merged-vanilla"' in done.stdout
     assert (
         subprocess.run(["git", "check-ignore", "--quiet", "models/merged-vanilla/config.json"], cwd=ROOT).returncode
         == 0

@@ -442,5 +442,5 @@ def test_the_command_prints_the_table_and_ends_with_the_exit_codes_of_its_errors
 
 def test_neither_torch_nor_pyarrow_is_imported_for_lines():
     slow = ("torch", "pyarrow", "numpy", "rouge_score")
-    code = f"import sys, pipeline.scoring; print([name for name in {slow} if name in sys.modules])"
+    code = f"import sys, pipeline.tools.score_predictions; print([name for name in {slow} if name in sys.modules])"
     assert run_python("-c", code).stdout == "[]\n"

@@ -1,8 +1,8 @@
 """The ablation grid of conf/ablations.yaml: run what is not run yet, measure all, print the table.
 
-    python -m pipeline.ablations [--list] [--only GROUP_OR_NAME ...] [--compare ROW OTHER]
+    python -m pipeline.tools.ablations [--list] [--only GROUP_OR_NAME ...] [--compare ROW OTHER]
 
-Each distinct run is one `dvc exp run` in a copy of the project (pipeline/tools/ablations/runs.py), so that earlier stages come
+Each distinct run is one `dvc exp run` in a copy of the project, so that earlier stages come
 from DVC's cache and nothing here changes but the three files in reports/. Stopped and called again it goes on; a row
 that was changed, in the file or by what it depends on, runs anew. The table holds every row whose runs are all done.
 """
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.ablations", description="Run the ablation grid.")
+    parser = argparse.ArgumentParser(prog="python -m pipeline.tools.ablations", description="Run the ablation grid.")
     parser.add_argument("--only", nargs="+", default=[], metavar="GROUP_OR_NAME", help="only these groups and rows")
     parser.add_argument("--list", action="store_true", help="say what is done and what would run, and do nothing")
     parser.add_argument(

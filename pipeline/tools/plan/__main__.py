@@ -1,7 +1,7 @@
 """What the settings of now will cost, before anything heavy runs: `make plan`.
 
-    python -m pipeline.plan
-    FOCUS_TFLOPS=989 FOCUS_GIB=139 python -m pipeline.plan     # for an H200, from anywhere
+    python -m pipeline.tools.plan
+    FOCUS_TFLOPS=989 FOCUS_GIB=139 python -m pipeline.tools.plan     # for an H200, from anywhere
 
 Prints one table: for each stage its tokens, TFLOP, peak GiB and hours. Leaves with code 6 when a stage cannot fit into
 memory or disk, and names the setting to change and a value that fits.

@@ -1,1 +1,0 @@
-"""The method itself: values in, values out. No paths, no settings object, no printing."""

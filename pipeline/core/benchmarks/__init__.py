@@ -1,1 +1,0 @@
-"""One module per benchmark: how its records become documents and examples."""
