@@ -34,10 +34,10 @@ import torch
 from benchmarks import measuring, random_training
 from benchmarks.random_training import FOCUSED, LORA
 from pipeline.model import causal_lm, collator
-from pipeline.training import cost
+from pipeline.tools.plan import cost
+from pipeline.tools.plan.shapes import Shape
 from pipeline.training import objective as focus
 from pipeline.training.micro_batch import Batch
-from pipeline.training.shapes import Shape
 
 VANILLA, FLEX = "vanilla", "flex_attention"
 OUT_OF_MEMORY, NEWLINE = "out of memory", "\n"

@@ -101,7 +101,7 @@ def predict(method: Any, checkpointing: bool, batch: int, tokens: int, machine: 
 
 
 def _shape() -> Any:
-    from pipeline.training import shapes
+    from pipeline.tools.plan import shapes
 
     return shapes.read(json.loads((BASE / "config.json").read_text()), 4, str(BASE))
 

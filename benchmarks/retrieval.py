@@ -23,7 +23,7 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-from pipeline.common import documents
+from pipeline.common import documents, files
 from pipeline.common.documents import Document, Example
 from pipeline.data.benchmarks import hotpot, qasper
 from pipeline.data.records import Entries, Lines, Rejects
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=500, help="of NQ; the passages are always all 2,600")
     arguments = parser.parse_args()
     encoder = config.load_retrievers(["minilm"], Path(__file__).resolve().parents[1])["minilm"]
-    with closing(embedding_cache.Cache(embedding_cache.folder() / embedding_cache.FILE)) as cache:
+    with closing(embedding_cache.Cache(files.cache_folder() / embedding_cache.FILE)) as cache:
         if "hotpot" in arguments.only:
             show(paragraphs(arguments.folder), encoder, cache)
         if "qasper" in arguments.only:

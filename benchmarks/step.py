@@ -4,7 +4,7 @@
 
 A random Mistral in fp32, LoRA (r = 8) on the attention projections and the embedding, norms trained. Rounds are
 interleaved, ratios are medians over rounds. "Full logits" is transformers' `labels=`; "naive" is what one would write
-first: two such forwards and InfoNCE on their hidden states. The others are pipeline.training.grad_cache.accumulate. Ways
+first: two such forwards and InfoNCE on their hidden states. The others are grad_cache.accumulate. Ways
 that must have the same gradient are compared, or the run fails: for each parameter |a - b| <= 1e-4 |b|. Where TRL is
 installed, its SFTTrainer does the vanilla step on the same rows (trl_step.py). How seconds and memory are taken:
 measuring.py.

@@ -73,3 +73,16 @@ def gold_flags(spans: Iterable[tuple[str, int, int]], evidence: list[Evidence]) 
             and 2 * (min(end, found.end) - max(start, found.start)) >= min(end - start, found.end - found.start)
             for found in evidence
         )
+
+
+_SUBSET = "name-sharing rate "
+
+
+def subset_of(name_sharing_rate: float) -> str:
+    """`Example.subset` of the difficulty surface."""
+    return f"{_SUBSET}{name_sharing_rate:g}"
+
+
+def name_sharing_rate_of(subset: str) -> float:
+    """What `subset_of` was made of."""
+    return float(subset.removeprefix(_SUBSET))

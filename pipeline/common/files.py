@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from pipeline.runtime.errors import ArtifactError
 
 
@@ -22,6 +24,12 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """FOCUS_CACHE, else the user's cache folder: environment, because it changes no result."""
+    chosen = os.environ.get("FOCUS_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("focused-learning")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from pipeline.common import files
 from pipeline.data import archives
-from pipeline.retrieval import embedding_cache
 from pipeline.runtime.bundles import DataFile
 from pipeline.runtime.errors import ConfigError, DataError, ResourceError
 
@@ -56,7 +56,7 @@ def locate(file: DataFile, source: Path | None) -> Located:
             f"data.files: {file.name} has no url; set `data: {{source: ...}}` to the folder that holds it"
         )
     key = file.sha256 or file.git_blob or _digest(f"{file.url} {file.member or ''}")
-    place = embedding_cache.folder() / "downloads" / key / file.name
+    place = files.cache_folder() / "downloads" / key / file.name
     if found := _whole(file, place):
         return found
     with _locked(place):
@@ -119,7 +119,7 @@ def _by_hand(place: Path, pin: str) -> str:
 def _take_out(file: DataFile, url: str, member: str, place: Path) -> Located:
     """The member of an archive; the archive stays in the cache for the next one."""
     archive = (
-        embedding_cache.folder()
+        files.cache_folder()
         / "downloads"
         / _digest(url)
         / (unquote(urlsplit(url).path).rpartition("/")[2] or "archive")

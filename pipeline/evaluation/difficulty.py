@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.data.benchmarks import bios
+from pipeline.common.documents import name_sharing_rate_of
 from pipeline.evaluation import bootstrap
 
 Row = Mapping[str, Any]
@@ -13,12 +13,12 @@ Row = Mapping[str, Any]
 def surface(rows: Iterable[Row], *, resamples: int, seed: int = 0) -> list[dict[str, Any]]:
     """One cell for each method, input, number of documents and name-sharing rate, in ascending order.
 
-    `rows` are predictions whose `subset` names the name-sharing rate (bios.subset_of). Score and distraction rate lie
+    `rows` are predictions whose `subset` names the name-sharing rate (`subset_of`). Score and distraction rate lie
     between 0 and 1, with 95 % intervals over questions.
     """
     cells: dict[tuple[str, str, int, float], list[Row]] = defaultdict(list)
     for row in rows:
-        rate = bios.name_sharing_rate_of(row["subset"])
+        rate = name_sharing_rate_of(row["subset"])
         cells[row["method"], row["input"], row["num_documents"], rate].append(row)
 
     def interval(values: list[float], questions: list[str]) -> dict[str, float]:

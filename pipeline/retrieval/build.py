@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from pipeline.common import files
 from pipeline.retrieval import embedding_cache, retrievers
 from pipeline.runtime.bundles import Bm25Retriever, EncoderRetriever, FusionRetriever, Retriever
 
@@ -48,7 +49,7 @@ def _build_encoder(
     # Here, because torch takes seconds to import, and BM25 and the controls do without.
     from pipeline.retrieval import embed
 
-    with closing(embedding_cache.Cache(embedding_cache.folder() / embedding_cache.FILE)) as cache:
+    with closing(embedding_cache.Cache(files.cache_folder() / embedding_cache.FILE)) as cache:
         embedder = embed.Embedder(retriever, cache, engine)
         asked = embedder.embed(questions, "questions")
         read = embedder.embed(texts, "chunks")

@@ -5,7 +5,6 @@ processes at once and with a process killed while it writes. No torch here.
 """
 
 import hashlib
-import os
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from pipeline.runtime.errors import ArtifactError, ResourceError
@@ -32,12 +30,6 @@ class Entry(NamedTuple):
     num_tokens: int
     """Of the whole text, special tokens included, before it was cut."""
     embedding_D: NDArray[np.float32]
-
-
-def folder() -> Path:
-    """FOCUS_CACHE, else the user's cache folder: environment, because it changes no result."""
-    chosen = os.environ.get("FOCUS_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("focused-learning")
 
 
 def key(encoder: str, text: str) -> bytes:

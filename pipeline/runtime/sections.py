@@ -143,7 +143,7 @@ class Train(Section):
     """Questions over one context that stand in a batch side by side, and share its computation; 1: contexts differ."""
     batch_tokens: Positive
     """Of one forward, padding included; a longer row goes alone."""
-    negatives: Literal["auto", "graph", "cached"]
+    negatives: Literal["graph", "cached"]
     """How a contrastive batch is differentiated: all forwards kept until one backward, or one by one at the price of
     another forward (GradCache); the gradient is the same. auto: kept while they fit."""
     learning_rate: PositiveFloat

@@ -14,7 +14,7 @@ from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, run
 from pipeline.runtime.sections import Train
 from pipeline.runtime.settings import TrainDistillStage, TrainFocusedStage, TrainVanillaStage
-from pipeline.training import checkpoint, environment, negatives, sampler, trackers, trainer
+from pipeline.training import checkpoint, environment, sampler, trackers, trainer
 from pipeline.training import objective as focus
 from pipeline.training.dataset import TrainingData, context_keys
 from pipeline.training.distillation import SPLITS, Taught
@@ -73,6 +73,11 @@ def train_adapter(
     distributed.launch("pipeline.stages.train", [method])
     team = distributed.Processes()
     _require_even_shares(team.num, train.batch_examples, batch_questions)
+    if team.sharded and objective.contrastive and train.negatives == "graph":
+        raise ConfigError(
+            "train.negatives is graph, but the layers are sharded over processes, which gather them anew for each "
+            "backward; set it to cached"
+        )
     sources = [FULL, *([MASKED] if objective.reads_masked else []), *([TEACHINGS] if objective.taught else [])]
     data = _data(train, objective, batch_questions)
     set_seed(train.seed)
@@ -85,7 +90,7 @@ def train_adapter(
         # Rows that several questions share need a mask of their own, which flex attention alone never holds whole.
         causal_lm.causal_lm(adapted).set_attn_implementation("flex_attention")
     num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    retained = _retained(adapted, data, objective, settings, num_trainable, team)
+    retained = objective.contrastive > 0 and train.negatives == "graph"
     flat: dict[str, Any] = settings.model_dump()
     identity = checkpoint.identity(flat, [*sources, loading.BASE / loading.CARD])
     kept = checkpoint.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
@@ -148,26 +153,6 @@ def _data(train: Train, objective: focus.Objective, batch_questions: int) -> Tra
         train.seed if train.document_order == "shuffled" else None,
         masked_first=objective.consistency > 0,
     )
-
-
-def _retained(
-    adapted: Any,
-    data: TrainingData,
-    objective: focus.Objective,
-    settings: TrainVanillaStage | TrainFocusedStage | TrainDistillStage,
-    num_trainable: int,
-    team: distributed.Processes,
-) -> bool:
-    """Whether the forwards of a step are kept until its one backward."""
-    train = settings.train
-    if team.sharded:
-        negatives.refuse_graph_in_shards(train)
-        return False
-    if objective.contrastive == 0:
-        return False
-    forwards = [data.forwards(step, train.batch_tokens, team.num) for step in range(train.steps)]
-    base = causal_lm.causal_lm(adapted).config.to_dict()
-    return negatives.retained(train, base, settings.model.dtype, forwards, num_trainable, str(team.device), team.num)
 
 
 def _require_even_shares(num_processes: int, batch_examples: int, batch_questions: int) -> None:

@@ -1,4 +1,6 @@
-"""`python -m pipeline.tools.merge METHOD --out FOLDER`: base and adapter as one plain transformers model with its tokenizer.
+"""Merges base and adapter into one plain transformers model with its tokenizer.
+
+    python -m pipeline.tools.merge METHOD --out FOLDER
 
 Weights of any type are merged in fp32 and rounded once. What was written is loaded again, as anybody would load it,
 and its logits on a few prompts are compared with the adapter's before it is put in its place. No stage: nothing in the

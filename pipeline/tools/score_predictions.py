@@ -1,4 +1,6 @@
-"""Scores anybody's predictions by the official rules of a benchmark: `python -m pipeline.tools.score_predictions --score ...`.
+"""Scores anybody's predictions by the official rules of a benchmark.
+
+    python -m pipeline.tools.score_predictions --score ...
 
 PREDICTIONS are rows with an id (id, question_id, question_unique_id or example_id; for nq also question) and a
 prediction (prediction, predicted_answer, model_answer or answer; for Qasper also predicted_evidence): JSONL, Parquet,

@@ -98,16 +98,6 @@ class TrainingData:
         taught = [] if self._taught is None else self._taught.named(step)
         return [self.example_ids[index] for index in self.batches[step]], taught
 
-    def forwards(self, step: int, batch_tokens: int, num: int = 1) -> list[tuple[int, int]]:
-        """(rows, tokens of the longest) of each forward of a step, in that of `num` processes that has most tokens."""
-        indices = self.batches[step]
-        num_own = len(indices) // num
-        found = []
-        for start in range(0, num * num_own, num_own):
-            rows = [planned.row for planned in self._rows(indices[start : start + num_own])]
-            found.append([(len(pack), len(rows[pack[0]])) for pack in self._packs(rows, num_own, batch_tokens)])
-        return max(found, key=lambda forwards: sum(rows * tokens for rows, tokens in forwards))
-
     def batch(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1) -> Batch:
         """What process `rank` of `num` computes in a step: a `num`-th of the examples, in as many forwards as each."""
         indices = self.batches[step]

@@ -2,14 +2,14 @@
 
 import pytest
 
-from pipeline.data.benchmarks import bios
+from pipeline.common.documents import name_sharing_rate_of, subset_of
 from pipeline.evaluation import difficulty
 
 
 def row(question, num_documents, rate, score, error):
     return {
         "method": "base", "input": "full", "question_id": question, "num_documents": num_documents,
-        "subset": bios.subset_of(rate), "score": score, "error": error,
+        "subset": subset_of(rate), "score": score, "error": error,
     }  # fmt: skip
 
 
@@ -29,4 +29,4 @@ def test_cells_are_means_by_documents_and_rate_in_ascending_order():
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.25, 1.0])
 def test_a_subset_names_its_rate(rate):
-    assert bios.name_sharing_rate_of(bios.subset_of(rate)) == rate
+    assert name_sharing_rate_of(subset_of(rate)) == rate

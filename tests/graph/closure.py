@@ -6,39 +6,33 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-# Types, names and wording, no values: what a setting is set to is tracked by key, so these rerun nothing. The log of
-# runs is read by no stage, what `report --show` prints of the tree is in no output.
-EXEMPT = {
-    "pipeline/runtime/config.py",
-    "pipeline/runtime/settings.py",
-    "pipeline/runtime/sections.py",
-    "pipeline/runtime/bundles.py",
-    "pipeline/runtime/errors.py",
-    "pipeline/runtime/run_log.py",
-    "pipeline/runtime/provenance.py",
-}
+EXEMPT = "pipeline/runtime/"
+"""Settings, errors, the log of runs. The value of a setting is tracked by its key, so an edit here reruns nothing."""
 
 
-def imported(path: Path) -> set[Path]:
-    """Our own modules that one file imports anywhere, also inside functions."""
-    found: set[Path] = set()
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Dotted names of everything that one file imports anywhere, also inside functions: modules and names in them."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}: relative import"
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            module = ROOT.joinpath(*name.split("."))
-            if name.startswith("pipeline.") and module.with_suffix(".py").is_file():
-                found.add(module.with_suffix(".py"))
-    return found
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
+
+
+@cache
+def imported(path: Path) -> frozenset[Path]:
+    """Our own modules among what one file imports."""
+    places = (ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in imports(path))
+    return frozenset(place for place in places if place.is_relative_to(ROOT / "pipeline") and place.is_file())
 
 
 @cache
 def closure(path: Path) -> frozenset[str]:
-    """Repository paths of everything a file imports, itself included, without what is exempt."""
+    """Repository paths of everything a file imports, itself included, without pipeline/runtime."""
     seen: set[Path] = set()
     waiting = [path]
     while waiting:
@@ -46,4 +40,5 @@ def closure(path: Path) -> frozenset[str]:
         if module not in seen:
             seen.add(module)
             waiting += imported(module)
-    return frozenset({module.relative_to(ROOT).as_posix() for module in seen} - EXEMPT)
+    names = {module.relative_to(ROOT).as_posix() for module in seen}
+    return frozenset(name for name in names if not name.startswith(EXEMPT))

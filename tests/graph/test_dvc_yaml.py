@@ -2,7 +2,6 @@
 
 import ast
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,16 +88,26 @@ def test_params_are_the_sections_the_stage_may_read(name: str):
 
 @pytest.mark.parametrize("name", INSTANCES)
 def test_deps_hold_every_module_the_stage_imports(name: str):
+    """Each module lies in a listed room or is listed itself, and nothing of pipeline/ is listed in vain."""
     module = ROOT / "pipeline/stages" / f"{name.partition('@')[0]}.py"
-    listed = {dep for dep in INSTANCES[name]["deps"] if dep.endswith(".py")}
-    assert listed == closure(module)
+    listed = [dep for dep in INSTANCES[name]["deps"] if dep.startswith("pipeline/")]
+    read = {
+        file: [dep for dep in listed if file == dep or ((ROOT / dep).is_dir() and file.startswith(f"{dep}/"))]
+        for file in closure(module)
+    }
+    assert [file for file, deps in read.items() if len(deps) != 1] == []
+    assert set(listed) == {dep for deps in read.values() for dep in deps}
     assert f"pipeline.stages.{module.stem}" in INSTANCES[name]["cmd"]
+
+
+def test_dvc_yaml_stays_readable():
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("name", INSTANCES)
 def test_deps_hold_every_artifact_the_stage_names(name: str):
     """Every data, models or reports path written in the stage's file is a dep or an out, or lies in one."""
-    known = [dep for dep in INSTANCES[name]["deps"] if not dep.endswith(".py")]
+    known = [dep for dep in INSTANCES[name]["deps"] if not dep.startswith("pipeline/")]
     known += written(INSTANCES[name])
     module = ROOT / "pipeline/stages" / f"{name.partition('@')[0]}.py"
     for node in ast.walk(ast.parse(module.read_text())):
@@ -108,40 +117,6 @@ def test_deps_hold_every_artifact_the_stage_names(name: str):
         if isinstance(path, str) and path.split("/")[0] in ("data", "models", "reports"):
             if name in ONLY_READ_BY.get(path, (name,)) or not name.startswith("train@"):
                 assert any(path == k or path.startswith(f"{k}/") or k.startswith(f"{path}/") for k in known), path
-
-
-def test_light_stages_do_not_import_torch():
-    for stage in ("prepare", "chunk", "tokenize", "mask", "gate", "report"):
-        for file in closure(ROOT / f"pipeline/stages/{stage}.py"):
-            tops = {
-                name.split(".")[0]
-                for node in ast.walk(ast.parse((ROOT / file).read_text()))
-                for name in (
-                    [alias.name for alias in node.names]
-                    if isinstance(node, ast.Import)
-                    else [node.module or ""]
-                    if isinstance(node, ast.ImportFrom)
-                    else []
-                )
-            }
-            assert not tops & {"torch", "transformers", "peft", "accelerate", "sentence_transformers"}, (stage, file)
-
-
-def test_imports_point_one_way():
-    """Stages use everything; the core uses the core and the errors; settings and tables use the errors alone."""
-    from tests.graph.closure import imported
-
-    for path in sorted((ROOT / "pipeline").rglob("*.py")):
-        where = path.relative_to(ROOT).as_posix()
-        for target in (found.relative_to(ROOT).as_posix() for found in imported(path)):
-            assert not target.startswith("pipeline/stages/"), f"{where} imports the stage {target}"
-            if where.startswith("pipeline/core/"):
-                assert target.startswith("pipeline/core/") or target == "pipeline/runtime/errors.py", (
-                    f"{where} imports {target}"
-                )
-            low = {f"pipeline/{name}.py" for name in ("errors", "run_log", "files", "bundles", "sections", "schemas")}
-            if where in low | {"pipeline/runtime/settings.py", "pipeline/common/tables.py"}:
-                assert target in low, f"{where} imports {target}"
 
 
 def test_focused_training_alone_waits_for_the_gate():
@@ -175,12 +150,3 @@ def test_plots_read_what_stages_write_and_show_every_method():
                 assert columns == [f"{method}{given}" for method in methods for given in ("", "_retrieval")], path
             else:
                 assert path.endswith(f"/{columns}.tsv"), path
-
-
-def test_no_module_has_two_nouns():
-    long = {
-        str(path.relative_to(ROOT)): num_lines
-        for path in Path(ROOT / "pipeline").rglob("*.py")
-        if (num_lines := len(path.read_text().splitlines())) > 300
-    }
-    assert long == {}

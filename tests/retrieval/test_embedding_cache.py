@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.common import files
 from pipeline.retrieval import embedding_cache
 from pipeline.runtime.errors import ArtifactError, ResourceError
 from tests.conftest import ROOT
@@ -105,9 +106,9 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_the_folder_is_the_users_unless_the_environment_says_otherwise(monkeypatch):
     monkeypatch.setenv("FOCUS_CACHE", "/some/where")
-    assert embedding_cache.folder() == Path("/some/where")
+    assert files.cache_folder() == Path("/some/where")
     monkeypatch.setenv("FOCUS_CACHE", "")
-    assert embedding_cache.folder().name == "focused-learning"
+    assert files.cache_folder().name == "focused-learning"
 
 
 WRITER = """

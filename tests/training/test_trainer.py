@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM
 from pipeline.runtime.errors import ConfigError, NumericError, ResourceError
 from pipeline.training import checkpoint, objective, trainer
 from pipeline.training.dataset import TrainingData, context_keys
-from pipeline.training.negatives import retained
 from tests.conftest import ROOT
 from tests.model import tiny
 from tests.toy_training import LORA, TRAIN, train, write_views
@@ -71,32 +70,6 @@ def test_masked_views_come_first_where_they_are_what_full_views_are_drawn_to(vie
     assert {place for pack in places for place in pack} == {
         place for pack in mixed.batch(0, 1024, tiny.PAD).packs for place in pack.places_E.tolist()
     }
-    assert len(data.forwards(0, 1024)) == len(places)
-
-
-def test_negatives_are_kept_while_they_fit(
-    views: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    data = TrainingData([[0, 4], [0, 4, 6]], views / "full.parquet", views / "masked.parquet")
-    assert data.forwards(0, 1) == [(1, 30), (1, 30), (1, 28), (1, 28)]
-    steps = [data.forwards(step, 64) for step in range(2)]
-
-    def kept(negatives: str, gib: float, num_processes: int = 1, **changed: object) -> bool:
-        monkeypatch.setattr("pipeline.common.device_memory.memory", lambda kind: gib * 2**30)
-        base = tiny.network().config.to_dict() | changed
-        return retained(with_settings(negatives=negatives), base, "float32", steps, 1000, "cpu", num_processes)
-
-    assert (kept("auto", 8.0), kept("auto", 0.5), kept("auto", 8.0, num_processes=16)) == (True, False, False)
-    assert (kept("graph", 0.5), kept("cached", 8.0)) == (True, False)
-    assert kept("auto", 8.0, model_type="gemma") is False
-    assert capsys.readouterr().err.startswith("train.negatives auto is cached here: ")
-
-
-def test_the_memory_that_counts_is_that_of_the_process_with_most_tokens(views: Path):
-    """e7 and e8 share a row, so the process that has them reads less, whichever it is."""
-    batches = [[0, 1, 6, 7], [6, 7, 0, 1], [0, 1], [6, 7]]
-    data = TrainingData(batches, views / "full.parquet", views / "masked.parquet")
-    assert data.forwards(0, 1, 2) == data.forwards(1, 1, 2) == data.forwards(2, 1) != data.forwards(3, 1)
 
 
 def test_out_of_memory_is_one_line_with_what_makes_the_step_smaller(views: Path, monkeypatch: pytest.MonkeyPatch):

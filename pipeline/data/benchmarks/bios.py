@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from pipeline.common.documents import Benchmark, Document, Evidence, Example
+from pipeline.common.documents import Benchmark, Document, Evidence, Example, subset_of
 from pipeline.data.benchmarks.bios_people import FACTS_PER_PERSON, MAX_SIDE, SHARES, People, ask
 from pipeline.runtime.errors import ConfigError
 
@@ -136,19 +136,6 @@ def _examples(asked: _Asked, gold_position: GoldPosition, wording: Wording) -> I
                 gold_position=place if known else -1,
                 subset=subset_of(asked.sharing_rate) if split == "surface" else "",
             )
-
-
-_SUBSET = "name-sharing rate "
-
-
-def subset_of(name_sharing_rate: float) -> str:
-    """`Example.subset` of the difficulty surface."""
-    return f"{_SUBSET}{name_sharing_rate:g}"
-
-
-def name_sharing_rate_of(subset: str) -> float:
-    """What `subset_of` was made of."""
-    return float(subset.removeprefix(_SUBSET))
 
 
 def _side(split: str, num_questions: int, num_documents: int, sharing_rate: float, facts_each: int) -> int:

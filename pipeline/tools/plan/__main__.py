@@ -17,12 +17,11 @@ from pipeline.runtime import config
 from pipeline.runtime.bundles import EncoderRetriever
 from pipeline.runtime.errors import ResourceError, run
 from pipeline.runtime.settings import PlanStage
-from pipeline.tools.plan import fitting, forecast, hardware, model_shapes, workloads
+from pipeline.tools.plan import fitting, forecast, hardware, memory, model_shapes, workloads
 from pipeline.tools.plan.forecast import Estimate, Hardware, Recipe
+from pipeline.tools.plan.memory import Pack
+from pipeline.tools.plan.shapes import Shape
 from pipeline.tools.plan.workload import Workload
-from pipeline.training import memory
-from pipeline.training.memory import Pack
-from pipeline.training.shapes import Shape
 from pipeline.views import tasks
 
 GIB = 2**30

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
 
 from pipeline.tools.plan import forecast, workload
 from pipeline.tools.plan.forecast import Hardware, Recipe
+from pipeline.tools.plan.shapes import Shape
 from pipeline.tools.plan.workload import Workload
-from pipeline.training.shapes import Shape
 
 STEP = 256
 """Token settings are told in multiples of it."""
@@ -39,8 +38,7 @@ def advice(recipe: Recipe, shape: Shape, work: Workload, hardware: Hardware) -> 
 
 
 def _fits(recipe: Recipe, shape: Shape, work: Workload, hardware: Hardware) -> bool:
-    negatives: Literal["graph", "cached"] = "cached" if recipe.negatives in ("auto", "cached") else "graph"
-    return forecast.train_peak(recipe, shape, work, negatives, hardware) <= hardware.memory
+    return forecast.train_peak(recipe, shape, work, hardware) <= hardware.memory
 
 
 def _cheaper(recipe: Recipe, work: Workload, *, together: bool = False) -> Iterator[tuple[str, Recipe]]:

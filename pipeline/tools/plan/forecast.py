@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from pipeline.common.methods import Trained
+from pipeline.tools.plan import cost, memory
+from pipeline.tools.plan.memory import Pack
+from pipeline.tools.plan.shapes import Shape
 from pipeline.tools.plan.workload import Rows, Workload
-from pipeline.training import cost, memory
-from pipeline.training.memory import Pack
-from pipeline.training.shapes import Shape
 from pipeline.views.masking import Mode
 
 GEMM_SHARE = 0.5
@@ -24,7 +24,7 @@ LAYER_CALL_SECONDS = 4e-4
 PASS_TOKENS = 4096
 """Of questions that hang on a shared context, in one pass."""
 
-Negatives = Literal["auto", "graph", "cached"]
+Negatives = Literal["graph", "cached"]
 
 
 class Hardware(NamedTuple):
@@ -81,9 +81,8 @@ class Recipe:
 
 
 def train(recipe: Recipe, shape: Shape, work: Workload, hardware: Hardware) -> Estimate:
-    """The training of one adapter, with `negatives: auto` decided."""
-    negatives = decided(recipe, shape, work, hardware)
-    cached = recipe.contrastive and negatives == "cached"
+    """The training of one adapter."""
+    cached = recipe.contrastive and recipe.negatives == "cached"
     tokens, flops, kept = 0.0, 0.0, 0.0
     for rows, row_tokens, labels, padded in _views(recipe, work, longest=False):
         tokens += rows * row_tokens
@@ -101,27 +100,18 @@ def train(recipe: Recipe, shape: Shape, work: Workload, hardware: Hardware) -> E
         kept += rows * row_tokens * shape.layers * memory.layer_bytes(shape, round(row_tokens), masked=mask)
     passes = 1 + (recipe.checkpointing + cached) / 3
     seconds = flops / (GEMM_SHARE * hardware.flops) + passes * TRAFFIC * kept / hardware.bandwidth
-    note = f"negatives {negatives}" if recipe.contrastive else ""
+    note = f"negatives {recipe.negatives}" if recipe.contrastive else ""
     return Estimate(
         f"train@{recipe.method}",
         recipe.steps * tokens,
         recipe.steps * flops,
-        train_peak(recipe, shape, work, negatives, hardware),
+        train_peak(recipe, shape, work, hardware),
         recipe.steps * seconds,
         note,
     )
 
 
-def decided(recipe: Recipe, shape: Shape, work: Workload, hardware: Hardware) -> Literal["graph", "cached"]:
-    """What `negatives: auto` comes to: the retained graph where it fits."""
-    if recipe.negatives != "auto":
-        return recipe.negatives
-    return "graph" if train_peak(recipe, shape, work, "graph", hardware) <= hardware.memory else "cached"
-
-
-def train_peak(
-    recipe: Recipe, shape: Shape, work: Workload, negatives: Literal["graph", "cached"], hardware: Hardware
-) -> float:
+def train_peak(recipe: Recipe, shape: Shape, work: Workload, hardware: Hardware) -> float:
     """Bytes of the process in the largest step: every row as long as the longest."""
     batches = []
     for rows, tokens, labels, padded in _views(recipe, work, longest=True):
@@ -133,7 +123,7 @@ def train_peak(
     return memory.process_peak_bytes(
         shape,
         batches,
-        retained=recipe.contrastive and negatives == "graph",
+        retained=recipe.contrastive and recipe.negatives == "graph",
         checkpointing=recipe.checkpointing,
         num_trainable=num_trainable,
         rank=recipe.rank,

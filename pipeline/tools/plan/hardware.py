@@ -8,9 +8,9 @@ import os
 import time
 from collections.abc import Callable
 
-from pipeline.common import device_memory
-from pipeline.common.device_memory import GIB, HOARD, OVERHEAD
 from pipeline.runtime.errors import ConfigError
+from pipeline.tools.plan import device_memory
+from pipeline.tools.plan.device_memory import GIB, HOARD, OVERHEAD
 from pipeline.tools.plan.forecast import Hardware
 
 FLOPS_PER_BYTE = 206

@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.runtime.bundles import EncoderRetriever
 from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.sections import Model
-from pipeline.training import shapes
-from pipeline.training.shapes import Shape
+from pipeline.tools.plan import shapes
+from pipeline.tools.plan.shapes import Shape
 
 BYTES = {"float32": 4, "bfloat16": 2}
 

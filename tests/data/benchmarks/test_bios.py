@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common import answers
+from pipeline.common.documents import name_sharing_rate_of
 from pipeline.data.benchmarks import bios, bios_people, bios_words
 from pipeline.runtime.errors import ConfigError
 
@@ -224,7 +225,7 @@ def test_the_surface_asks_the_same_questions_in_every_combination(default):
     cells = {}
     for example in examples:
         if example.split == "surface":
-            rate = bios.name_sharing_rate_of(example.subset)
+            rate = name_sharing_rate_of(example.subset)
             cells.setdefault((len(example.document_ids), rate), []).append(example)
     assert [example for example in examples if example.split != "surface"] == default[1]
     assert sorted(cells) == [(size, rate) for size in (2, 8) for rate in (0.0, 0.5, 1.0)]

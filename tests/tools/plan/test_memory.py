@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from pipeline.model import causal_lm
-from pipeline.training import losses, memory
-from pipeline.training.memory import Pack
-from tests.training.test_cost import LABELS, MISTRAL_7B, ROWS, network, shape_of, view
+from pipeline.tools.plan import memory
+from pipeline.tools.plan.memory import Pack
+from pipeline.training import losses
+from tests.tools.plan.test_cost import LABELS, MISTRAL_7B, ROWS, network, shape_of, view
 
 
 def kept(made: Any, tokens: int, *, padded: bool) -> int:

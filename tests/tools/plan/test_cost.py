@@ -10,7 +10,8 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from pipeline.model import causal_lm, collator
 from pipeline.runtime.errors import ArtifactError
-from pipeline.training import cost, losses, shapes
+from pipeline.tools.plan import cost, shapes
+from pipeline.training import losses
 from tests.model import tiny
 
 LABELS, ROWS = 6, 2

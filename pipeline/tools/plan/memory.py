@@ -25,8 +25,8 @@ layer at a time.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.training import cost
-from pipeline.training.shapes import Shape
+from pipeline.tools.plan import cost
+from pipeline.tools.plan.shapes import Shape
 
 OPTIMIZER = 16
 """Bytes per trained parameter, all float32: itself, its gradient, Adam's two moments."""

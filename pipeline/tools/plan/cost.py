@@ -16,7 +16,7 @@ Backward, in units of the forward, as torch does it:
 
 from typing import Literal
 
-from pipeline.training.shapes import Shape
+from pipeline.tools.plan.shapes import Shape
 
 Recompute = Literal["none", "early_stop", "whole"]
 """What backward computes again of each layer."""

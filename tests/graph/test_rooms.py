@@ -1,0 +1,86 @@
+"""The order of the rooms of pipeline/, who opens files, and who imports torch."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.graph.closure import closure, imported, imports
+
+ROWS = (
+    {"stages", "tools"},
+    {"report", "analysis"},
+    {"data", "training", "evaluation"},
+    {"retrieval", "views", "model"},
+    {"common"},
+    {"runtime"},
+)
+"""From top to bottom: a room imports itself and the rows below it."""
+
+HEAVY = {"torch", "transformers", "peft", "accelerate", "sentence_transformers", "ray"}
+
+MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
+
+
+def room(module: Path) -> str:
+    return module.relative_to(ROOT / "pipeline").parts[0]
+
+
+def row(name: str) -> int:
+    (found,) = (number for number, rooms in enumerate(ROWS) if name in rooms)
+    return found
+
+
+def test_every_module_has_a_room():
+    assert {room(module) for module in MODULES} - {"__init__.py"} == set.union(*ROWS)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.relative_to(ROOT / "pipeline").as_posix())
+def test_imports_run_only_downward(module: Path):
+    for target in imported(module):
+        assert room(target) == room(module) or row(room(target)) > row(room(module)), (
+            f"{module.relative_to(ROOT)} imports {target.relative_to(ROOT)}"
+        )
+
+
+def test_no_stage_imports_another():
+    for module in MODULES:
+        assert not any(room(target) == "stages" and target.name != "__init__.py" for target in imported(module)), module
+
+
+DISK = {"glob", "pathlib", "shutil", "sqlite3", "tarfile", "tempfile", "zipfile"}
+"""Who opens a path imports one of these."""
+
+OPEN_PATHS = {
+    "analysis": {"inputs"},
+    "data": {"archives", "download", "load", "records"},
+    "evaluation": {"predict"},
+    "model": {"adapters", "distributed", "loading"},
+    "report": {"grid_record"},
+    "retrieval": {"embed", "embedding_cache", "encoder_files", "ray_encoder"},
+    "training": {"checkpoint", "dataset", "distillation", "trackers", "trainer"},
+    "views": {"tokenizer"},
+}
+"""Modules between the doors (stages, tools) and common/ that open paths. All others take values and return values."""
+
+
+def test_only_these_modules_open_paths():
+    found: dict[str, set[str]] = {}
+    for module in MODULES:
+        between = room(module) not in {"stages", "tools", "common", "runtime", "__init__.py"}
+        if between and {name.split(".")[0] for name in imports(module)} & DISK:
+            found.setdefault(room(module), set()).add(module.stem)
+    assert found == OPEN_PATHS
+
+
+@pytest.mark.parametrize("stage", ["prepare", "chunk", "tokenize", "mask", "gate", "report"])
+def test_light_stages_do_not_import_torch(stage: str):
+    for file in closure(ROOT / f"pipeline/stages/{stage}.py"):
+        assert not {name.split(".")[0] for name in imports(ROOT / file)} & HEAVY, file
+
+
+def test_views_do_not_import_torch():
+    for module in MODULES:
+        if room(module) == "views":
+            for file in closure(module):
+                assert not {name.split(".")[0] for name in imports(ROOT / file)} & HEAVY, (module, file)
