@@ -58,7 +58,7 @@ OPEN_PATHS = {
     "model": {"adapters", "distributed", "loading"},
     "report": {"grid_record"},
     "retrieval": {"embed", "embedding_cache", "encoder_files", "ray_encoder"},
-    "training": {"checkpoint", "dataset", "distillation", "trackers", "trainer"},
+    "training": {"checkpoint", "dataset", "distillation", "trainer"},
     "views": {"tokenizer"},
 }
 """Modules between the doors (stages, tools) and common/ that open paths. All others take values and return values."""
