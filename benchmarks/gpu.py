@@ -37,7 +37,7 @@ from pipeline.model import causal_lm, collator
 from pipeline.tools.plan import cost
 from pipeline.tools.plan.shapes import Shape
 from pipeline.training import objective as focus
-from pipeline.training.micro_batch import Batch
+from pipeline.training.dataset import Batch
 
 VANILLA, FLEX = "vanilla", "flex_attention"
 OUT_OF_MEMORY, NEWLINE = "out of memory", "\n"
@@ -168,7 +168,7 @@ def encoder_of(arguments: argparse.Namespace, tokens: int, dtype: torch.dtype) -
 
 def run(encoder: focus.Encoder, way: Way) -> None:
     encoder.zero_grad()
-    causal_lm.causal_lm(encoder.network).set_attn_implementation(way.attention)
+    causal_lm.unwrap(encoder.network).set_attn_implementation(way.attention)
     random_training.accumulate(encoder, way.batch, way.objective, way.retained)
 
 

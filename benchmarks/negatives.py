@@ -31,8 +31,8 @@ from benchmarks import measuring, random_training
 from benchmarks.measuring import Goal, Step
 from benchmarks.random_training import FOCUSED
 from pipeline.model import causal_lm, collator
-from pipeline.training import objective as focus
-from pipeline.training.micro_batch import Batch
+from pipeline.training.dataset import Batch
+from pipeline.training.objective import Encoder, Objective
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 PEER_TOLERANCE = {"float32": 1e-2, "float64": 1e-9}
@@ -52,12 +52,12 @@ class Embedder(Module):
         self._prompt_end_of = prompt_end_of
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        output = causal_lm.causal_lm(self.network).model(**features, use_cache=False)
+        output = causal_lm.unwrap(self.network).model(**features, use_cache=False)
         last = self._prompt_end_of[features["input_ids"].shape[1]] - 1
         return {"sentence_embedding": output.last_hidden_state[:, last]}
 
 
-def peer(encoder: focus.Encoder, sides: Sequence[Sequence[collator.Row]], device: torch.device) -> Step:
+def peer(encoder: Encoder, sides: Sequence[Sequence[collator.Row]], device: torch.device) -> Step:
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
     views = [collator.collate(rows, random_training.PAD).to(device) for rows in sides]
@@ -78,9 +78,9 @@ def peer(encoder: focus.Encoder, sides: Sequence[Sequence[collator.Row]], device
 
 
 def ways(
-    encoder: focus.Encoder, made: Batch, sides: Sequence[Sequence[collator.Row]], device: torch.device
+    encoder: Encoder, made: Batch, sides: Sequence[Sequence[collator.Row]], device: torch.device
 ) -> dict[str, Step]:
-    def ours(objective: focus.Objective, retained: bool, checkpointing: bool) -> Step:
+    def ours(objective: Objective, retained: bool, checkpointing: bool) -> Step:
         def step() -> None:
             random_training.checkpoint(encoder, checkpointing)
             random_training.accumulate(encoder, made, objective, retained)

@@ -38,8 +38,8 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
 
     from pipeline.model import causal_lm, collator
     from pipeline.training import grad_cache
-    from pipeline.training import objective as focus
-    from pipeline.training.micro_batch import Batch, Pack
+    from pipeline.training.dataset import Batch, Pack
+    from pipeline.training.objective import VANILLA, Encoder, Objective
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     if checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad])
-    objective = focus.VANILLA if method == "vanilla" else focus.Objective(1.0, 1.0, 0.1, 0.05, "last_prompt")
+    objective = VANILLA if method == "vanilla" else Objective(1.0, 1.0, 0.1, 0.05, "last_prompt")
     draw = np.random.default_rng(0)
     # One row is shorter: as in training, the batch has padding and so an explicit mask.
     lengths = [tokens] * (batch - 1) + [tokens - 1]
@@ -65,7 +65,7 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     ]
     # What the libraries take at their first step is not the step's.
     warm = collator.pad([np.array([4, 5, 6], dtype=np.int32)], [np.arange(3, dtype=np.int32)], [2], 2)
-    encoder = focus.Encoder(network, objective.representation)
+    encoder = Encoder(network, objective.representation)
     encoder(warm).clm_E.sum().backward()
     made = Batch(
         [

@@ -12,8 +12,8 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from pipeline.model import causal_lm, collator
 from pipeline.training import grad_cache
-from pipeline.training import objective as focus
-from pipeline.training.micro_batch import Batch, Pack
+from pipeline.training.dataset import Batch, Pack
+from pipeline.training.objective import Encoder, Objective
 from pipeline.views import masking
 
 # peft 0.21 asks transformers 5.23 by the old name of the property
@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 
 PAD, BOS, MASK, FIRST = 0, 1, 3, 4  # token ids; random tokens are drawn from FIRST on
 LORA: Any = {"rank": 8, "alpha": 16, "dropout": 0.0, "embedding": "lora", "norms": True, "mask_id": MASK}
-FOCUSED = focus.Objective(1.0, 1.0, 0.1, 0.05, "last_prompt", "keep")
+FOCUSED = Objective(1.0, 1.0, 0.1, 0.05, "last_prompt", "keep")
 
 
 def network(
@@ -48,7 +48,7 @@ def network(
         torch.set_default_dtype(standard)
 
 
-def encoder_of(whole: Any) -> focus.Encoder:
+def encoder_of(whole: Any) -> Encoder:
     """The model under a LoRA adapter that is not zero (B = 0 would hide errors in the gradient of A), in training."""
     adapted = causal_lm.add_adapter(whole, **LORA)
     generator = torch.Generator(whole.device).manual_seed(0)
@@ -56,12 +56,12 @@ def encoder_of(whole: Any) -> focus.Encoder:
         if parameter.requires_grad:
             noise = torch.randn(parameter.shape, generator=generator, device=parameter.device, dtype=torch.float32)
             parameter.data += 0.02 * noise.to(parameter.dtype)
-    return focus.Encoder(adapted, FOCUSED.representation).train()
+    return Encoder(adapted, FOCUSED.representation).train()
 
 
-def checkpoint(encoder: focus.Encoder, on: bool) -> None:
+def checkpoint(encoder: Encoder, on: bool) -> None:
     """Activation checkpointing of every layer; transformers before 5.2x knows it by another name."""
-    whole = causal_lm.causal_lm(encoder.network)
+    whole = causal_lm.unwrap(encoder.network)
     names = ("activation_checkpointing", "gradient_checkpointing")
     name = next(name for name in names if hasattr(whole, f"{name}_enable"))
     if on:
@@ -133,5 +133,5 @@ def batch(
     return Batch(packs, num, labels[0], labels[1], None).to(torch.device(device))
 
 
-def accumulate(encoder: focus.Encoder, made: Batch, objective: focus.Objective, retained: bool = True) -> None:
+def accumulate(encoder: Encoder, made: Batch, objective: Objective, retained: bool = True) -> None:
     grad_cache.accumulate(encoder, made, objective, retained, grad_cache.Alone())

@@ -23,15 +23,15 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-from pipeline.common import documents, files
-from pipeline.common.documents import Document, Example
+from pipeline.common import files, tables
+from pipeline.common.tables import Document, Example
 from pipeline.data.benchmarks import hotpot, qasper
-from pipeline.data.records import Entries, Lines, Rejects
+from pipeline.data.jsonl import JsonEntries, JsonLines, Rejects
 from pipeline.evaluation import bootstrap
 from pipeline.retrieval import chunking, embed, embedding_cache, recall, retrievers
 from pipeline.retrieval.retrievers import Context, Floats
 from pipeline.runtime import config
-from pipeline.runtime.bundles import EncoderRetriever
+from pipeline.runtime.settings import EncoderRetriever
 
 KS = (1, 3, 5, 10)
 PAIR_KS = (2, 3, 5)
@@ -73,7 +73,7 @@ class Task(NamedTuple):
 
 def nq(folder: Path, num_questions: int) -> Task:
     """The first questions, each over all passages."""
-    records = [record for _, record in Lines([folder / "nq/nq-open-oracle.jsonl.gz"], Rejects())]
+    records = [record for _, record in JsonLines([folder / "nq/nq-open-oracle.jsonl.gz"], Rejects())]
     row_of: dict[tuple[str, str], int] = {}
     gold_of: dict[str, set[int]] = {}
     for number, record in enumerate(records):
@@ -90,7 +90,7 @@ def nq(folder: Path, num_questions: int) -> Task:
 def within_papers(folder: Path, max_words: int) -> Task:
     """Qasper's questions with evidence, each over the chunks of its paper."""
     rejects = Rejects()
-    entries = Entries([folder / "qasper/qasper_pieces.json"], rejects)
+    entries = JsonEntries([folder / "qasper/qasper_pieces.json"], rejects)
     benchmark = qasper.benchmark(
         {"train": entries},
         rejects.reject,
@@ -114,7 +114,7 @@ def paragraphs(folder: Path) -> Task:
     """HotpotQA's questions, each over its paragraphs."""
     rejects = Rejects()
     benchmark = hotpot.benchmark(
-        {"train": Entries([folder / "hotpotqa/hotpot_dev_distractor_sample.json"], rejects)},
+        {"train": JsonEntries([folder / "hotpotqa/hotpot_dev_distractor_sample.json"], rejects)},
         rejects.reject,
         dev_fraction=0.0,
         test_fraction=0.0,
@@ -134,7 +134,7 @@ def _task(name: str, chunks_of: dict[str, list[Chunk]], examples: Iterator[Examp
     for example in examples:
         rows = [first_row[name] + place for name in example.document_ids for place in range(len(chunks_of[name]))]
         spans = [(chunks[row].document.document_id, chunks[row].start, chunks[row].end) for row in rows]
-        gold = np.array(list(documents.gold_flags(spans, example.evidence)))
+        gold = np.array(list(tables.gold_flags(spans, example.evidence)))
         if gold.any():
             contexts.append(Context(example.example_id, example.question, np.array(rows, dtype=np.int32), gold))
     return Task(name, chunks, contexts)

@@ -26,9 +26,9 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from pipeline.retrieval import chunking, embed, encoder, encoder_files
+from pipeline.retrieval import chunking, embed, encoder
 from pipeline.runtime import config
-from pipeline.runtime.bundles import EncoderRetriever
+from pipeline.runtime.settings import EncoderRetriever
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS_FP32 = "ours, fp32"
@@ -172,7 +172,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     settings = config.load_retrievers(["minilm"], ROOT)["minilm"]
     assert isinstance(settings, EncoderRetriever)
-    folder = encoder_files.find(settings).folder
+    folder = encoder.find(settings).folder
     texts = chunks(arguments.file, arguments.chunks, arguments.words)
     questions = [" ".join(text.split()[-QUESTION_WORDS:]) for text in texts[:: max(1, len(texts) // NUM_QUESTIONS)]]
     native = embed.dtype(CPU)

@@ -28,7 +28,7 @@ from benchmarks.measuring import Goal, Step
 from benchmarks.random_training import FOCUSED
 from pipeline.model import collator
 from pipeline.training import losses
-from pipeline.training import objective as focus
+from pipeline.training.objective import VANILLA, Encoder, Objective
 
 TOLERANCE = 1e-4
 FULL, ANSWER = "vanilla, full logits", "vanilla, answer logits"
@@ -49,11 +49,11 @@ def with_labels(network: Any, rows: Sequence[collator.Row], device: torch.device
     return {"input_ids": view.input_ids_BL, "attention_mask": view.mask_BL, "labels": labels_BL}
 
 
-def full_logits(encoder: focus.Encoder, given: dict[str, Tensor]) -> None:
+def full_logits(encoder: Encoder, given: dict[str, Tensor]) -> None:
     encoder.network(**given, use_cache=False).loss.backward()
 
 
-def naive(encoder: focus.Encoder, full: dict[str, Tensor], masked: dict[str, Tensor], prompt_end: int) -> None:
+def naive(encoder: Encoder, full: dict[str, Tensor], masked: dict[str, Tensor], prompt_end: int) -> None:
     found = [encoder.network(**given, use_cache=False, output_hidden_states=True) for given in (full, masked)]
     z_full_BD, z_masked_BD = (views.hidden_states[-1][:, prompt_end - 1] for views in found)
     contrast = losses.info_nce(z_full_BD, z_masked_BD, FOCUSED.temperature)
@@ -61,29 +61,29 @@ def naive(encoder: focus.Encoder, full: dict[str, Tensor], masked: dict[str, Ten
     loss.backward()
 
 
-def ways(encoder: focus.Encoder, arguments: argparse.Namespace) -> tuple[dict[str, Step], dict[str, Step]]:
+def ways(encoder: Encoder, arguments: argparse.Namespace) -> tuple[dict[str, Step], dict[str, Step]]:
     """Steps over a batch of documents, and over the questions of one document."""
     size = {name: getattr(arguments, name) for name in ("tokens", "answer", "chunks", "keep", "vocab")}
     made = random_training.examples(arguments.batch, **size)
     full, token = (with_labels(encoder.network, rows, arguments.device) for rows in (made.full, made.masked["token"]))
     asked = random_training.examples(arguments.questions, **size, one_document=True)
 
-    def ours(num: int, objective: focus.Objective, *sides: Sequence[collator.Row], batch_tokens: int = 1) -> Step:
+    def ours(num: int, objective: Objective, *sides: Sequence[collator.Row], batch_tokens: int = 1) -> Step:
         packed = random_training.batch(num, *sides, batch_tokens=batch_tokens, device=arguments.device)
         return lambda: random_training.accumulate(encoder, packed, objective)
 
     one = {"batch_tokens": arguments.batch * arguments.tokens}
     documents: dict[str, Step] = {
         FULL: lambda: full_logits(encoder, full),
-        ANSWER: ours(arguments.batch, focus.VANILLA, made.full, **one),
+        ANSWER: ours(arguments.batch, VANILLA, made.full, **one),
         NAIVE: lambda: naive(encoder, full, token, arguments.tokens - arguments.answer),
         TOKEN: ours(arguments.batch, FOCUSED, made.full, made.masked["token"], **one),
         SKIP: ours(arguments.batch, FOCUSED, made.full, made.masked["skip"], **one),
     }
     assert asked.shared is not None
     questions = {
-        VANILLA_EACH: ours(arguments.questions, focus.VANILLA, asked.full),
-        VANILLA_ONE: ours(arguments.questions, focus.VANILLA, [asked.shared]),
+        VANILLA_EACH: ours(arguments.questions, VANILLA, asked.full),
+        VANILLA_ONE: ours(arguments.questions, VANILLA, [asked.shared]),
         SKIP_EACH: ours(arguments.questions, FOCUSED, asked.full, asked.masked["skip"]),
         SKIP_ONE: ours(arguments.questions, FOCUSED, [asked.shared], asked.masked["skip"]),
     }

@@ -30,13 +30,12 @@ from tqdm import tqdm
 from benchmarks import measuring
 from pipeline.common import tables
 from pipeline.evaluation import bootstrap, predict
-from pipeline.model import adapters, causal_lm, collator, distributed, loading
+from pipeline.model import causal_lm, collator, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.settings import Settings
 from pipeline.tools.ablations import seeds
 from pipeline.training import losses, objective, sampler
-from pipeline.training.dataset import context_keys
-from pipeline.training.distillation import SPLITS, Taught
+from pipeline.training.dataset import SPLITS, Taught, context_keys
 from pipeline.views import masking
 
 EXAMPLES, FULL = Path("data/examples.parquet"), Path("data/views/full.parquet")
@@ -230,9 +229,7 @@ def output_of(network: Any, layer: int | None) -> Iterator[list[Tensor]]:
     if layer is None:
         yield outputs
         return
-    handle = (
-        causal_lm.causal_lm(network).model.layers[layer].register_forward_hook(lambda _, __, out: outputs.append(out))
-    )
+    handle = causal_lm.unwrap(network).model.layers[layer].register_forward_hook(lambda _, __, out: outputs.append(out))
     try:
         yield outputs
     finally:
@@ -342,7 +339,7 @@ def answers(name: str, variant: Variant, seed: int, settings: Settings, examples
     place = loading.MODELS / f"{method}.parquet"
     if not place.is_file():
         card = loading.read_card()
-        adapters.save(train(name, variant, seed, settings, examples), card, loading.MODELS / method)
+        loading.save_adapter(train(name, variant, seed, settings, examples), card, loading.MODELS / method)
         team = distributed.Processes()
         rows = predict.answers(method, settings.model, settings.eval, "dev", {}, team, name)
         team.close()

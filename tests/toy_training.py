@@ -16,13 +16,12 @@ import torch
 from transformers import set_seed
 
 from pipeline.common import tables
-from pipeline.model import adapters, causal_lm, loading
+from pipeline.model import causal_lm, loading
 from pipeline.model.distributed import Processes
-from pipeline.runtime.sections import Lora, Train
+from pipeline.runtime.settings import Lora, Train
 from pipeline.training import checkpoint, sampler, trackers, trainer
-from pipeline.training import objective as focus
-from pipeline.training.dataset import TrainingData, context_keys
-from pipeline.training.distillation import Taught
+from pipeline.training.dataset import Taught, TrainingData, context_keys
+from pipeline.training.objective import VANILLA, Objective
 from pipeline.views import masking
 from tests.model import tiny
 from tests.training.test_objective import FOCUSED, examples
@@ -87,7 +86,7 @@ def write_views(folder: Path) -> None:
 def train(
     views: Path,
     name: str,
-    objective: focus.Objective = FOCUSED,
+    objective: Objective = FOCUSED,
     settings: Train = TRAIN,
     identity: dict[str, str] | None = None,
     lora: Lora = LORA,
@@ -122,7 +121,7 @@ def train(
         )  # fmt: skip
         if team.first:
             trainer.write_curves(fitted.points, views / f"{name}-curves")
-            adapters.save(adapted, CARD, views / name, fitted.weights)
+            loading.save_adapter(adapted, CARD, views / name, fitted.weights)
     finally:
         if kept is not None:
             kept.close()
@@ -130,7 +129,7 @@ def train(
     return views / name
 
 
-def killed(views: Path, name: str, num: int, settings: Train, objective: focus.Objective) -> None:
+def killed(views: Path, name: str, num: int, settings: Train, objective: Objective) -> None:
     """Train in a child that is killed at some moment after its first new checkpoint, `num` times, then once to the end.
 
     Libraries are imported once and nothing is computed here, so that each child is a process of its own at no cost.
@@ -150,7 +149,7 @@ def killed(views: Path, name: str, num: int, settings: Train, objective: focus.O
     print(f"ended with {os.waitstatus_to_exitcode(status)}", flush=True)
 
 
-def fork(views: Path, name: str, settings: Train, objective: focus.Objective) -> int:
+def fork(views: Path, name: str, settings: Train, objective: Objective) -> int:
     child = os.fork()
     if child == 0:
         code = 1
@@ -171,7 +170,7 @@ def main() -> None:
     num_kills = int(given.pop("kills", 0))
     labelled = given.pop("labelled", "1") == "1"
     weights_ = {name: float(given.pop(name, 0.0)) for name in ("taught", "consistency")}
-    objective = (FOCUSED if labelled else focus.VANILLA._replace(full=0.0))._replace(**weights_)
+    objective = (FOCUSED if labelled else VANILLA._replace(full=0.0))._replace(**weights_)
     changes = {key: value if key == "negatives" else int(value) for key, value in given.items()}
     settings = Train.model_validate(TRAIN.model_dump() | changes)
     if num_kills:

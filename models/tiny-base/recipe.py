@@ -29,8 +29,9 @@ from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file: the package is not beside it
 
-from pipeline.common import answers, files
-from pipeline.data.benchmarks import bios, bios_people
+from pipeline.common import files
+from pipeline.common.text import has_answer
+from pipeline.data.benchmarks import bios
 from pipeline.model import loading
 from pipeline.views import prompts, tasks
 
@@ -70,16 +71,16 @@ class Batch(NamedTuple):
     text_P: torch.Tensor
 
 
-def all_people() -> bios_people.People:
-    return bios_people.People(SEED, "pretraining", bios_people.MAX_SIDE)
+def all_people() -> bios.People:
+    return bios.People(SEED, "pretraining", bios.MAX_SIDE)
 
 
-def segments(biography: bios_people.Biography) -> Iterator[str]:
+def segments(biography: bios.Biography) -> Iterator[str]:
     """Every text about one person, as the pipeline cuts it."""
     document = biography.document
     yield prompts.chunk_segment(document.title, document.text, opens_document=True, closes_document=True)
     for fact in biography.facts:
-        yield prompts.question_segment(*bios_people.ask(document.title, fact))
+        yield prompts.question_segment(*bios.ask(document.title, fact))
         yield prompts.answer_segment(fact.value)
 
 
@@ -212,8 +213,7 @@ class BiographyBatches:
         person = random.randrange(len(self._people))
         context = [person, *self._people.distractors(person, num_documents - 1, NAME_SHARING_RATE, random)]
         lives = [
-            bios_people.biography("", self._people.names[other], random)
-            for other in random.sample(context, num_documents)
+            bios.biography("", self._people.names[other], random) for other in random.sample(context, num_documents)
         ]
         ids = [BOS, *self._encode(INSTRUCTION)]
         for life in lives:
@@ -221,7 +221,7 @@ class BiographyBatches:
         is_answer = [False] * len(ids)
         facts = [(life.document.title, fact) for life in lives for fact in life.facts]
         for name, fact in random.sample(facts, min(len(facts), MAX_QUESTIONS)):
-            question_ids = self._encode(prompts.question_segment(*bios_people.ask(name, fact)))
+            question_ids = self._encode(prompts.question_segment(*bios.ask(name, fact)))
             answer_ids = [*self._encode(prompts.answer_segment(fact.value)), EOS]
             ids += question_ids + answer_ids
             is_answer += [False] * len(question_ids) + [True] * len(answer_ids)
@@ -369,7 +369,7 @@ def curve(
             count["correct"] += 1
         else:
             count["wrong_in_distractor"] += any(
-                answers.contains(by_id[document_id].text, answer)
+                has_answer(by_id[document_id].text, answer)
                 for document_id in example.document_ids
                 if document_id not in example.gold_document_ids
             )

@@ -7,22 +7,15 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from pipeline.analysis import (
-    alignment,
-    attention,
-    attention_shares,
-    equivalence,
-    matching,
-    position_bias,
-    wrong_answers,
-)
+from pipeline.analysis import attention, representations
+from pipeline.analysis.answers import compare, kind, of_scores, shares
 from pipeline.analysis.inputs import Longest, Pair
 from pipeline.common import tables
 from pipeline.evaluation import bootstrap, score
 from pipeline.model import generation, loading
-from pipeline.runtime.sections import Eval
+from pipeline.runtime.settings import Eval
 from pipeline.views import tasks
-from pipeline.views import tokenizer as tokenization
+from pipeline.views.tokenizer import load
 
 Network = PreTrainedModel | PeftModel
 
@@ -53,10 +46,10 @@ def attention_of(
     for pair, row_NL in zip(known, rows, strict=True):
         context = longest.context(pair.full["example_id"])
         documents, titles = [chunk["document_id"] for chunk in context], [chunk["title"] for chunk in context]
-        roles = attention_shares.roles(documents, titles, pair.gold)
+        roles = attention.roles(documents, titles, pair.gold)
         starts, ends = pair.full["chunk_starts"], pair.full["chunk_ends"]
-        divided.append(attention_shares.divide(row_NL, starts, ends, roles, reaches))
-    found = attention_shares.figures(
+        divided.append(attention.divide(row_NL, starts, ends, roles, reaches))
+    found = attention.figures(
         divided,
         [pair.full["gold_position"] for pair in known],
         [pair.full["question_id"] for pair in known],
@@ -64,14 +57,14 @@ def attention_of(
         reaches,
         settings.bootstrap_resamples,
     )
-    return {**found, "token_shares": attention_shares.of_tokens(divided)}
+    return {**found, "token_shares": attention.of_tokens(divided)}
 
 
 def equivalence_of(
     network: Network, pairs: Sequence[Pair], full: Sequence[tables.Row], card: loading.BaseCard, settings: Eval
 ) -> dict[str, Any]:
     """equivalence.compare of the method's answers to the masked views with `full`, those to the full ones."""
-    task, tokenizer = tasks.of(full[0]["benchmark"]), tokenization.load().tokenizer
+    task, tokenizer = tasks.of(full[0]["benchmark"]), load().tokenizer
     outputs = generation.generate(
         network,
         [_prompt(pair.masked) for pair in pairs],
@@ -83,7 +76,7 @@ def equivalence_of(
         batch_tokens=settings.batch_tokens,
     )
     answers = [score.answer_text(tokenizer.decode(output), task) for output in outputs]
-    return equivalence.compare(answers, full, settings.bootstrap_resamples)
+    return compare(answers, full, settings.bootstrap_resamples)
 
 
 def representations_of(
@@ -94,22 +87,22 @@ def representations_of(
     Of the last prompt token, whatever training compared: it is where the answer is decided.
     """
     questions = [pair.full["input_ids"][pair.full["question_start"] : pair.full["prompt_end"]] for pair in pairs]
-    others = matching.other_questions(questions, [tuple(pair.full["document_ids"]) for pair in pairs])
+    others = representations.other_questions(questions, [tuple(pair.full["document_ids"]) for pair in pairs])
     num_others = min(map(len, others))
     others = [found[:num_others] for found in others]
     z: list[torch.Tensor] = []
     for view in ("full", "masked"):
-        contexts: list[matching.Asked] = []
+        contexts: list[representations.Asked] = []
         for pair, own, behind in zip(pairs, questions, others, strict=True):
             asked = [own, *(questions[other] for other in behind), questions[0]] if behind else [own]
             prompt, places = _prompt(getattr(pair, view)), _places(getattr(pair, view))
-            contexts.append(matching.asked(prompt, places, len(prompt) - len(own), asked))
-        z.append(matching.represent(network, contexts, pad_id=card.pad_id, batch_tokens=settings.batch_tokens))
+            contexts.append(representations.asked(prompt, places, len(prompt) - len(own), asked))
+        z.append(representations.represent(network, contexts, pad_id=card.pad_id, batch_tokens=settings.batch_tokens))
     names, resamples = [pair.full["question_id"] for pair in pairs], settings.bootstrap_resamples
-    matched = matching.figures(matching.match(*z), names, resamples) if num_others else None
-    own = bootstrap.interval(alignment.cosines(z[0][:, 0], z[1][:, 0]), names, resamples=resamples, seed=0)
+    matched = representations.figures(representations.match(*z), names, resamples) if num_others else None
+    own = bootstrap.interval(representations.cosines(z[0][:, 0], z[1][:, 0]), names, resamples=resamples, seed=0)
     return {
-        **alignment.align(z[0][:, 0], z[1][:, 0])._asdict(),
+        **representations.align(z[0][:, 0], z[1][:, 0])._asdict(),
         "intervals": {"alignment": own._asdict()},
         "matching": matched,
     }
@@ -117,11 +110,11 @@ def representations_of(
 
 def answers_of(rows: Mapping[str, tables.Row], longest: Longest, resamples: int) -> dict[str, Any]:
     """From the method's answers alone: kinds of `errors`, and the score by `position` of the gold document."""
-    kinds = [wrong_answers.kind(row, longest.texts(example_id)) for example_id, row in rows.items()]
+    kinds = [kind(row, longest.texts(example_id)) for example_id, row in rows.items()]
     names = [row["question_id"] for row in rows.values()]
     return {
-        "errors": wrong_answers.shares(kinds, names, resamples),
-        "position": position_bias.of_scores(list(rows.values()), resamples),
+        "errors": shares(kinds, names, resamples),
+        "position": of_scores(list(rows.values()), resamples),
     }
 
 

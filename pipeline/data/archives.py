@@ -64,11 +64,11 @@ def extract_member(
     except _Refused as reason:
         raise DataError(f"{archive}: refused, {reason}; fetch it anew from a place you trust") from None
     except _DAMAGE as error:
-        raise DataError(f"{archive}: damaged or cut off ({_line(error)}); fetch it again") from None
+        raise DataError(f"{archive}: damaged or cut off ({_one_line(error)}); fetch it again") from None
     except OSError as error:
         # gzip raises it without a number for wrong checksums; EINVAL is a seek to where a damaged directory points.
         if error.errno in (None, errno.EINVAL):
-            raise DataError(f"{archive}: damaged ({_line(error)}); fetch it again") from None
+            raise DataError(f"{archive}: damaged ({_one_line(error)}); fetch it again") from None
         raise ResourceError(
             f"{target}: {error.strerror} while {member} was unpacked from {archive}; free the disk or make the folder "
             "writable, and run again"
@@ -185,5 +185,5 @@ def _missing(archive: Path, member: str, names: Sequence[str]) -> ConfigError:
     return ConfigError(f"{archive}: no file {member!r} in it ({has}); correct `member` in the data bundle")
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from typing import Any
 
-from pipeline.common.documents import Document, Example
+from pipeline.common.tables import Document, Example
 from pipeline.runtime.errors import DataError
 
 SPLITS = ("train", "unlabelled", "dev", "test", "surface")

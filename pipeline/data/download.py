@@ -21,8 +21,8 @@ from filelock import FileLock
 
 from pipeline.common import files
 from pipeline.data import archives
-from pipeline.runtime.bundles import DataFile
 from pipeline.runtime.errors import ConfigError, DataError, ResourceError
+from pipeline.runtime.settings import DataFile
 
 ATTEMPTS = 4  # at a server that answers with its own errors or hangs up
 WAIT_SECONDS = 2.0  # before the second attempt, twice as long before each further one

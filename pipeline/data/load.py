@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.documents import Benchmark
-from pipeline.data import download, records
+from pipeline.common.tables import Benchmark
+from pipeline.data import download, jsonl
 from pipeline.data.benchmarks import bios, hotpot, longbench, nq, own_jsonl, qasper, quality, squality
-from pipeline.data.records import Entries, Lines, Rejects
-from pipeline.runtime.bundles import (
+from pipeline.data.jsonl import JsonEntries, JsonLines, Rejects
+from pipeline.runtime.settings import (
     BiosData,
     Data,
     DataFile,
@@ -74,7 +74,7 @@ def find(data: Data) -> Source:
             hint = "; mend the line, or set `data: {on_error: skip}` in params.yaml"
             rejects = Rejects(data.on_error == "skip", data.max_bad_fraction, hint)
             documents, questions = (
-                Lines([records.find(Path(data.source), name)], rejects) for name in ("documents", "questions")
+                JsonLines([jsonl.find(Path(data.source), name)], rejects) for name in ("documents", "questions")
             )
             return Source(own_jsonl.benchmark(documents, questions, rejects.reject), rejects)
         case _:
@@ -83,7 +83,7 @@ def find(data: Data) -> Source:
 
 def _official(data: OfficialData) -> Source:
     rejects, files, left_out = Rejects(), _Files(data.source), Counter[str]()
-    form = Entries if isinstance(data, QasperData | HotpotData) else Lines
+    form = JsonEntries if isinstance(data, QasperData | HotpotData) else JsonLines
     of_split = {
         split: form(files.locate(split, getattr(data.files, split)), rejects) for split in ("train", "dev", "test")
     }
@@ -139,7 +139,7 @@ class _Passages:
     """Of JSONL files, and of files that are one JSON list; each iteration reads them anew."""
 
     def __init__(self, paths: list[Path], rejects: Rejects) -> None:
-        self._parts = [(Lines if ".jsonl" in path.name else Entries)([path], rejects) for path in paths]
+        self._parts = [(JsonLines if ".jsonl" in path.name else JsonEntries)([path], rejects) for path in paths]
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         for part in self._parts:

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import regex
 
-from pipeline.common.normalization import normalize
+from pipeline.common.text import normalize
 
 ABSTAINS = -1
 

@@ -94,7 +94,7 @@ def state_to_save(adapted: PeftModel, state: Mapping[str, Tensor] | None = None)
     modules, so it rounds them to the base's type anyway; of the LoRA matrices it takes at most a 2^-9th of each value,
     as a forward in bf16 does. What is evaluated is what was saved. To go on training, keep the fp32 state instead.
     """
-    dtype = causal_lm(adapted).lm_head.weight.dtype
+    dtype = unwrap(adapted).lm_head.weight.dtype
     found = adapted.state_dict() if state is None else state
     return {name: tensor.to(dtype) for name, tensor in found.items()}
 
@@ -110,7 +110,7 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
 
     A tied lm_head becomes a matrix of its own where the embedding alone was trained: it must not move with it.
     """
-    network = causal_lm(adapted)
+    network = unwrap(adapted)
     config: Any = adapted.peft_config["default"]
     trained = EMBEDDING in (*config.target_modules, *(config.modules_to_save or ()))
     if network.config.tie_word_embeddings and trained:
@@ -130,7 +130,7 @@ def parameter_groups(network: Module) -> tuple[list[Parameter], list[Parameter]]
     return attention, rest
 
 
-def causal_lm(network: Module) -> Any:
+def unwrap(network: Module) -> Any:
     """The transformers model inside an adapter, whose layers the adapter has replaced in place."""
     return network.get_base_model() if isinstance(network, PeftModel) else network
 
@@ -157,7 +157,7 @@ def hidden_states(network: Module, view: View, positions_E: Tensor | None = None
     Where `positions_E` is given, they are right at that position of each example alone, and cheaper: nothing reads
     what the last layer's MLP makes of the others.
     """
-    whole = causal_lm(network)
+    whole = unwrap(network)
     with nullcontext() if positions_E is None else _mlp_only_at(whole.model.layers[-1].mlp, view, positions_E):
         output = whole.model(
             input_ids=view.input_ids_BL,
@@ -202,5 +202,5 @@ def _tree_masks(whole: Any, view: View) -> Any:
 def logits_at_labels(network: Module, hidden_BLD: Tensor, view: View) -> Tensor:
     """Logits at the label positions only, shape (N, V): never B x L x V."""
     hidden_ND = hidden_BLD[view.row_E[view.label_examples_N], view.label_positions_N]
-    logits: Tensor = causal_lm(network).lm_head(hidden_ND)
+    logits: Tensor = unwrap(network).lm_head(hidden_ND)
     return logits

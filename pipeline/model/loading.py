@@ -1,6 +1,8 @@
 """Base weights and tokenizer on disk: found, checked against what the card says, loaded.
 
 `models/base/base.json`, the card, is what everybody downstream agrees on: which weights, which tokenizer, which ids.
+
+Adapters on disk: saved with all that tells what they belong to, checked before anything large is read, loaded.
 """
 
 import glob
@@ -9,7 +11,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
@@ -24,8 +28,8 @@ from transformers.utils import logging
 from pipeline.common import files
 from pipeline.common.device import device
 from pipeline.model import causal_lm
-from pipeline.runtime.errors import ArtifactError, ConfigError
-from pipeline.runtime.sections import Model
+from pipeline.runtime.errors import ArtifactError, ConfigError, ResourceError
+from pipeline.runtime.settings import Model
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers ships no type for it
@@ -72,7 +76,7 @@ def put(written: Path, place: Path) -> None:
     shutil.move(written, place)
 
 
-def find(settings: Model) -> Path:
+def find_base(settings: Model) -> Path:
     """The local folder of the base: `source` itself, or the hub's snapshot of it; no code in it is ever run.
 
     Raises:
@@ -149,7 +153,7 @@ def load_base(settings: Model, card: BaseCard, on: str | None = None) -> PreTrai
         ArtifactError: the weights are not those of the card.
         ConfigError: model.sliding_window is set for a model that has no window.
     """
-    folder = find(settings)
+    folder = find_base(settings)
     if (found := digest(folder)) != card.sha256:
         raise ArtifactError(
             f"{folder}: weights have sha256 {found}, {BASE / CARD} says {card.sha256}; run `dvc repro -f base`"
@@ -184,3 +188,98 @@ def tokenizer_sha256(folder: Path) -> str:
     """SHA-256 of the folder's tokenizer.json; where there is none, words that are equal to no digest."""
     path = folder / "tokenizer.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "of no file"
+
+
+# peft 0.21 asks transformers 5.23 by the old name of a property; nothing for the user to act on.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def save_adapter(
+    adapted: PeftModel,
+    card: BaseCard,
+    folder: Path,
+    network_weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """The adapter as PEFT writes it, with the tokenizer and the card of its base beside it.
+
+    Weights are in the base's type, see `model.state_to_save`. Equal adapters are equal bytes. `network_weights` are
+    those of the whole network where it is sharded over processes and does not hold them itself.
+
+    Raises:
+        ArtifactError: models/base has another tokenizer than the card.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    copy_tokenizer(card, folder)
+    # The base by the name it was asked for, not by the folder that a hub's client keeps it in.
+    settings: Any = adapted.peft_config["default"]
+    settings.base_model_name_or_path, settings.revision = card.source, card.revision
+    # True or False, not "auto": auto asks the hub for the base's config.
+    with_embedding = causal_lm.saves_base_embedding(adapted)
+    state = causal_lm.state_to_save(adapted, network_weights)
+    try:
+        adapted.save_pretrained(str(folder), state_dict=state, save_embedding_layers=with_embedding)
+    except SafetensorError as error:  # of a full disk, which safetensors does not call an OSError
+        raise ResourceError(
+            f"{folder / WEIGHTS}: cannot be written ({error}); free some disk and run it again"
+        ) from None
+    written = files.read_json(folder / CONFIG, "train")
+    # PEFT writes a set, in an order that changes from process to process.
+    files.write_json(folder / CONFIG, written | {"target_modules": sorted(written["target_modules"])})
+    write_card(card, folder)
+
+
+def find_adapter(method: str, card: BaseCard) -> Path:
+    """The folder of the method's adapter, checked in all that can be seen without loading the base.
+
+    Raises:
+        ArtifactError: a file is missing or broken, or the adapter was trained on another base or tokenizer.
+    """
+    folder, stage = MODELS / method, f"train@{method}"
+    again = f"run `dvc repro -f {stage}`"
+    if not (folder / WEIGHTS).is_file():
+        raise ArtifactError(f"{folder}: no adapter; run `dvc repro {stage}` first")
+    trained_on = read_card(folder, stage)
+    for name, expected in asdict(card).items():
+        if (found := getattr(trained_on, name)) != expected:
+            raise ArtifactError(
+                f"{folder}: its base has {name} {found}, {BASE} has {expected}; run `dvc repro {stage}`"
+            )
+    if (sha256 := tokenizer_sha256(folder)) != card.tokenizer_sha256:
+        raise ArtifactError(f"{folder}: its tokenizer has sha256 {sha256}, {BASE} has {card.tokenizer_sha256}; {again}")
+    tensor_names(folder / WEIGHTS, again)
+    settings = files.read_json(folder / CONFIG, stage)
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise ArtifactError(f"{folder / CONFIG}: no configuration of LoRA; {again}")
+    return folder
+
+
+def load_method(method: str, settings: Model) -> PreTrainedModel | PeftModel:
+    """The base itself for `base`, else the base under the adapter in models/<method>; in evaluation mode.
+
+    Raises:
+        ArtifactError: as `find_adapter` and `load_base`, or weights and configuration of the adapter do not fit.
+    """
+    card = read_card()
+    if method == "base":
+        return load_base(settings, card)
+    folder = find_adapter(method, card)
+    network = load_base(settings, card)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", causal_lm.TIED, UserWarning)
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # an error below
+            adapted = PeftModel.from_pretrained(network, str(folder))
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{folder}: cannot be loaded ({reason}); run `dvc repro -f train@{method}`") from None
+    asked = get_peft_model_state_dict(adapted, save_embedding_layers=causal_lm.saves_base_embedding(adapted))
+    if differing := asked.keys() ^ tensor_names(folder / WEIGHTS, f"run `dvc repro -f train@{method}`"):
+        raise ArtifactError(
+            f"{folder}: {CONFIG} and {WEIGHTS} do not belong together, they differ in {len(differing)} tensors, "
+            f"{min(differing)} among them; run `dvc repro -f train@{method}`"
+        )
+    return adapted.to(device()).eval()

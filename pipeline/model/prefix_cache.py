@@ -19,8 +19,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.model import causal_lm as model
 from pipeline.model import generation
+from pipeline.model.causal_lm import windows
 from pipeline.model.generation import Prompt
 
 PASS_TOKENS = 4096  # more in one pass gain nothing: attention computes what the mask hides, and the mask is T x K
@@ -114,7 +114,7 @@ class _Tree:
         self.head = causal_lm.get_output_embeddings()
         self.device: torch.device = causal_lm.device
         self._backbone = causal_lm.base_model
-        self._windows = model.windows(causal_lm.config)
+        self._windows = windows(causal_lm.config)
         implementation = causal_lm.config._attn_implementation
         assert implementation in ("sdpa", "eager"), implementation
         # SDPA takes a mask of booleans; eager attention adds the mask, and would add True as 1.

@@ -62,7 +62,7 @@ def teach(
         for prompt, output in zip(prompts, whole, strict=True)
     ]
     said: dict[int, Said] = {}
-    device = causal_lm.causal_lm(network).lm_head.weight.device
+    device = causal_lm.unwrap(network).lm_head.weight.device
     for pack in collator.packs(rows, batch_tokens):
         view = collator.collate([rows[index] for index in pack], pad_id).to(device)
         with torch.inference_mode():

@@ -25,11 +25,10 @@ from pipeline.report import (
     surface,
     wording,
 )
-from pipeline.report import svg as figures
 from pipeline.report.ablation_table import Table
 from pipeline.report.readings import Reading
 from pipeline.report.summary import Summary
-from pipeline.report.svg import Label
+from pipeline.report.svg import Label, colours
 
 
 class Figure(NamedTuple):
@@ -178,7 +177,7 @@ def _shown(value: Any) -> Any:
 
 def _colours(found: Summary) -> dict[str, str]:
     methods = list(dict.fromkeys(row.method for row in found.longest))
-    return dict(zip(methods, figures.colours(methods), strict=True))
+    return dict(zip(methods, colours(methods), strict=True))
 
 
 def _figure(label: Label, svg: str) -> Figure:

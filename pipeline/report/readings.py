@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipeline.common import answers
+from pipeline.common.text import find_answer
 from pipeline.report import summary
 from pipeline.views import prompts
 
@@ -173,7 +173,7 @@ def _places(text: str, right: Sequence[str], wrong: Sequence[str]) -> list[tuple
         (*place, mark)
         for mark, wanted in (("right", right), ("wrong", wrong))
         for answer in dict.fromkeys(wanted)
-        for place in answers.find(text, answer.rstrip(_ENDS))
+        for place in find_answer(text, answer.rstrip(_ENDS))
     )
     apart: list[tuple[int, int, str]] = []
     for start, end, mark in found:

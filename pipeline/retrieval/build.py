@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pipeline.common import files
 from pipeline.retrieval import embedding_cache, retrievers
-from pipeline.runtime.bundles import Bm25Retriever, EncoderRetriever, FusionRetriever, Retriever
+from pipeline.runtime.settings import Bm25Retriever, EncoderRetriever, FusionRetriever, Retriever
 
 
 @dataclass(frozen=True)

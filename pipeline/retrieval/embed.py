@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.common.device import device
-from pipeline.retrieval import embedding_cache, encoder, encoder_files
-from pipeline.runtime.bundles import EncoderRetriever
+from pipeline.retrieval import embedding_cache, encoder
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError
+from pipeline.runtime.settings import EncoderRetriever
 
 # N texts, B texts of a batch, D dimensions of an embedding
 
@@ -57,7 +57,7 @@ class Embedder:
 
         Raises what `encoder_files.find` and `device` raise.
         """
-        self.checkpoint = encoder_files.find(settings)
+        self.checkpoint = encoder.find(settings)
         self._settings, self._cache, self._engine = settings, cache, engine
         self._device = device()
         self.dtype = dtype(self._device)
@@ -181,14 +181,12 @@ def load_network(folder: Path, on: torch.device, number_format: torch.dtype) -> 
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ArtifactError(
-            f"{folder / encoder_files.WEIGHTS}: {len(missing)} weights missing, first {missing[0]}; restore the file"
+            f"{folder / encoder.WEIGHTS}: {len(missing)} weights missing, first {missing[0]}; restore the file"
         )
     return network.to(on).eval()
 
 
-def network_elsewhere(
-    checkpoint: encoder_files.Checkpoint, kind: str, number_format: torch.dtype, torch_version: str
-) -> Any:
+def network_elsewhere(checkpoint: encoder.Checkpoint, kind: str, number_format: torch.dtype, torch_version: str) -> Any:
     """The network on another machine that sees the same folder; `kind` of device, number format and version of torch
     are those of the machine that asks.
 
@@ -199,7 +197,7 @@ def network_elsewhere(
     here = f"machine {platform.node()}"
     way_out = "put the encoder where all machines of the cluster see the same files, or set score.engine: local"
     try:
-        _, files_sha256 = encoder_files.digests(checkpoint.folder)
+        _, files_sha256 = encoder.digests(checkpoint.folder)
     except OSError as error:
         raise ArtifactError(
             f"retriever.source {checkpoint.source!r}: {here} cannot read {error.filename} ({error.strerror}); {way_out}"

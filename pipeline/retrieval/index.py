@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.common import documents
+from pipeline.common import tables
 from pipeline.retrieval import retrievers
 from pipeline.runtime.errors import ArtifactError
 
@@ -57,9 +57,9 @@ class Collection:
 
 def context(example: Mapping[str, Any], chunks: list[Chunk]) -> retrievers.Context:
     """What a retriever scores. Gold chunks overlap the evidence; without evidence, all chunks of gold documents are."""
-    evidence = [documents.Evidence(**span) for span in example["evidence"]]
+    evidence = [tables.Evidence(**span) for span in example["evidence"]]
     if evidence:
-        gold = list(documents.gold_flags(((chunk.document_id, chunk.start, chunk.end) for chunk in chunks), evidence))
+        gold = list(tables.gold_flags(((chunk.document_id, chunk.start, chunk.end) for chunk in chunks), evidence))
     else:
         gold = [chunk.document_id in example["gold_document_ids"] for chunk in chunks]
     return retrievers.Context(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.common import answers
+from pipeline.common.text import has_answer
 from pipeline.retrieval import index, retrievers
 from pipeline.retrieval.index import Chunk, Collection
 from pipeline.retrieval.retrievers import Bools, CollectionScorer, Context, ControlScorer, Floats, Ints, Scorer
@@ -61,7 +61,7 @@ def all_gold_rank(ranked: Ranked) -> int | None:
 
 def answer_flags(texts: Iterable[str], references: Sequence[str]) -> Bools:
     """For each chunk: does a reference answer stand in it?"""
-    return np.array([any(answers.contains(text, answer) for answer in references) for text in texts], dtype=np.bool_)
+    return np.array([any(has_answer(text, answer) for answer in references) for text in texts], dtype=np.bool_)
 
 
 class Tally:

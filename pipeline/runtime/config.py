@@ -15,9 +15,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.runtime.bundles import Retriever, Section
 from pipeline.runtime.errors import ConfigError, run
-from pipeline.runtime.settings import RetrieverBundle, Settings
+from pipeline.runtime.settings import Retriever, RetrieverBundle, Section, Settings
 
 GROUPS = ("data", "retriever", "model", "profile")
 PARAMS = Path("params.yaml")

@@ -15,10 +15,10 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.analysis import inputs
-from pipeline.analysis import run as findings
+from pipeline.analysis.run import answers_of, attention_of, equivalence_of, representations_of
 from pipeline.common import files
 from pipeline.common.methods import METHODS
-from pipeline.model import adapters, loading
+from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import run
 from pipeline.runtime.settings import AnalyzeStage
@@ -36,11 +36,11 @@ def main() -> None:
     }
     methods: dict[str, Any] = {}
     for method in tqdm(METHODS, desc="analyze", unit=" methods", disable=None):
-        network = adapters.load_method(method, settings.model)
-        looked = findings.attention_of(network, chosen, longest, card, settings.eval)
+        network = loading.load_method(method, settings.model)
+        looked = attention_of(network, chosen, longest, card, settings.eval)
         full = [answered[method][pair.full["example_id"]] for pair in chosen]
-        same = findings.equivalence_of(network, chosen, full, card, settings.eval)
-        compared = findings.representations_of(network, chosen, card, settings.eval)
+        same = equivalence_of(network, chosen, full, card, settings.eval)
+        compared = representations_of(network, chosen, card, settings.eval)
         intervals = {**compared["intervals"], **same["intervals"]}
         methods[method] = {**compared, **same, "intervals": intervals, "attention": looked}
     retained = [pair.masked["gold_retained"] for pair in chosen if pair.full["gold_position"] >= 0]  # else unknown
@@ -50,8 +50,7 @@ def main() -> None:
         "gold_retained": sum(retained) / len(retained) if retained else None,
         "methods": methods,
         "answers": {
-            method: findings.answers_of(rows, longest, settings.eval.bootstrap_resamples)
-            for method, rows in answered.items()
+            method: answers_of(rows, longest, settings.eval.bootstrap_resamples) for method, rows in answered.items()
         },
     }
     files.write_json(ANALYSIS, analysis)

@@ -12,7 +12,7 @@ from pipeline.runtime.settings import BaseStage
 
 def main() -> None:
     settings = config.load(BaseStage).model
-    folder = loading.find(settings)
+    folder = loading.find_base(settings)
     digest = loading.digest(folder)
     if settings.sha256 is not None and settings.sha256 != digest:
         raise ArtifactError(

@@ -12,8 +12,7 @@ from pathlib import Path
 from pipeline.common import files
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError, run
-from pipeline.runtime.sections import Gate
-from pipeline.runtime.settings import GateStage
+from pipeline.runtime.settings import Gate, GateStage
 
 MASK, RETRIEVAL = Path("reports/mask.json"), Path("reports/retrieval.json")
 REPORT = Path("reports/gate.json")

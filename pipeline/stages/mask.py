@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.common import answers, files, tables
+from pipeline.common import files, tables
+from pipeline.common.text import has_answer
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, run
 from pipeline.runtime.settings import MaskStage
@@ -85,7 +86,7 @@ def _masked_row(
         "kept_ranks": [scored["ranks"][index] for index in kept],
         "gold_retained": any(scored["gold"][index] for index in shown),
         "answer_retained": any(
-            answers.contains(text_of[full["chunk_ids"][index]], answer) for index in shown for answer in references
+            has_answer(text_of[full["chunk_ids"][index]], answer) for index in shown for answer in references
         ),
     }
 

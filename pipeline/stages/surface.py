@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline.common import files, methods
-from pipeline.evaluation import difficulty, predict
+from pipeline.evaluation import predict, score
 from pipeline.model import distributed
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, run
@@ -29,7 +29,7 @@ def main() -> None:
     team.close()
     if rows is None:
         return
-    cells = difficulty.surface(rows, resamples=settings.eval.bootstrap_resamples)
+    cells = score.surface(rows, resamples=settings.eval.bootstrap_resamples)
     files.write_json(SURFACE / f"{method}.json", {"rows": cells})
     if cells:
         easy, hard = (f"{cell['score']['mean']:.1%}" for cell in (cells[0], cells[-1]))

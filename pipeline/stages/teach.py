@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.common import tables
-from pipeline.model import adapters, loading, teacher
+from pipeline.model import loading, teacher
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, DataError, run
 from pipeline.runtime.settings import TeachStage
@@ -45,7 +45,7 @@ def main() -> None:
             f"{FULL}: no examples in splits {' and '.join(SPLITS)}, so there is nothing to teach; give questions with "
             "one of these splits, or stop at `dvc repro evaluate@base`"
         )
-    network = adapters.load_method("base", settings.model)
+    network = loading.load_method("base", settings.model)
     with tqdm(total=len(asked), desc="teach", unit=" questions", disable=None, mininterval=1) as bar:
         found = teacher.teach(
             network,

@@ -9,12 +9,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pipeline.common import files, tables
-from pipeline.common.documents import Evidence
+from pipeline.common.tables import Evidence
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError, run
 from pipeline.runtime.settings import TokenizeStage
 from pipeline.views import full_view, prompts, tasks, tokenizer
-from pipeline.views.lengths import Lengths
+from pipeline.views.full_view import Lengths
 
 CHUNKS, EXAMPLES, FULL = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/views/full.parquet")
 SUMMARY = Path("reports/tokenize.json")

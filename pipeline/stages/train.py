@@ -9,15 +9,13 @@ from typing import Any
 from transformers import set_seed
 
 from pipeline.common import files, methods
-from pipeline.model import adapters, causal_lm, distributed, loading
+from pipeline.model import causal_lm, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, run
-from pipeline.runtime.sections import Train
-from pipeline.runtime.settings import TrainDistillStage, TrainFocusedStage, TrainVanillaStage
-from pipeline.training import checkpoint, environment, sampler, trackers, trainer
-from pipeline.training import objective as focus
-from pipeline.training.dataset import TrainingData, context_keys
-from pipeline.training.distillation import SPLITS, Taught
+from pipeline.runtime.settings import Train, TrainDistillStage, TrainFocusedStage, TrainVanillaStage
+from pipeline.training import checkpoint, sampler, trackers, trainer
+from pipeline.training.dataset import SPLITS, Taught, TrainingData, context_keys
+from pipeline.training.objective import VANILLA, Objective
 
 FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
 TEACHINGS = Path("data/teachings.parquet")
@@ -29,22 +27,22 @@ def main() -> None:
     method = sys.argv[1] if len(sys.argv) == 2 else ""
     match method:
         case methods.VANILLA:
-            train_adapter(method, config.load(TrainVanillaStage), focus.VANILLA)
+            train_adapter(method, config.load(TrainVanillaStage), VANILLA)
         case methods.FOCUSED:
             focused = config.load(TrainFocusedStage)
             train_adapter(method, focused, _focused(focused))
         case methods.DISTILL:
             distill = config.load(TrainDistillStage)
-            objective = focus.VANILLA._replace(full=distill.distill.labelled, taught=distill.distill.weight)
+            objective = VANILLA._replace(full=distill.distill.labelled, taught=distill.distill.weight)
             train_adapter(method, distill, objective, distill.distill.batch_questions)
         case _:
             given = " ".join(sys.argv[1:]) or "none"
             raise ConfigError(f"train takes one method, got {given}; choose from {', '.join(methods.TRAINED)}")
 
 
-def _focused(settings: TrainFocusedStage) -> focus.Objective:
+def _focused(settings: TrainFocusedStage) -> Objective:
     contrastive = settings.contrastive
-    return focus.Objective(
+    return Objective(
         full=settings.views.full,
         masked=settings.views.masked,
         consistency=settings.views.consistency,
@@ -58,7 +56,7 @@ def _focused(settings: TrainFocusedStage) -> focus.Objective:
 def train_adapter(
     method: str,
     settings: TrainVanillaStage | TrainFocusedStage | TrainDistillStage,
-    objective: focus.Objective,
+    objective: Objective,
     batch_questions: int = 0,
 ) -> None:
     """Train, then put adapter and curves in their place; until then the earlier ones stay.
@@ -88,7 +86,7 @@ def train_adapter(
     )
     if team.device.type == "cuda" and train.questions_per_document > 1:
         # Rows that several questions share need a mask of their own, which flex attention alone never holds whole.
-        causal_lm.causal_lm(adapted).set_attn_implementation("flex_attention")
+        causal_lm.unwrap(adapted).set_attn_implementation("flex_attention")
     num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
     retained = objective.contrastive > 0 and train.negatives == "graph"
     flat: dict[str, Any] = settings.model_dump()
@@ -113,8 +111,8 @@ def train_adapter(
     if kept is not None:
         with loading.workspace(method) as folder:
             trainer.write_curves(fitted.points, folder / "curves")
-            files.write_json(folder / "curves/versions.json", environment.versions())
-            adapters.save(adapted, card, folder / "adapter", fitted.weights)
+            files.write_json(folder / "curves/versions.json", trainer.versions())
+            loading.save_adapter(adapted, card, folder / "adapter", fitted.weights)
             loading.put(folder / "adapter", loading.MODELS / method)
             loading.put(folder / "curves", CURVES / method)
         kept.remove()
@@ -127,7 +125,7 @@ def train_adapter(
     team.close()
 
 
-def _data(train: Train, objective: focus.Objective, batch_questions: int) -> TrainingData:
+def _data(train: Train, objective: Objective, batch_questions: int) -> TrainingData:
     """The examples of every step, and the taught questions."""
     batches: list[list[int]] = [[] for _ in range(train.steps)]  # stays where no label is used
     if objective.full or objective.reads_masked:
@@ -164,7 +162,7 @@ def _require_even_shares(num_processes: int, batch_examples: int, batch_question
             )
 
 
-def _require_negatives(batch_examples: int, questions_per_document: int, objective: focus.Objective) -> None:
+def _require_negatives(batch_examples: int, questions_per_document: int, objective: Objective) -> None:
     if objective.contrastive == 0:
         return
     if batch_examples < 2:

@@ -28,9 +28,8 @@ from pipeline.common import files, tables
 from pipeline.evaluation import bootstrap
 from pipeline.retrieval import build, chunking, index, recall
 from pipeline.runtime import config
-from pipeline.runtime.bundles import Retriever
 from pipeline.runtime.errors import DataError, run
-from pipeline.runtime.settings import ValidateStage
+from pipeline.runtime.settings import Retriever, ValidateStage
 
 DOCUMENTS, EXAMPLES = Path("data/documents.parquet"), Path("data/examples.parquet")
 REPORT = Path("reports/validation.json")

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pipeline.common import tables
 from pipeline.common.device import device
 from pipeline.common.methods import TRAINED
-from pipeline.model import adapters, causal_lm, loading
+from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError, run
 from pipeline.runtime.settings import BaseStage
@@ -53,10 +53,10 @@ def main() -> None:
     _refuse_occupied(out)
     settings = config.load(BaseStage).model
     card = loading.read_card()
-    adapters.find(method, card)
-    _refuse_base(loading.find(settings), out)
+    loading.find_adapter(method, card)
+    _refuse_base(loading.find_base(settings), out)
     prompts = [_fixed_prompt(card), *_real_prompts(card)]
-    adapted: Any = adapters.load_method(method, settings)
+    adapted: Any = loading.load_method(method, settings)
     evaluated = _logits(adapted, prompts)
     with adapted.disable_adapter():
         change = _difference(_logits(adapted, prompts), evaluated)

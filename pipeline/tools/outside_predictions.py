@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.data.lines import Line, Lines
+from pipeline.data.jsonl import Line, Lines
 from pipeline.runtime.errors import DataError
 from pipeline.tools.references import Reference
 

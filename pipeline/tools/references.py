@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.data import lines
+from pipeline.data import jsonl
 from pipeline.data.benchmarks import hotpot, longbench, nq_lines, own_jsonl, qasper, quality, squality
-from pipeline.data.lines import Line, Lines, Reject
+from pipeline.data.jsonl import Line, Lines, Reject
 from pipeline.evaluation import metrics
 from pipeline.runtime.errors import DataError
 
@@ -54,7 +54,7 @@ def read(benchmark: str, found: Lines, reject: Reject) -> list[Reference]:
 
 
 def _quality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in lines.parse(found, quality.Record, reject):
+    for place, record in jsonl.parse(found, quality.Record, reject):
         for number, question in enumerate(record.questions, start=1):
             name = question.question_unique_id or f"{record.set_unique_id}_{number}"
             label, num_options = question.gold_label, len(question.options)
@@ -80,7 +80,7 @@ def _qasper(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
                 line: Line = (place, {**paper, "paper_id": paper_id})
             case _:
                 line = (place, entry)
-        for _, record in lines.parse([line], qasper.Paper, reject):
+        for _, record in jsonl.parse([line], qasper.Paper, reject):
             for question in record.qas:
                 answers = [annotation.answer for annotation in question.answers]
                 if not all(answer.reference[1] for answer in answers):
@@ -102,12 +102,12 @@ def _nq(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
 
 
 def _hotpot(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in lines.parse(_with_id(found), hotpot.Record, reject):
+    for place, record in jsonl.parse(_with_id(found), hotpot.Record, reject):
         yield place, Reference((record.id,), [record.answer])
 
 
 def _longbench(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in lines.parse(_with_id(found), longbench.Record, reject):
+    for place, record in jsonl.parse(_with_id(found), longbench.Record, reject):
         task = record.dataset.removesuffix("_e")
         if task and task not in _LONGBENCH:
             reject(place, f"dataset is {task!r}, scored here are those that LongBench scores by F1: {_LONGBENCH}")
@@ -116,7 +116,7 @@ def _longbench(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
 
 
 def _squality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in lines.parse(found, squality.Record, reject):
+    for place, record in jsonl.parse(found, squality.Record, reject):
         for question in record.questions:
             number = question.question_number
             names = (f"{record.document_id}-{number}", f"{record.metadata.passage_id}-{number}")
@@ -124,7 +124,7 @@ def _squality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
 
 
 def _jsonl(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, line in lines.parse(found, own_jsonl.QuestionLine, reject):
+    for place, line in jsonl.parse(found, own_jsonl.QuestionLine, reject):
         if line.split == "test":
             yield place, Reference((line.id,), line.answers, cut=metrics.first_line)
 

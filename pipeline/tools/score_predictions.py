@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.common import files
-from pipeline.data import records
-from pipeline.data.lines import Line
+from pipeline.data import jsonl
+from pipeline.data.jsonl import Line
 from pipeline.runtime.errors import ConfigError, DataError, run
 from pipeline.tools import outside_predictions, references
 from pipeline.tools.tally import Tally, tally
@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> None:
     for path in (asked.score, asked.references):
         if not path.is_file():
             raise DataError(f"{path}: no such file; give the path of a file of predictions, or of references")
-    rejects = records.Rejects()
-    reader = records.Entries if asked.benchmark in references.WHOLE else records.Lines
+    rejects = jsonl.Rejects()
+    reader = jsonl.JsonEntries if asked.benchmark in references.WHOLE else jsonl.JsonLines
     questions = references.read(asked.benchmark, reader([asked.references], rejects), rejects.reject)
     own = _is_own(asked.score)
     rows = _own_rows(asked) if own else _rows(asked)
@@ -121,10 +121,10 @@ def _rows(asked: argparse.Namespace) -> Iterator[Line]:
     if _is_parquet(path):
         return _parquet_rows(path)
     if name.endswith(".json"):
-        return outside_predictions.rows(records.Entries([path], records.Rejects()), asked.benchmark)
+        return outside_predictions.rows(jsonl.JsonEntries([path], jsonl.Rejects()), asked.benchmark)
     if name.endswith((".csv", ".txt")) and asked.benchmark == "quality":
         return _leaderboard_rows(path)
-    return iter(records.Lines([path], records.Rejects()))
+    return iter(jsonl.JsonLines([path], jsonl.Rejects()))
 
 
 def _leaderboard_rows(path: Path) -> Iterator[Line]:

@@ -15,7 +15,7 @@ Missing predictions count 0, in QuALITY as wrong. A question without references 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pipeline.evaluation import metrics, qasper_score
+from pipeline.evaluation import metrics
 from pipeline.tools.outside_predictions import Answered
 
 
@@ -75,8 +75,8 @@ def _qasper(asked: Sequence[Answered]) -> list[Score]:
     answer_f1: list[float] = []
     evidence_f1: list[float] = []
     text_f1: list[float] = []
-    booked: dict[str, list[float]] = {kind: [] for kind in qasper_score.TYPES}
-    first: dict[str, list[float]] = {kind: [] for kind in qasper_score.TYPES}
+    booked: dict[str, list[float]] = {kind: [] for kind in metrics.TYPES}
+    first: dict[str, list[float]] = {kind: [] for kind in metrics.TYPES}
     for item in asked:
         annotations = item.reference.annotations
         scores = [0.0, 0.0, 0.0]
@@ -89,7 +89,7 @@ def _qasper(asked: Sequence[Answered]) -> list[Score]:
             text_only = metrics.qasper_scores(given, annotations, text_evidence_only=True)
             scores = [found["answer_f1"], found["evidence_f1"], text_only["evidence_f1"]]
             booked[found["booked_type"]].append(scores[0])
-        first[qasper_score.reference(annotations[0]["answer"]).kind].append(scores[0])
+        first[metrics.reference(annotations[0]["answer"]).kind].append(scores[0])
         for column, score in zip((answer_f1, evidence_f1, text_f1), scores, strict=True):
             column.append(score)
     if not any(item.prediction is not None and item.prediction.evidence is not None for item in asked):
@@ -97,8 +97,8 @@ def _qasper(asked: Sequence[Answered]) -> list[Score]:
         evidence_f1, text_f1 = [], []
     return [
         _mean("answer_f1", answer_f1),
-        *(_mean(f"answer_f1_booked_{kind}", booked[kind]) for kind in qasper_score.TYPES),
-        *(_mean(f"answer_f1_first_{kind}", first[kind]) for kind in qasper_score.TYPES),
+        *(_mean(f"answer_f1_booked_{kind}", booked[kind]) for kind in metrics.TYPES),
+        *(_mean(f"answer_f1_first_{kind}", first[kind]) for kind in metrics.TYPES),
         _mean("evidence_f1", evidence_f1),
         _mean("evidence_f1_text_only", text_f1),
     ]

@@ -1,20 +1,165 @@
-"""The views on disk as what each process computes in each step."""
+"""What one process computes of one step: forwards of packed rows, and what they count in the whole.
+
+The documents of a full view in another order: against a model that answers from the places it likes best.
+
+What the teacher said, as what each process computes of it in each step.
+
+The views on disk as what each process computes in each step.
+"""
 
 import zlib
 from collections.abc import Sequence
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.common import tables
 from pipeline.model import collator
-from pipeline.training import augmentation
-from pipeline.training.distillation import Taught
-from pipeline.training.micro_batch import Batch, Pack
+from pipeline.model.collator import View
+from pipeline.runtime.errors import ArtifactError
 
-Ints = collator.Ints
+# B examples of the batch, b those of this process, E those of a pack
+
+
+class Pack(NamedTuple):
+    """One forward."""
+
+    view: View
+    places_E: Tensor
+    """Place of each example among those of this process; + b where it is the example's masked view."""
+    idle: bool = False
+    """Computed to keep step with the other processes, counted by none."""
+
+    def is_masked(self, num_own: int) -> bool:
+        """All its rows are masked views, of a process that has `num_own` examples."""
+        return bool((self.places_E >= num_own).all())
+
+
+class Batch(NamedTuple):
+    """What this process computes of a step."""
+
+    packs: Sequence[Pack]
+    num_own: int
+    """b."""
+    num_labels_full: int
+    """Label tokens of all full views of the step, over all processes; `num_labels_masked` likewise."""
+    num_labels_masked: int
+    same_document_BB: Tensor | None
+    """True for two examples over one context, never on the diagonal; None when there are none."""
+    taught: Sequence[Pack] = ()
+    """Views with a teacher's distribution, apart from the others; their places mean nothing."""
+    num_labels_taught: int = 0
+    """Of the step, over all processes."""
+
+    def to(self, device: torch.device) -> "Batch":
+        packs, taught = (
+            [Pack(pack.view.to(device), pack.places_E.to(device), pack.idle) for pack in found]
+            for found in (self.packs, self.taught)
+        )
+        same = None if self.same_document_BB is None else self.same_document_BB.to(device)
+        return self._replace(packs=packs, same_document_BB=same, taught=taught)
+
+
+Ints = NDArray[np.int32]
+
+
+def shuffled(
+    input_ids_L: Ints, chunk_starts: Sequence[int], chunk_ends: Sequence[int], documents: Sequence[str], seed: list[int]
+) -> Ints:
+    """The token ids with the documents between the first chunk and the last in a drawn order, shape (L,).
+
+    A document's chunks stay together and in order; what stands before the first chunk (BOS, instruction) and behind the
+    last one (question, answer) stays where it is. Positions run on as before. Equal seeds draw equal orders.
+
+    Args:
+        chunk_starts, chunk_ends: token spans of the chunks, in context order, without a gap.
+        documents: of each chunk.
+    """
+    if not len(chunk_starts):
+        return input_ids_L
+    first, last = chunk_starts[0], chunk_ends[-1]
+    spans = list(zip(documents, chunk_starts, chunk_ends, strict=True))
+    pieces: list[Ints] = []
+    for _, group in groupby(spans, key=lambda span: span[0]):
+        of_document = list(group)
+        pieces.append(input_ids_L[of_document[0][1] : of_document[-1][2]])
+    order = np.random.default_rng(seed).permutation(len(pieces))
+    return np.concatenate([input_ids_L[:first], *(pieces[place] for place in order), input_ids_L[last:]])
+
+
+SPLITS = ("train", "unlabelled")
+
+
+class _Question(NamedTuple):
+    """The full view with the teacher's answer behind it; N tokens of that, the teacher's K likeliest at each."""
+
+    example_id: str
+    row: collator.Row
+    top_ids_NK: NDArray[np.int64]
+    top_log_probs_NK: NDArray[np.float32]
+
+
+class Taught:
+    """The taught questions of a schedule; only rows that some step uses are held in memory."""
+
+    def __init__(self, batches: Sequence[Sequence[int]], full: Path, teachings: Path) -> None:
+        self._batches = batches
+        used = {index for batch in batches for index in batch}
+        self._questions: dict[int, _Question] = {}
+        columns = ["example_id", "split", "input_ids", "prompt_end"]
+        views = (row for row in tables.scan(full, tables.FULL_VIEWS, columns) if row["split"] in SPLITS)
+        said = tables.scan(teachings, tables.TEACHINGS)
+        for index, (view, answer) in enumerate(zip_longest(views, said, fillvalue={"example_id": "no row"})):
+            if view["example_id"] != answer["example_id"]:
+                raise ArtifactError(
+                    f"{teachings}: row {index + 1} is of {answer['example_id']}, in {full} of {view['example_id']}; "
+                    "run `dvc repro -f teach`"
+                )
+            if index in used:
+                self._questions[index] = _question(view, answer)
+
+    def named(self, step: int) -> list[str]:
+        """Ids of the questions of a step."""
+        return [self._questions[index].example_id for index in self._batches[step]]
+
+    def packs(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1) -> tuple[list[Pack], int]:
+        """The forwards of process `rank` of `num`, as many as each has, and the label tokens of all."""
+        indices = self._batches[step]
+        num_own = len(indices) // num
+        assert num_own * num == len(indices), (len(indices), num)
+        shares = [indices[other * num_own : (other + 1) * num_own] for other in range(num)]
+        packed = [
+            list(collator.packs([self._questions[index].row for index in share], batch_tokens)) for share in shares
+        ]
+        found = [self._pack([shares[rank][place] for place in pack], pad_id) for pack in packed[rank]]
+        found += [found[-1]._replace(idle=True)] * (max(map(len, packed)) - len(found))
+        return found, sum(len(self._questions[index].top_ids_NK) for index in indices)
+
+    def _pack(self, indices: Sequence[int], pad_id: int) -> Pack:
+        questions = [self._questions[index] for index in indices]
+        view = collator.collate([question.row for question in questions], pad_id)
+        view = view._replace(
+            taught_ids_NK=torch.from_numpy(np.concatenate([question.top_ids_NK for question in questions])),
+            taught_log_probs_NK=torch.from_numpy(np.concatenate([question.top_log_probs_NK for question in questions])),
+        )
+        return Pack(view, torch.arange(len(questions)))
+
+
+def _question(view: tables.Row, said: tables.Row) -> _Question:
+    prompt_end, answer = view["prompt_end"], said["output_ids"]
+    ids = np.asarray([*view["input_ids"][:prompt_end], *answer], dtype=np.int32)
+    shape = (len(answer), said["num_top"])
+    return _Question(
+        view["example_id"],
+        collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end),
+        np.asarray(said["top_ids"], dtype=np.int64).reshape(shape),
+        np.asarray(said["top_log_probs"], dtype=np.float32).reshape(shape),
+    )
 
 
 class _View(NamedTuple):
@@ -164,7 +309,7 @@ class TrainingData:
         if self._shuffle_seed is None:
             return view
         seed = [self._shuffle_seed, step, zlib.crc32(self._keys[index].encode())]
-        return view._replace(input_ids=augmentation.shuffled(view.input_ids, *view.chunks, seed))
+        return view._replace(input_ids=shuffled(view.input_ids, *view.chunks, seed))
 
     def _share(self, one: int, other: int) -> bool:
         """Whether the contexts are token for token the same."""

@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.training import consistency, losses
-from pipeline.training.micro_batch import Batch, Pack
+from pipeline.training import losses
+from pipeline.training.dataset import Batch, Pack
 from pipeline.training.objective import Encoded, Encoder, Objective
 
 
@@ -98,7 +98,7 @@ def _taught(encoder: Encoder, batch: Batch, objective: Objective, processes: Pro
 
 def _accumulate(encoder: Encoder, batch: Batch, objective: Objective, retained: bool, processes: Processes) -> Outcome:
     if objective.contrastive == 0:
-        answers = consistency.Answers(batch.num_own)
+        answers = losses.Answers(batch.num_own)
         numbers = range(len(batch.packs))
         found = [_differentiate(encoder, batch, number, objective, None, answers, processes) for number in numbers]
         contrast = None
@@ -114,7 +114,7 @@ def _accumulate(encoder: Encoder, batch: Batch, objective: Objective, retained: 
 
 
 def _retained(encoder: Encoder, batch: Batch, objective: Objective, processes: Processes) -> Outcome:
-    answers = consistency.Answers(batch.num_own)
+    answers = losses.Answers(batch.num_own)
     found: list[_Forward] = []
     for number, pack in enumerate(batch.packs):
         last = number + 1 == len(batch.packs)
@@ -140,7 +140,7 @@ def _cached(encoder: Encoder, batch: Batch, objective: Objective, processes: Pro
     contrast = _contrast(z_2bD, batch, objective, processes)
     (dz_2bD,) = torch.autograd.grad(objective.contrastive * contrast.loss, z_2bD)
     after = _random_state(device)
-    answers = consistency.Answers(batch.num_own)
+    answers = losses.Answers(batch.num_own)
     forwards: list[_Forward] = []
     for number, state in enumerate(states):
         _set_random_state(device, state)
@@ -158,7 +158,7 @@ class _Forward(NamedTuple):
     """Of the answer over the full view from that over the masked view, in nats; 0 for masked views."""
 
 
-def _forward(encoder: Encoder, pack: Pack, objective: Objective, answers: consistency.Answers) -> _Forward:
+def _forward(encoder: Encoder, pack: Pack, objective: Objective, answers: losses.Answers) -> _Forward:
     encoded: Encoded = encoder(pack.view, with_logits=objective.consistency > 0)
     if encoded.logits_NV is None:
         return _Forward(encoded.clm_E, encoded.z_ED, torch.zeros_like(encoded.clm_E))
@@ -179,7 +179,7 @@ def _differentiate(
     number: int,
     objective: Objective,
     dz_2bD: Tensor | None,
-    answers: consistency.Answers,
+    answers: losses.Answers,
     processes: Processes,
 ) -> _Forward:
     """Forward and backward of one pack; what it found, detached. The last pack sends the gradients of all."""

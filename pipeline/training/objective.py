@@ -68,7 +68,7 @@ class Encoder(Module):
     def forward(self, view: View, with_labels: bool = True, with_logits: bool = False) -> Encoded:
         """Without labels, where representations alone are asked for, the cross-entropies are 0."""
         device = view.input_ids_BL.device
-        number_format = causal_lm.causal_lm(self.network).lm_head.weight.dtype
+        number_format = causal_lm.unwrap(self.network).lm_head.weight.dtype
         # The trainable parameters are fp32; over a bf16 base their products are taken in bf16.
         with torch.autocast(device.type, number_format, enabled=number_format == torch.bfloat16):
             read_E = None if with_labels else representation_positions(view, self._representation)

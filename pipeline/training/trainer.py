@@ -1,10 +1,19 @@
-"""The training loop: steps, curves, checkpoints, a clean stop; on one process or many."""
+"""Versions of what computes: each training notes them beside its curves.
 
+A signal that ends a long loop between two of its rounds, with all it has.
+
+The training loop: steps, curves, checkpoints, a clean stop; on one process or many.
+"""
+
+import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +32,45 @@ from tqdm import tqdm
 from pipeline.model import causal_lm
 from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import NumericError, ResourceError
-from pipeline.runtime.sections import Train
-from pipeline.training import checkpoint, grad_cache, interrupts, trackers
-from pipeline.training import objective as focus
-from pipeline.training.dataset import TrainingData
-from pipeline.training.micro_batch import Batch
+from pipeline.runtime.settings import Train
+from pipeline.training import checkpoint, grad_cache, trackers
+from pipeline.training.dataset import Batch, TrainingData
+from pipeline.training.objective import Encoder, Objective
+
+PACKAGES = ("accelerate", "dvc", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
+
+
+def versions() -> dict[str, str]:
+    """Name -> version, of Python and PACKAGES."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+class Stop:
+    """Whether it was told to stop."""
+
+    told = False
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Within, SIGTERM and SIGINT are noted, to be obeyed where it suits; a second Ctrl-C interrupts at once.
+
+    A second SIGTERM does not: a queue sends it to the launcher and to the processes, and the launcher passes it on.
+    """
+    stop = Stop()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if stop.told and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.told = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
 
 CURVES = (
     "loss",
@@ -63,7 +106,7 @@ class Fitted(NamedTuple):
 def fit(
     adapted: torch.nn.Module,
     data: TrainingData,
-    objective: focus.Objective,
+    objective: Objective,
     settings: Train,
     *,
     pad_id: int,
@@ -82,11 +125,11 @@ def fit(
         KeyboardInterrupt: it was told to stop.
     """
     if settings.activation_checkpointing:
-        whole: Any = causal_lm.causal_lm(adapted)
+        whole: Any = causal_lm.unwrap(adapted)
         whole.activation_checkpointing_enable({"use_reentrant": False})
     adapted.train()
-    layers = causal_lm.causal_lm(adapted)._no_split_modules
-    encoder = processes.spread(focus.Encoder(adapted, objective.representation), layers)
+    layers = causal_lm.unwrap(adapted)._no_split_modules
+    encoder = processes.spread(Encoder(adapted, objective.representation), layers)
     run = _Run(encoder, _optimizer(adapted, settings), settings)
     state = processes.share(kept.latest() if kept is not None else None)
     if state is not None:
@@ -97,7 +140,7 @@ def fit(
         watchers.log(point.step, point.values)
     saved_at, every = time.monotonic(), checkpoint.interval()
     with (
-        interrupts.stoppable() as stop,
+        stoppable() as stop,
         tqdm(total=settings.steps, initial=run.done, desc="train", unit=" steps", disable=None) as bar,
     ):
         while run.done < settings.steps:

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from pipeline.analysis import alignment
+from pipeline.analysis import representations
 
 
 def test_own_views_equal_and_others_orthogonal():
-    found = alignment.align(torch.eye(3) * 5, torch.eye(3))
+    found = representations.align(torch.eye(3) * 5, torch.eye(3))
     assert found.alignment == pytest.approx(1.0)
     assert found.alignment_others == pytest.approx(0.0)
     assert found.in_batch_accuracy == 1.0
@@ -17,7 +17,7 @@ def test_own_views_equal_and_others_orthogonal():
 
 
 def test_swapped_views_match_nothing():
-    found = alignment.align(torch.eye(2), torch.eye(2)[[1, 0]])
+    found = representations.align(torch.eye(2), torch.eye(2)[[1, 0]])
     assert found.alignment == pytest.approx(0.0)
     assert found.alignment_others == pytest.approx(1.0)
     assert found.in_batch_accuracy == 0.0
@@ -28,12 +28,12 @@ def test_uniformity_is_the_log_of_the_mean_kernel():
     points = torch.stack([angles.cos(), angles.sin()], dim=1)
     squared = [(points[i] - points[j]).square().sum().item() for i, j in ((0, 1), (0, 2), (1, 2))]
     expected = math.log(sum(math.exp(-2 * value) for value in squared) / 3)
-    assert alignment.align(points, points).uniformity == pytest.approx(expected, rel=1e-5)
+    assert representations.align(points, points).uniformity == pytest.approx(expected, rel=1e-5)
 
 
 def test_each_view_has_its_own_uniformity_and_each_example_its_cosine():
     full, masked = torch.eye(3), torch.tensor([[1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]])
-    found = alignment.align(full, masked)
+    found = representations.align(full, masked)
     assert (found.uniformity, found.uniformity_masked) == pytest.approx((-4.0, 0.0))
-    assert alignment.cosines(full, masked) == pytest.approx([1.0, 0.0, 0.0])
+    assert representations.cosines(full, masked) == pytest.approx([1.0, 0.0, 0.0])
     assert found.alignment == pytest.approx(1 / 3)

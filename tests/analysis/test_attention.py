@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.analysis import attention
-from pipeline.model import causal_lm as model
+from pipeline.model.causal_lm import add_adapter, unwrap
 from tests.model import tiny
 
 PROMPTS = [
@@ -20,7 +20,7 @@ PROMPTS = [
 
 
 def adapted(norms: bool = True):
-    network = model.add_adapter(
+    network = add_adapter(
         tiny.network(), rank=2, alpha=4, dropout=0.0, embedding="lora", norms=norms, mask_id=tiny.MASK
     )
     torch.manual_seed(5)
@@ -46,7 +46,7 @@ NETWORKS = {
 
 def eager_last_row(network, prompt: list[int]) -> np.ndarray:
     """The last row of the full maps: one prompt, no cache, no padding."""
-    causal_lm = model.causal_lm(network)
+    causal_lm = unwrap(network)
     before = causal_lm.config._attn_implementation
     causal_lm.set_attn_implementation("eager")
     with torch.inference_mode():
@@ -59,7 +59,7 @@ def eager_last_row(network, prompt: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("batch_tokens", [1, 30, 1000])
 def test_rows_are_those_of_the_eager_maps(name: str, batch_tokens: int):
     network = NETWORKS[name]()
-    assert model.causal_lm(network).config.num_key_value_heads < model.causal_lm(network).config.num_attention_heads
+    assert unwrap(network).config.num_key_value_heads < unwrap(network).config.num_attention_heads
     rows = attention.last_rows(network, PROMPTS, pad_id=tiny.PAD, batch_tokens=batch_tokens)
     for prompt, row_NL in zip(PROMPTS, rows, strict=True):
         assert row_NL.shape == (2, len(prompt))

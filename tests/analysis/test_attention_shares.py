@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.analysis import attention_shares
-from pipeline.analysis.attention_shares import ROLES, Shares
+from pipeline.analysis import attention
+from pipeline.analysis.attention import ROLES, Shares
 
 
 def test_roles_of_people_who_share_a_first_or_a_last_name():
     titles = ["Ada Berger", "Ada Holm", "Hugo Berger", "Hugo Holm"]
-    assert attention_shares.roles("abcd", titles, [True, False, False, False]) == [
+    assert attention.roles("abcd", titles, [True, False, False, False]) == [
         "gold", "namesake", "namesake", "other",
     ]  # fmt: skip
 
@@ -32,25 +32,23 @@ def test_roles_of_people_who_share_a_first_or_a_last_name():
     ],
 )
 def test_a_namesake_has_a_word_of_the_gold_title_that_names_something(title: str, role: str):
-    assert attention_shares.roles(["g", "x"], ["The Lord of the Rings (—)", title], [True, False])[1] == role
+    assert attention.roles(["g", "x"], ["The Lord of the Rings (—)", title], [True, False])[1] == role
 
 
 def test_a_chunk_of_the_gold_document_that_is_not_gold_is_no_namesake_of_its_own():
-    found = attention_shares.roles(["g", "g", "x"], ["Ada Holm", "Ada Holm", "Ada Berg"], [False, True, False])
+    found = attention.roles(["g", "g", "x"], ["Ada Holm", "Ada Holm", "Ada Berg"], [False, True, False])
     assert found == ["other", "gold", "namesake"]
 
 
 def test_several_gold_documents_have_all_their_namesakes():
-    found = attention_shares.roles("abcd", ["Ada One", "Two Bruno", "One X", "Y Bruno"], [True, True, False, False])
+    found = attention.roles("abcd", ["Ada One", "Two Bruno", "One X", "Y Bruno"], [True, True, False, False])
     assert found == ["gold", "gold", "namesake", "namesake"]
 
 
 def test_a_literal_row_is_divided_by_token_and_what_the_window_hides_is_said():
     row_NL = np.array([[0.1, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1], [0, 0, 0, 0.25, 0.25, 0.25, 0.25]], dtype=np.float32)
     # BOS, gold 1-2 and 3-4 (in two chunks), other 4-5, a chunk that was cut away, two tokens of the question
-    shares = attention_shares.divide(
-        row_NL, [1, 3, 4, 5], [3, 4, 5, 5], ["gold", "gold", "other", "namesake"], [None, 4]
-    )
+    shares = attention.divide(row_NL, [1, 3, 4, 5], [3, 4, 5, 5], ["gold", "gold", "other", "namesake"], [None, 4])
     np.testing.assert_allclose(shares.mass_NR, [[0.6, 0.0, 0.1, 0.3], [0.25, 0.0, 0.25, 0.5]], atol=1e-6)
     np.testing.assert_allclose(shares.tokens_R, [3 / 7, 0, 1 / 7, 3 / 7])
     np.testing.assert_allclose(shares.out_of_reach_N, [0.0, 2 / 3])
@@ -63,7 +61,7 @@ def test_shares_of_every_layer_and_of_the_tokens_sum_to_one(data: st.DataObject)
     roles[data.draw(st.integers(0, len(roles) - 1))] = "gold"
     row_NL = np.random.default_rng(len(cuts)).dirichlet(np.ones(30), size=3).astype(np.float32)
     reaches = data.draw(st.lists(st.one_of(st.none(), st.integers(1, 40)), min_size=3, max_size=3))
-    shares = attention_shares.divide(row_NL, cuts[:-1], cuts[1:], roles, reaches)
+    shares = attention.divide(row_NL, cuts[:-1], cuts[1:], roles, reaches)
     np.testing.assert_allclose(shares.mass_NR.sum(axis=1), 1.0, atol=1e-6)
     assert shares.tokens_R.sum() == pytest.approx(1.0)
     spans = zip(pairwise(cuts), roles, strict=True)
@@ -79,7 +77,7 @@ def shares(gold: list[float], out: list[float]) -> Shares:
 
 def figures(found: list[Shares], reaches: list[int | None]) -> dict:
     names = [f"q{index}" for index in range(len(found))]
-    made = attention_shares.figures(found, list(range(len(found))), names, 4, reaches, 50)
+    made = attention.figures(found, list(range(len(found))), names, 4, reaches, 50)
     json.dumps(made, allow_nan=False)
     return made
 
@@ -113,5 +111,5 @@ def test_a_window_that_reaches_no_gold_leaves_a_gap_and_no_zero():
 
 def test_the_level_of_the_tokens_is_a_mean_over_prompts():
     other = shares([0.2], [0])._replace(tokens_R=np.array([0.3, 0.2, 0.1, 0.4]))
-    found = attention_shares.of_tokens([shares([0.2], [0]), other])
+    found = attention.of_tokens([shares([0.2], [0]), other])
     assert found == pytest.approx({"gold": 0.2, "namesake": 0.2, "other": 0.2, "rest": 0.4})

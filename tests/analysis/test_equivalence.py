@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.analysis import equivalence
+from pipeline.analysis import answers
 
 
 def row(number: int, prediction: str, **more: Any) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def row(number: int, prediction: str, **more: Any) -> dict[str, Any]:
 
 def test_every_outcome_is_counted():
     full = [row(0, "Porto"), row(1, "the Porto"), row(2, "Lyon"), row(3, "Lyon"), row(4, "Lyon")]
-    found = equivalence.compare(["Oporto", "Lyon", "Porto", "lyon.", "Turin"], full, 100)
+    found = answers.compare(["Oporto", "Lyon", "Porto", "lyon.", "Turin"], full, 100)
     assert {name: of["mean"] for name, of in found["outcomes"].items()} == pytest.approx(
         {"both_right": 0.2, "only_full_right": 0.2, "only_masked_right": 0.2, "both_wrong": 0.4}
     )
@@ -27,5 +27,5 @@ def test_every_outcome_is_counted():
 
 def test_an_option_is_right_when_it_is_named():
     choice = {"options": ["Porto", "Lyon"], "gold_option": 1, "answers": ["Lyon"]}
-    found = equivalence.compare(["(B)", "A"], [row(0, "B", **choice), row(1, "B", **choice)], 100)
+    found = answers.compare(["(B)", "A"], [row(0, "B", **choice), row(1, "B", **choice)], 100)
     assert found["outcomes"]["both_right"]["mean"] == found["outcomes"]["only_full_right"]["mean"] == 0.5

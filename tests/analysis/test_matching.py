@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pipeline.analysis import matching
-from pipeline.model import causal_lm as model
+from pipeline.analysis import representations
 from pipeline.model import collator, generation
+from pipeline.model.causal_lm import hidden_states
 from pipeline.training import objective
 from tests.analysis.test_attention import adapted, windowed
 from tests.model import tiny
@@ -37,7 +37,7 @@ def made(represent) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def shares(represent) -> dict[str, float]:
-    return {name: found.hits_N.mean() for name, found in matching.match(*made(represent)).items()}
+    return {name: found.hits_N.mean() for name, found in representations.match(*made(represent)).items()}
 
 
 def test_what_ignores_the_question_matches_shuffled_questions_as_well_and_a_context_with_itself_by_chance():
@@ -63,18 +63,20 @@ def test_what_finds_the_answer_matches_the_own_question_alone():
 
 def test_equally_near_candidates_share_the_hit():
     cosine = torch.tensor([[0.5, 0.5, 0.1], [0.5, 0.4, 0.1], [0.5, 0.5 + 1e-8, 0.6]])
-    assert matching.hits(cosine, torch.tensor([0, 0, 0])).tolist() == [0.5, 1.0, 0.0]
+    assert representations.hits(cosine, torch.tensor([0, 0, 0])).tolist() == [0.5, 1.0, 0.0]
 
 
 @given(st.integers(0, 10**6), st.integers(2, 8), st.integers(1, 6))
 def test_hits_of_distinct_cosines_are_those_of_the_nearest(seed: int, num: int, num_candidates: int):
     cosine_NC = torch.from_numpy(np.random.default_rng(seed).normal(size=(num, num_candidates)))
     own_N = torch.from_numpy(np.random.default_rng(seed + 1).integers(num_candidates, size=num))
-    assert matching.hits(cosine_NC, own_N).tolist() == (cosine_NC.argmax(dim=1) == own_N).double().tolist()
+    assert representations.hits(cosine_NC, own_N).tolist() == (cosine_NC.argmax(dim=1) == own_N).double().tolist()
 
 
 def test_figures_have_an_interval_and_the_level_of_chance():
-    found = matching.figures({"own": matching.Matching(np.array([1.0, 0.0, 1.0, 1.0]), 4)}, list("abcd"), 100)
+    found = representations.figures(
+        {"own": representations.Matching(np.array([1.0, 0.0, 1.0, 1.0]), 4)}, list("abcd"), 100
+    )
     assert found["own"]["mean"] == 0.75 and found["own"]["low"] < 0.75 < found["own"]["high"]
     assert (found["own"]["chance"], found["own"]["num_candidates"]) == (0.25, 4)
 
@@ -82,15 +84,17 @@ def test_figures_have_an_interval_and_the_level_of_chance():
 def test_other_questions_are_others_in_the_order_behind_and_no_question_twice():
     questions = [[1], [1], [2], [3], [2]]
     apart = range(5)
-    assert matching.other_questions(questions, apart, 2) == [[2, 3], [2, 3], [3, 0], [4, 0], [0, 3]]
-    assert matching.other_questions(questions, apart, 5) == matching.other_questions(questions, apart, 2)  # no more
-    assert matching.other_questions([[1], [1]], [0, 1]) == [[], []]
+    assert representations.other_questions(questions, apart, 2) == [[2, 3], [2, 3], [3, 0], [4, 0], [0, 3]]
+    assert representations.other_questions(questions, apart, 5) == representations.other_questions(
+        questions, apart, 2
+    )  # no more
+    assert representations.other_questions([[1], [1]], [0, 1]) == [[], []]
 
 
 def test_other_questions_are_asked_about_other_contexts():
     questions = [[1], [2], [3], [4]]
-    assert matching.other_questions(questions, "aabb", 2) == [[2, 3], [2, 3], [0, 1], [0, 1]]
-    assert matching.other_questions(questions, "aaaa", 2) == [[]] * 4
+    assert representations.other_questions(questions, "aabb", 2) == [[2, 3], [2, 3], [0, 1], [0, 1]]
+    assert representations.other_questions(questions, "aaaa", 2) == [[]] * 4
 
 
 CONTEXT = [1, 9, 8, 7, 6, 5, 4, 10, 11, 12]
@@ -107,8 +111,8 @@ def test_a_question_behind_a_cached_context_is_read_as_the_whole_prompt(network:
     made = {"plain": tiny.network, "adapter": adapted}.get(network, lambda: windowed(4 if network == "window" else 50))
     causal_lm = made()
     prompt = [*CONTEXT, *QUESTIONS[0]]
-    asked = matching.asked(prompt, PLACES[places], len(CONTEXT), QUESTIONS)
-    z_NQD = matching.represent(causal_lm, [asked, asked], pad_id=tiny.PAD, batch_tokens=batch_tokens)
+    asked = representations.asked(prompt, PLACES[places], len(CONTEXT), QUESTIONS)
+    z_NQD = representations.represent(causal_lm, [asked, asked], pad_id=tiny.PAD, batch_tokens=batch_tokens)
     assert z_NQD.shape == (2, 3, 16)
     first = PLACES[places][len(CONTEXT)]
     for question, z_D in zip(QUESTIONS, z_NQD[1], strict=True):
@@ -116,7 +120,7 @@ def test_a_question_behind_a_cached_context_is_read_as_the_whole_prompt(network:
         own = np.array([*PLACES[places][: len(CONTEXT)], *range(first, first + len(question))], dtype=np.int32)
         view = collator.pad([ids], [own], [len(ids)], tiny.PAD)
         with torch.inference_mode():
-            expected = objective.represent(model.hidden_states(causal_lm, view), view, "last_prompt")[0]
+            expected = objective.represent(hidden_states(causal_lm, view), view, "last_prompt")[0]
         torch.testing.assert_close(z_D, expected, atol=2e-5, rtol=1e-4)
         assert functional.cosine_similarity(z_D, z_NQD[0, 0], dim=0) < 0.999 or question is QUESTIONS[0]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.analysis import wrong_answers
+from pipeline.analysis import answers
 from pipeline.evaluation import score
 
 GOLD = "Ada Holm\nAda Holm was born in Porto and works as a cellist."
@@ -40,25 +40,25 @@ def row(prediction: str, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_each_kind(prediction: str, kind: str):
-    assert wrong_answers.kind(row(prediction), [OTHERS[0], GOLD, OTHERS[1]]) == kind
+    assert answers.kind(row(prediction), [OTHERS[0], GOLD, OTHERS[1]]) == kind
 
 
 def test_where_gold_is_unknown_an_answer_out_of_the_context_is_no_distraction():
     unknown = row("Lyon", error="other", gold_position=-1)
-    assert wrong_answers.kind(unknown, [GOLD, *OTHERS]) == "in_context"
-    assert wrong_answers.kind(unknown, []) == "hallucinated"
+    assert answers.kind(unknown, [GOLD, *OTHERS]) == "in_context"
+    assert answers.kind(unknown, []) == "hallucinated"
 
 
 def test_of_a_multiple_choice_question_only_the_option_counts():
-    assert wrong_answers.kind(row("Lyon", error="other", options=["Porto", "Lyon"]), OTHERS) == "wrong_option"
-    assert wrong_answers.kind(row("Lyon", error="correct", options=["Porto", "Lyon"]), OTHERS) == "correct"
+    assert answers.kind(row("Lyon", error="other", options=["Porto", "Lyon"]), OTHERS) == "wrong_option"
+    assert answers.kind(row("Lyon", error="correct", options=["Porto", "Lyon"]), OTHERS) == "correct"
 
 
-@given(st.lists(st.sampled_from(wrong_answers.KINDS), min_size=1, max_size=20))
-def test_shares_are_counted_and_add_up_to_one(kinds: list[wrong_answers.Kind]):
-    found = wrong_answers.shares(kinds, [f"q{index}" for index in range(len(kinds))], 20)
+@given(st.lists(st.sampled_from(answers.KINDS), min_size=1, max_size=20))
+def test_shares_are_counted_and_add_up_to_one(kinds: list[answers.Kind]):
+    found = answers.shares(kinds, [f"q{index}" for index in range(len(kinds))], 20)
     assert found["num_examples"] == len(kinds)
-    for name in wrong_answers.KINDS:
+    for name in answers.KINDS:
         assert found[name]["mean"] == pytest.approx(kinds.count(name) / len(kinds))
         assert 0 <= found[name]["low"] <= found[name]["high"] <= 1
-    assert sum(found[name]["mean"] for name in wrong_answers.KINDS) == pytest.approx(1.0)
+    assert sum(found[name]["mean"] for name in answers.KINDS) == pytest.approx(1.0)

@@ -9,8 +9,8 @@ import torch
 
 from pipeline.model import causal_lm, collator
 from pipeline.training import grad_cache, losses
-from pipeline.training import objective as focus
-from pipeline.training.micro_batch import Batch, Pack
+from pipeline.training.dataset import Batch, Pack
+from pipeline.training.objective import Encoder, Objective
 from tests.conftest import ROOT
 from tests.model import tiny
 from tests.training.test_objective import examples
@@ -92,8 +92,8 @@ def test_a_variant_that_changes_nothing_has_the_gradient_of_the_pipeline(network
     ]
     num_labels = [sum(len(row) - row.branches[0].prompt_end for row in found) for found in (full, masked)]
     batch = Batch(packs, 4, *num_labels, None)
-    objective = focus.Objective(1.0, 1.0, 0.1, 0.05, "last_prompt")
-    grad_cache.accumulate(focus.Encoder(network, "last_prompt"), batch, objective, True, grad_cache.Alone())
+    objective = Objective(1.0, 1.0, 0.1, 0.05, "last_prompt")
+    grad_cache.accumulate(Encoder(network, "last_prompt"), batch, objective, True, grad_cache.Alone())
     wanted = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
     network.zero_grad()
     found = [variants["read"](network, views, None, 64, tiny.PAD) for views in (full, masked)]
@@ -143,7 +143,7 @@ def test_another_layer_is_compared_in_its_own_output(network):
     assert not torch.allclose(last.z_BD, first.z_BD)
     assert torch.equal(last.clm, first.clm)
     ids = torch.from_numpy(full[0].input_ids[None].astype(np.int64))
-    hidden = causal_lm.causal_lm(network).model(ids, output_hidden_states=True).hidden_states[1]
+    hidden = causal_lm.unwrap(network).model(ids, output_hidden_states=True).hidden_states[1]
     torch.testing.assert_close(first.z_BD[0], hidden[0, full[0].branches[0].prompt_end - 1])
 
 

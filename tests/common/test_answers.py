@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.common import answers
+from pipeline.common.text import has_answer
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ from pipeline.common import answers
     ],
 )
 def test_answers_match_as_runs_of_whole_tokens(text, answer, expected):
-    assert answers.contains(text, answer) is expected
+    assert has_answer(text, answer) is expected

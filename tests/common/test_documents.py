@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.common.documents import Evidence, gold_flags
+from pipeline.common.tables import Evidence, gold_flags
 
 
 def flags(spans, *evidence):

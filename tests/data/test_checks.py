@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.common.documents import Document, Evidence, Example
+from pipeline.common.tables import Document, Evidence, Example
 from pipeline.data.checks import Census
 from pipeline.runtime.errors import DataError
 

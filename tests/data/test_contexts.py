@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.common.documents import Document, Example
-from pipeline.data import contexts
-from pipeline.data.contexts import Question
+from pipeline.common.tables import Document, Example
+from pipeline.data import splits
+from pipeline.data.splits import Question
 from pipeline.runtime.errors import DataError
 
 DOCUMENTS = {name: Document(name, "", f"Text {name}.") for name in "abcd"}
@@ -17,7 +17,7 @@ def question(name, unit, context):
 
 def benchmark(files, **changes):
     settings = {"dev_fraction": 0.0, "test_fraction": 0.0, "seed": 1, "max_questions": None} | changes
-    found = contexts.benchmark(lambda split: iter(files.get(split, ())), **settings)
+    found = splits.benchmark(lambda split: iter(files.get(split, ())), **settings)
     return [document.document_id for document in found.documents], [(e.question_id, e.split) for e in found.examples]
 
 

@@ -19,8 +19,8 @@ import huggingface_hub
 import pytest
 
 from pipeline.data import download
-from pipeline.runtime.bundles import DataFile
 from pipeline.runtime.errors import ConfigError, DataError, ResourceError
+from pipeline.runtime.settings import DataFile
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -290,10 +290,10 @@ def test_a_part_that_is_as_long_as_the_file_or_longer_is_no_trap(site, more):
 
 LOCATE = """
 import sys
-from pipeline import downloads
-from pipeline.runtime.bundles import DataFile
+from pipeline.data import download
+from pipeline.runtime.settings import DataFile
 print("started", flush=True)
-print(downloads.locate(DataFile(name="dev.json", url=sys.argv[1], git_blob=sys.argv[2]), None).path)
+print(download.locate(DataFile(name="dev.json", url=sys.argv[1], git_blob=sys.argv[2]), None).path)
 """
 
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import records
+from pipeline.data import jsonl
 from pipeline.runtime.errors import DataError
 
 
 def read(path, rejects=None):
-    return list(records.Lines([path], rejects or records.Rejects()))
+    return list(jsonl.JsonLines([path], rejects or jsonl.Rejects()))
 
 
 def values(path):
@@ -85,7 +85,7 @@ def test_a_bad_line_is_named_with_file_and_number(tmp_path, line, reason):
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
 
-    rejects = records.Rejects(skip=True, max_bad_fraction=0.5)
+    rejects = jsonl.Rejects(skip=True, max_bad_fraction=0.5)
     assert [value for _, value in read(path, rejects)] == [{"good": 1}]
     assert (rejects.num_bad, rejects.num_lines) == (1, 2)
 
@@ -94,7 +94,7 @@ def test_a_bad_line_is_named_with_file_and_number(tmp_path, line, reason):
 @given(st.binary())
 def test_any_bytes_are_read_or_refused(drawn, content):
     drawn.write_bytes(content)
-    rejects = records.Rejects(skip=True)
+    rejects = jsonl.Rejects(skip=True)
     try:
         found = read(drawn, rejects)
     except DataError as error:
@@ -109,14 +109,14 @@ def test_a_damaged_gzip_ends_the_stage_even_when_bad_lines_are_skipped(tmp_path,
     lines = "".join(json.dumps({"n": number, "digest": hash(str(number) * 9)}) + "\n" for number in range(3000))
     path.write_bytes(damage(gzip.compress(lines.encode())))
     with pytest.raises(DataError, match="the gzip file is damaged behind line"):
-        read(path, records.Rejects(skip=True, max_bad_fraction=1.0))
+        read(path, jsonl.Rejects(skip=True, max_bad_fraction=1.0))
 
 
 def test_bad_lines_are_counted_once_however_often_a_file_is_read(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"a": 1}\nbroken\n{"a": 2}\n')
-    rejects = records.Rejects(skip=True, max_bad_fraction=0.34)
-    lines = records.Lines([path], rejects)
+    rejects = jsonl.Rejects(skip=True, max_bad_fraction=0.34)
+    lines = jsonl.JsonLines([path], rejects)
     assert list(lines) == list(lines)
     rejects.check()
     summary = rejects.summary()
@@ -127,7 +127,7 @@ def test_bad_lines_are_counted_once_however_often_a_file_is_read(tmp_path):
 def test_too_large_a_share_of_bad_lines_is_refused(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"a": 1}\nbroken\n{"a": 2}\n')
-    rejects = records.Rejects(skip=True, max_bad_fraction=0.33)
+    rejects = jsonl.Rejects(skip=True, max_bad_fraction=0.33)
     read(path, rejects)
     with pytest.raises(
         DataError, match=r"1 of 3 lines are bad, data.max_bad_fraction allows 0.33; .* line 2: not valid"
@@ -138,37 +138,37 @@ def test_too_large_a_share_of_bad_lines_is_refused(tmp_path):
 def test_only_the_first_rejects_are_listed(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text("broken\n" * 500)
-    rejects = records.Rejects(skip=True)
+    rejects = jsonl.Rejects(skip=True)
     read(path, rejects)
     assert rejects.summary()["num_rejects"] == 500
-    assert len(rejects.summary()["first_rejects"]) == records.SHOWN_REJECTS
+    assert len(rejects.summary()["first_rejects"]) == jsonl.SHOWN_REJECTS
 
 
 def test_find_takes_either_dress_and_refuses_both(tmp_path):
     with pytest.raises(DataError, match=r"documents.jsonl: no such file, gzipped or not; put it there, or name"):
-        records.find(tmp_path, "documents")
+        jsonl.find(tmp_path, "documents")
     with pytest.raises(
         DataError, match=r"nowhere does not exist\); put it there, or .* `data: {source: ...}` in params"
     ):
-        records.find(tmp_path / "nowhere", "documents")
+        jsonl.find(tmp_path / "nowhere", "documents")
     (tmp_path / "documents.jsonl.gz").touch()
-    assert records.find(tmp_path, "documents") == tmp_path / "documents.jsonl.gz"
+    assert jsonl.find(tmp_path, "documents") == tmp_path / "documents.jsonl.gz"
     (tmp_path / "documents.jsonl").touch()
     with pytest.raises(DataError, match=r"both stand there; keep one"):
-        records.find(tmp_path, "documents")
+        jsonl.find(tmp_path, "documents")
 
 
 def test_find_all_takes_a_file_or_the_files_of_a_folder_by_name(tmp_path):
     with pytest.raises(DataError, match="no JSONL file here"):
-        records.find_all(tmp_path)
+        jsonl.find_all(tmp_path)
     for name in ("b.jsonl", "a.jsonl.gz", "notes.txt", "old.jsonl.bak"):
         (tmp_path / name).touch()
-    assert records.find_all(tmp_path) == [tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl"]
-    assert records.find_all(tmp_path / "b.jsonl") == [tmp_path / "b.jsonl"]
+    assert jsonl.find_all(tmp_path) == [tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl"]
+    assert jsonl.find_all(tmp_path / "b.jsonl") == [tmp_path / "b.jsonl"]
 
 
 def entries(path, rejects=None):
-    return list(records.Entries([path], rejects or records.Rejects()))
+    return list(jsonl.JsonEntries([path], rejects or jsonl.Rejects()))
 
 
 @pytest.mark.parametrize("dress", [lambda b: b, gzip.compress, lambda b: b"\xef\xbb\xbf \n" + b + b"\r\n"])
@@ -267,7 +267,7 @@ def test_a_bad_file_ends_the_stage_with_its_place_even_when_bad_entries_are_skip
     path = tmp_path / "file.json"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        entries(path, records.Rejects(skip=True, max_bad_fraction=1.0))
+        entries(path, jsonl.Rejects(skip=True, max_bad_fraction=1.0))
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
@@ -278,7 +278,7 @@ def test_an_entry_with_half_a_surrogate_pair_is_rejected_alone(tmp_path):
     path.write_bytes(b'{"a": 1, "b": "\\ud83d", "\\ud83d": 2, "c": 3}')
     with pytest.raises(DataError, match=r"file.json, entry b: a \\u escape is half of a surrogate pair"):
         entries(path)
-    rejects = records.Rejects(skip=True, max_bad_fraction=0.5)
+    rejects = jsonl.Rejects(skip=True, max_bad_fraction=0.5)
     assert [value for _, value in entries(path, rejects)] == [("a", 1), ("c", 3)]
     assert rejects.summary()["first_rejects"][1]["place"] == f"{path}, entry '\\ud83d'"
 
@@ -287,8 +287,8 @@ def test_entries_are_counted_like_lines_however_often_they_are_read(tmp_path):
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     paths[0].write_text("[1, 2, 3]")
     paths[1].write_text('{"x": 1}')
-    rejects = records.Rejects()
-    found = records.Entries(paths, rejects)
+    rejects = jsonl.Rejects()
+    found = jsonl.JsonEntries(paths, rejects)
     assert list(found) == list(found)
     assert rejects.num_lines == 4
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from pipeline.evaluation import answering
-from pipeline.evaluation.asking import Prompt
+from pipeline.evaluation import predict
+from pipeline.evaluation.predict import Prompt
 from pipeline.model import generation
 from tests.model import tiny
 
@@ -33,16 +33,16 @@ def log_prob(network, prompt, option):
 
 
 def test_shares_hold_every_prompt_once_and_no_context_twice():
-    found = answering.shares(PROMPTS, 2)
+    found = predict.shares(PROMPTS, 2)
     assert found == [[0, 1, 2], [3, 4]]  # tokens: 7 of the first context and 4; 5 and 5
-    assert answering.shares(PROMPTS, 1) == [[0, 1, 2, 3, 4]]
-    assert sorted(index for share in answering.shares(PROMPTS, 9) for index in share) == [0, 1, 2, 3, 4]
+    assert predict.shares(PROMPTS, 1) == [[0, 1, 2, 3, 4]]
+    assert sorted(index for share in predict.shares(PROMPTS, 9) for index in share) == [0, 1, 2, 3, 4]
 
 
 def test_every_prompt_is_answered_as_if_alone_in_the_order_they_came():
     network = tiny.network()
     counted = []
-    found = answering.answer_all(network, PROMPTS, pad_id=tiny.PAD, progress=counted.append, **SETTINGS)
+    found = predict.answer_all(network, PROMPTS, pad_id=tiny.PAD, progress=counted.append, **SETTINGS)
     for prompt, answer in zip(PROMPTS, found, strict=True):
         [alone] = generation.generate(
             network, [np.concatenate([prompt.prefix_ids, prompt.suffix_ids])], pad_id=tiny.PAD, **SETTINGS
@@ -65,10 +65,10 @@ def test_a_shared_context_is_read_once(monkeypatch):
     monkeypatch.setattr(type(network.model), "forward", counted)
     long = ids(*([1] + [5, 6] * 20))
     prompts = [Prompt(long, ids(7)), Prompt(long, ids(8)), Prompt(long, ids(9, 9))]
-    answering.answer_all(network, prompts, pad_id=tiny.PAD, **{**SETTINGS, "max_new_tokens": 1})
+    predict.answer_all(network, prompts, pad_id=tiny.PAD, **{**SETTINGS, "max_new_tokens": 1})
     assert sum(length >= len(long) for length in lengths) == 1
     assert sum(lengths) == len(long) + 4
 
 
 def test_no_prompts_have_no_answers():
-    assert answering.answer_all(tiny.network(), [], pad_id=tiny.PAD, **SETTINGS) == []
+    assert predict.answer_all(tiny.network(), [], pad_id=tiny.PAD, **SETTINGS) == []

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.common.text import normalize
 from pipeline.evaluation import metrics
 
 WORDS = st.lists(st.sampled_from(["the", "a", "red", "Red", "fox", "fox.", "-", "1,000", "café"]), max_size=6)
@@ -115,7 +116,7 @@ def test_first_line_cuts_at_the_first_newline_only(text, expected):
     ],
 )
 def test_punctuation_goes_before_articles_do(text, expected):
-    assert metrics.normalize(text) == expected
+    assert normalize(text) == expected
 
 
 def test_the_two_official_word_borders_differ_behind_a_combining_mark():
@@ -171,7 +172,7 @@ def test_any_text_scores_between_0_and_1_and_an_exact_match_has_f1_of_1(predicti
 @given(st.text() | TEXTS, st.lists(st.text() | TEXTS, min_size=1, max_size=3), TEXTS)
 def test_one_more_reference_never_lowers_a_score(prediction, references, more):
     every = [metrics.best_subspan_em, metrics.qasper_token_f1, metrics.longbench_qa_f1, metrics.hotpot_f1]
-    if any(metrics.normalize(reference) for reference in references):
+    if any(normalize(reference) for reference in references):
         # SQuAD 2.0 drops empty references beside real ones, so that a first real one may lower a score.
         every += [metrics.exact_match, metrics.token_f1]
     for function in every:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation import qasper_score
-from pipeline.evaluation.qasper_score import qasper_scores
+from pipeline.evaluation import metrics
+from pipeline.evaluation.metrics import qasper_scores
 
 TEXTS = st.sampled_from(["", "the", "red fox", "fox", "Yes", "no", "unanswerable", "-"])
 PARAGRAPHS = st.lists(st.sampled_from(["p1", "p2", "p1 ", "FLOAT SELECTED: Table 1"]), max_size=4)
@@ -45,7 +45,7 @@ PREDICTIONS = st.fixed_dictionaries({"predicted_answer": TEXTS, "predicted_evide
     ],
 )
 def test_an_answer_has_the_first_kind_it_can_have(given_answer, expected):
-    assert qasper_score.reference(given_answer["answer"]) == expected
+    assert metrics.reference(given_answer["answer"]) == expected
 
 
 def test_a_question_without_answers_and_an_answer_without_content_are_refused():

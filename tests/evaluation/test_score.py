@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.evaluation import score as evaluation
+from pipeline.evaluation import score
 from pipeline.views import tasks
 
 EXAMPLE = {"benchmark": "bios", "answers": ["baker"], "options": [], "gold_option": -1}
@@ -15,18 +15,18 @@ CHUNKS = [
 
 
 def test_distractors_are_the_documents_that_are_not_gold_as_far_as_they_are_shown():
-    assert evaluation.distractors(CHUNKS, ["d0"]) == {"d1": "Bo Lee\nBo Lee was born in Lyon. \nHe was a judge."}
-    assert evaluation.distractors(CHUNKS[:2], ["d0"]) == {"d1": "Bo Lee\nBo Lee was born in Lyon. "}
-    assert evaluation.distractors(CHUNKS, ["d0", "d1"]) == {}
+    assert score.distractors(CHUNKS, ["d0"]) == {"d1": "Bo Lee\nBo Lee was born in Lyon. \nHe was a judge."}
+    assert score.distractors(CHUNKS[:2], ["d0"]) == {"d1": "Bo Lee\nBo Lee was born in Lyon. "}
+    assert score.distractors(CHUNKS, ["d0", "d1"]) == {}
 
 
 def test_nothing_is_known_to_distract_where_the_gold_document_is_unknown():
-    assert evaluation.distractors(CHUNKS, []) == {}
+    assert score.distractors(CHUNKS, []) == {}
 
 
 def test_a_row_names_the_document_that_holds_the_wrong_answer():
-    distractors = evaluation.distractors(CHUNKS, ["d0"])
-    wrong = evaluation.score("judge", EXAMPLE, distractors, [])
+    distractors = score.distractors(CHUNKS, ["d0"])
+    wrong = score.score("judge", EXAMPLE, distractors, [])
     assert wrong == {
         "prediction": "judge",
         "generated_option": -1,
@@ -39,13 +39,13 @@ def test_a_row_names_the_document_that_holds_the_wrong_answer():
         "error": "distraction",
         "distractor_id": "d1",
     }
-    right = evaluation.score("a baker", EXAMPLE, distractors, [])
+    right = score.score("a baker", EXAMPLE, distractors, [])
     assert (right["exact_match"], right["error"], right["distractor_id"]) == (1.0, "correct", "")
-    assert evaluation.score("doctor", EXAMPLE, distractors, [])["error"] == "other"
+    assert score.score("doctor", EXAMPLE, distractors, [])["error"] == "other"
 
 
 @pytest.mark.parametrize(
-    ("generated", "log_probs", "score", "exact_match", "options"),
+    ("generated", "log_probs", "expected", "exact_match", "options"),
     [
         ("B", [-3.0, -1.0, -2.0], 1.0, 1.0, (1, 1)),
         ("B", [-1.0, -1.0, -2.0], 0.0, 1.0, (1, 0)),  # of equals, the first
@@ -54,27 +54,27 @@ def test_a_row_names_the_document_that_holds_the_wrong_answer():
     ],
 )
 def test_a_multiple_choice_answer_is_scored_by_likelihood_and_by_what_was_written(
-    generated, log_probs, score, exact_match, options
+    generated, log_probs, expected, exact_match, options
 ):
     example = {**EXAMPLE, "benchmark": "quality", "options": ["Rain", "Hail", "Snow"], "gold_option": 1}
-    found = evaluation.score(generated, example, {}, log_probs)
-    assert (found["score"], found["exact_match"]) == (score, exact_match)
+    found = score.score(generated, example, {}, log_probs)
+    assert (found["score"], found["exact_match"]) == (expected, exact_match)
     assert (found["generated_option"], found["likeliest_option"]) == options
-    assert found["error"] == ("correct" if score else "other")
-    assert evaluation.generated_score(generated, example) == exact_match
+    assert found["error"] == ("correct" if expected else "other")
+    assert score.generated_score(generated, example) == exact_match
 
 
 def test_each_benchmark_is_scored_by_its_own_measure():
     answers = {"answers": ["the red fox", "No"], "options": []}
-    assert evaluation.generated_score("a red fox ran", {**answers, "benchmark": "bios"}) == 0.0
+    assert score.generated_score("a red fox ran", {**answers, "benchmark": "bios"}) == 0.0
     for benchmark in ("qasper", "longbench"):
-        assert evaluation.generated_score("a red fox ran", {**answers, "benchmark": benchmark}) == pytest.approx(0.8)
-    assert evaluation.generated_score("the red fox", {**answers, "benchmark": "squality"}) == pytest.approx(1.0)
+        assert score.generated_score("a red fox ran", {**answers, "benchmark": benchmark}) == pytest.approx(0.8)
+    assert score.generated_score("the red fox", {**answers, "benchmark": "squality"}) == pytest.approx(1.0)
 
 
 def test_an_answer_is_the_first_line_unless_the_task_has_many():
-    assert evaluation.answer_text(" Paris\nRome ", tasks.of("nq")) == "Paris"
-    assert evaluation.answer_text(" Paris\nRome ", tasks.of("squality")) == "Paris\nRome"
+    assert score.answer_text(" Paris\nRome ", tasks.of("nq")) == "Paris"
+    assert score.answer_text(" Paris\nRome ", tasks.of("squality")) == "Paris\nRome"
 
 
 def row(question_id, num_documents, gold_position, error, prompt_tokens=100):
@@ -101,7 +101,7 @@ def test_figures_of_all_rows_by_length_and_by_position():
         row("q", 10, 2, "distraction"),
         row("r", 10, -1, "other"),
     ]
-    found = evaluation.figures(rows, resamples=100)
+    found = score.figures(rows, resamples=100)
     overall = found["overall"]
     assert (overall["n"], overall["num_questions"], overall["mean_prompt_tokens"]) == (5, 3, 80)
     assert overall["exact_match"]["mean"] == pytest.approx(0.2)
@@ -116,6 +116,6 @@ def test_figures_of_all_rows_by_length_and_by_position():
 
 
 def test_a_share_of_no_errors_is_no_number():
-    found = evaluation.figures([row("p", 2, 0, "correct"), row("q", 2, 1, "correct")], resamples=100)
+    found = score.figures([row("p", 2, 0, "correct"), row("q", 2, 1, "correct")], resamples=100)
     assert found["overall"]["distraction_share_of_errors"] is None
     assert found["overall"]["exact_match"] == {"mean": 1.0, "low": 1.0, "high": 1.0}

@@ -53,12 +53,12 @@ DISK = {"glob", "pathlib", "shutil", "sqlite3", "tarfile", "tempfile", "zipfile"
 
 OPEN_PATHS = {
     "analysis": {"inputs"},
-    "data": {"archives", "download", "load", "records"},
+    "data": {"archives", "download", "jsonl", "load"},
     "evaluation": {"predict"},
-    "model": {"adapters", "distributed", "loading"},
+    "model": {"distributed", "loading"},
     "report": {"grid_record"},
-    "retrieval": {"embed", "embedding_cache", "encoder_files", "ray_encoder"},
-    "training": {"checkpoint", "dataset", "distillation", "trainer"},
+    "retrieval": {"embed", "embedding_cache", "encoder", "ray_encoder"},
+    "training": {"checkpoint", "dataset", "trainer"},
     "views": {"tokenizer"},
 }
 """Modules between the doors (stages, tools) and common/ that open paths. All others take values and return values."""

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.common import files
-from pipeline.model import adapters, causal_lm, loading
+from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.settings import BaseStage
@@ -66,7 +66,7 @@ def trained(embedding: str = "lora", method: str = "focused", *, scale: float = 
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter += scale * torch.randn_like(parameter)
-    adapters.save(adapted, card, loading.MODELS / method)
+    loading.save_adapter(adapted, card, loading.MODELS / method)
     return adapted.eval()
 
 
@@ -82,7 +82,7 @@ def logits(network: Any) -> torch.Tensor:
 
 
 def loaded(method: str = "focused") -> Any:
-    return adapters.load_method(method, config.load(BaseStage).model)
+    return loading.load_method(method, config.load(BaseStage).model)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -122,7 +122,7 @@ def test_over_a_bf16_base_the_saved_adapter_is_the_one_in_memory_rounded(tmp_pat
     monkeypatch.chdir(tmp_path)
     base.main()
     adapted = trained(embedding)
-    saved = load_file(loading.MODELS / "focused" / adapters.WEIGHTS)
+    saved = load_file(loading.MODELS / "focused" / loading.WEIGHTS)
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -138,7 +138,7 @@ def test_beside_the_adapter_lie_its_tokenizer_and_its_card(project):
     trained()
     folder = loading.MODELS / "focused"
     names = {path.name for path in folder.iterdir()}
-    assert names == {path.name for path in loading.BASE.iterdir()} | {adapters.WEIGHTS, adapters.CONFIG, "README.md"}
+    assert names == {path.name for path in loading.BASE.iterdir()} | {loading.WEIGHTS, loading.CONFIG, "README.md"}
     card = loading.read_card(folder)
     assert card == loading.read_card()
     assert card.sha256 == loading.digest(Path("models/tiny-base"))
@@ -163,7 +163,7 @@ def test_equal_adapters_are_equal_bytes_from_process_to_process(project):
 
 def test_the_configuration_names_the_base_as_the_settings_do(project):
     trained()
-    written = files.read_json(loading.MODELS / "focused" / adapters.CONFIG, "train")
+    written = files.read_json(loading.MODELS / "focused" / loading.CONFIG, "train")
     assert (written["base_model_name_or_path"], written["revision"]) == ("models/tiny-base", None)
 
 
@@ -191,21 +191,21 @@ def test_an_adapter_of_another_base_is_refused_with_both_values(project, monkeyp
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (adapters.WEIGHTS, None, "models/focused: no adapter; run `dvc repro train@focused` first"),
+        (loading.WEIGHTS, None, "models/focused: no adapter; run `dvc repro train@focused` first"),
         (
-            adapters.WEIGHTS,
+            loading.WEIGHTS,
             "half",
             "models/focused/adapter_model.safetensors: no whole safetensors file (.*); run `dvc",
         ),
-        (adapters.WEIGHTS, "", "models/focused/adapter_model.safetensors: no whole safetensors file (.*); run `dvc"),
-        (adapters.CONFIG, None, "adapter_config.json: no such file; run `dvc repro train@focused` first"),
+        (loading.WEIGHTS, "", "models/focused/adapter_model.safetensors: no whole safetensors file (.*); run `dvc"),
+        (loading.CONFIG, None, "adapter_config.json: no such file; run `dvc repro train@focused` first"),
         (
-            adapters.CONFIG,
+            loading.CONFIG,
             "half",
             "adapter_config.json: not valid JSON .*; delete it and run `dvc repro train@focused`",
         ),
-        (adapters.CONFIG, "[]", "adapter_config.json: no configuration of LoRA; run `dvc repro -f train@focused`"),
-        (adapters.CONFIG, '{"peft_type": "IA3"}', "adapter_config.json: no configuration of LoRA"),
+        (loading.CONFIG, "[]", "adapter_config.json: no configuration of LoRA; run `dvc repro -f train@focused`"),
+        (loading.CONFIG, '{"peft_type": "IA3"}', "adapter_config.json: no configuration of LoRA"),
         (
             "tokenizer.json",
             None,
@@ -247,7 +247,7 @@ def test_a_damaged_adapter_is_one_line_and_no_base_is_loaded_for_it(project, mon
 )
 def test_weights_and_configuration_that_do_not_fit_are_one_line(project, change, message):
     trained()
-    path = loading.MODELS / "focused" / adapters.CONFIG
+    path = loading.MODELS / "focused" / loading.CONFIG
     files.write_json(path, files.read_json(path, "train") | change)
     with pytest.raises(ArtifactError, match=message) as error:
         loaded()
@@ -257,7 +257,7 @@ def test_weights_and_configuration_that_do_not_fit_are_one_line(project, change,
 def test_weights_that_lack_a_tensor_are_refused_not_half_loaded(project):
     """PEFT only warns, and goes on with a matrix of zeros."""
     trained()
-    path = loading.MODELS / "focused" / adapters.WEIGHTS
+    path = loading.MODELS / "focused" / loading.WEIGHTS
     tensors = load_file(path)
     name = min(name for name in tensors if "lora_B" in name)
     del tensors[name]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from pipeline.model import distributed
 from pipeline.runtime.errors import ConfigError
-from pipeline.training import objective as focus
+from pipeline.training.objective import VANILLA, Objective
 from tests.conftest import ROOT
 from tests.toy_training import LORA, TRAIN, train, write_views
 from tests.training.test_objective import FOCUSED
@@ -52,7 +52,7 @@ def together(
 
 
 def alone(
-    views: Path, name: str, taught: float = 0.0, objective: focus.Objective = FOCUSED, **changes: object
+    views: Path, name: str, taught: float = 0.0, objective: Objective = FOCUSED, **changes: object
 ) -> dict[str, torch.Tensor]:
     settings = TRAIN.model_copy(update=changes)
     folder = train(
@@ -84,7 +84,7 @@ def test_two_processes_are_taught_what_one_process_is(views: Path, environment: 
 
 def test_two_processes_are_taught_without_labels_what_one_process_is(views: Path):
     found = together(views, "no-labels", "taught=0.5", "labelled=0")
-    nothing = focus.VANILLA._replace(full=0.0)
+    nothing = VANILLA._replace(full=0.0)
     assert_same(found, alone(views, "no-labels-alone", 0.5, nothing))
 
 
@@ -118,8 +118,8 @@ def test_a_launcher_takes_over(tmp_path: Path):
     """FOCUS_LAUNCH starts the module anew, once for each process; within these nothing is launched again."""
     program = tmp_path / "echo_rank.py"
     program.write_text(
-        "import os, sys\nfrom pipeline import processes\n"
-        "processes.launch('echo_rank', sys.argv[1:])\n"
+        "import os, sys\nfrom pipeline.model import distributed\n"
+        "distributed.launch('echo_rank', sys.argv[1:])\n"
         "open(f'rank-{os.environ[\"RANK\"]}', 'w').write(' '.join(sys.argv[1:]))\n"
     )
     environment = os.environ | {

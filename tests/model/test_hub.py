@@ -23,7 +23,7 @@ import torch
 from transformers import LlamaTokenizer
 
 from pipeline.model import loading
-from pipeline.retrieval import embed, embedding_cache, encoder_files
+from pipeline.retrieval import embed, embedding_cache, encoder
 from pipeline.runtime import config, errors
 from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.settings import BaseStage, ScoreStage
@@ -295,7 +295,7 @@ def both(project):
     """The two ways to the hub, each with its bundle's settings."""
     return [
         (loading.find, config.load(BaseStage, project).model),
-        (encoder_files.find, config.load(ScoreStage, project).retriever),
+        (encoder.find, config.load(ScoreStage, project).retriever),
     ]
 
 
@@ -363,7 +363,7 @@ def test_a_local_folder_is_loaded_offline_and_its_code_is_not_run(saved, project
     card = loading.BaseCard("", None, loading.digest(saved[0]), 288, "", 1, 2, 286, 287)
     assert loading.load_base(settings, card).config.vocab_size == 288
     retriever = tiny_bert.retriever(saved[1])
-    embed.load(encoder_files.find(retriever).folder, torch.device("cpu"), torch.float32)
+    embed.load(encoder.find(retriever).folder, torch.device("cpu"), torch.float32)
     assert not (saved[0].parent / "canary").exists()
 
 
@@ -372,7 +372,7 @@ def test_a_model_that_is_nothing_without_its_code_is_refused(saved, project, tmp
     edit(folder / "config.json", model_type="focused_canary")
     settings = config.load(BaseStage, project).model.model_copy(update={"source": str(folder)})
     with pytest.raises(ArtifactError, match=r"model_type 'focused_canary' .* code that comes with weights is not run"):
-        loading.find(settings)
+        loading.find_base(settings)
     assert not (saved[0].parent / "canary").exists()
 
 
@@ -383,7 +383,7 @@ def test_a_file_that_is_no_safetensors_file_is_refused_by_its_header(saved, proj
     path.write_bytes(path.read_bytes()[:-1] if damage is None else damage)
     settings = config.load(BaseStage, project).model.model_copy(update={"source": str(folder)})
     with pytest.raises(ArtifactError, match=r"model-00002-of-00003.safetensors: no whole safetensors file"):
-        loading.find(settings)
+        loading.find_base(settings)
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", None])
@@ -392,4 +392,4 @@ def test_a_configuration_that_is_none_is_named(saved, project, tmp_path, damage)
     (folder / "config.json").unlink() if damage is None else (folder / "config.json").write_text(damage)
     settings = config.load(BaseStage, project).model.model_copy(update={"source": str(folder)})
     with pytest.raises(ArtifactError, match=r"config.json: no model's configuration"):
-        loading.find(settings)
+        loading.find_base(settings)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.common import answers
+from pipeline.common.text import find_answer, has_answer
 from pipeline.report import readings
 from pipeline.report.readings import Segment
 from tests.report.test_summary import answer
@@ -178,7 +178,7 @@ def test_as_many_as_are_wanted_are_chosen_and_none_twice(kinds: list[str], num: 
     ],
 )
 def test_an_answer_is_found_by_whole_words_in_any_case_and_any_composition(text: str, wanted: str, places: list[str]):
-    assert [text[start:end] for start, end in answers.find(text, wanted)] == places
+    assert [text[start:end] for start, end in find_answer(text, wanted)] == places
 
 
 @given(
@@ -186,7 +186,7 @@ def test_an_answer_is_found_by_whole_words_in_any_case_and_any_composition(text:
     st.text(alphabet="ab\u00e9\u2260 .", max_size=3),
 )
 def test_find_agrees_with_contains(text: str, wanted: str):
-    places = answers.find(text, wanted)
-    assert bool(places) == answers.contains(text, wanted)
+    places = find_answer(text, wanted)
+    assert bool(places) == has_answer(text, wanted)
     assert all(0 <= start < end <= len(text) for start, end in places)
     assert places == sorted(places)

@@ -8,8 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report import svg as figures
-from pipeline.report.svg import Label, Point, Share, Step
+from pipeline.report.svg import (
+    COLOURS,
+    ERRORS,
+    OTHER_COLOURS,
+    Label,
+    Point,
+    Share,
+    Step,
+    colours,
+    curve,
+    spread,
+    stacked_bars,
+    training_curve,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 LABEL = Label("made", "A title", "Documents", "Exact match (%)")
@@ -25,9 +37,9 @@ SHARES = [Share("base", "correct", 60.0), Share("base", "distraction", 37.0), Sh
 
 def drawings(label: Label = LABEL) -> list[str]:
     return [
-        figures.curve(label, POINTS, top=100.0),
-        figures.training_curve(label, STEPS),
-        figures.stacked_bars(label, SHARES),
+        curve(label, POINTS, top=100.0),
+        training_curve(label, STEPS),
+        stacked_bars(label, SHARES),
     ]
 
 
@@ -82,10 +94,10 @@ def test_a_bar_shows_each_share_that_has_room_for_its_figure():
 def test_names_are_text_and_never_markup():
     name = '</text><script>alert("1")</script>&amp;'
     svgs = [
-        figures.curve(LABEL, [point._replace(series=name) for point in POINTS[:2]], top=100.0),
-        figures.training_curve(LABEL, [step._replace(series=name) for step in STEPS]),
-        figures.stacked_bars(LABEL, [share._replace(row=name) for share in SHARES]),
-        figures.curve(LABEL._replace(title=name, x=name, key='"><script>'), POINTS, top=100.0),
+        curve(LABEL, [point._replace(series=name) for point in POINTS[:2]], top=100.0),
+        training_curve(LABEL, [step._replace(series=name) for step in STEPS]),
+        stacked_bars(LABEL, [share._replace(row=name) for share in SHARES]),
+        curve(LABEL._replace(title=name, x=name, key='"><script>'), POINTS, top=100.0),
     ]
     for svg in svgs:
         root = ElementTree.fromstring(svg)  # still one well-formed element
@@ -101,13 +113,13 @@ def test_figures_take_the_colour_of_the_page_and_load_nothing():
 
 
 def test_methods_keep_their_colours_and_others_get_their_own():
-    assert figures.colours(["focused", "x", "base", "y"]) == [
-        figures.COLOURS["focused"], figures.OTHER_COLOURS[0], figures.COLOURS["base"], figures.OTHER_COLOURS[1],
+    assert colours(["focused", "x", "base", "y"]) == [
+        COLOURS["focused"], OTHER_COLOURS[0], COLOURS["base"], OTHER_COLOURS[1],
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#15181b"])
-@pytest.mark.parametrize("colour", [*figures.COLOURS.values(), *figures.OTHER_COLOURS, *figures.ERRORS.values()])
+@pytest.mark.parametrize("colour", [*COLOURS.values(), *OTHER_COLOURS, *ERRORS.values()])
 def test_colours_stand_out_on_a_light_and_on_a_dark_page(colour: str, background: str):
     light, dark = sorted((luminance(colour), luminance(background)), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 3.0  # WCAG 2.1, 1.4.11: graphical objects
@@ -120,18 +132,18 @@ def luminance(colour: str) -> float:
 
 
 def test_labels_that_do_not_touch_stay_where_they_are():
-    assert figures.spread([10.0, 90.0, 50.0], gap=5.0, low=0.0, high=100.0) == [10.0, 90.0, 50.0]
+    assert spread([10.0, 90.0, 50.0], gap=5.0, low=0.0, high=100.0) == [10.0, 90.0, 50.0]
 
 
 def test_labels_that_touch_move_apart_evenly_and_keep_their_order():
-    assert figures.spread([50.0, 50.0], gap=10.0, low=0.0, high=100.0) == [45.0, 55.0]
-    assert figures.spread([100.0, 99.0], gap=10.0, low=0.0, high=100.0) == [100.0, 90.0]
-    assert figures.spread([0.0, 0.0, 0.0], gap=10.0, low=0.0, high=100.0) == [0.0, 10.0, 20.0]
+    assert spread([50.0, 50.0], gap=10.0, low=0.0, high=100.0) == [45.0, 55.0]
+    assert spread([100.0, 99.0], gap=10.0, low=0.0, high=100.0) == [100.0, 90.0]
+    assert spread([0.0, 0.0, 0.0], gap=10.0, low=0.0, high=100.0) == [0.0, 10.0, 20.0]
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=8), st.floats(0, 12))
 def test_labels_are_a_gap_apart_inside_the_plot_and_in_order(wanted: list[float], gap: float):
-    places = figures.spread(wanted, gap, 0.0, 100.0)
+    places = spread(wanted, gap, 0.0, 100.0)
     ordered = sorted(places)
     assert all(above - below >= gap - 1e-6 for below, above in pairwise(ordered))
     assert -1e-6 <= ordered[0] and ordered[-1] <= 100.0 + 1e-6
@@ -142,5 +154,5 @@ def test_labels_are_a_gap_apart_inside_the_plot_and_in_order(wanted: list[float]
 
 def test_control_characters_in_names_become_pictures_and_end_no_process():
     points = [Point(f"a\x00\x1b{number}", group, 50.0, 40.0, 60.0) for number in (1, 2) for group in ("1", "5\x07")]
-    drawn = figures.curve(Label("k", "T", "x", "y"), points, top=100.0)
+    drawn = curve(Label("k", "T", "x", "y"), points, top=100.0)
     assert "a␀␛1" in drawn and "5␇" in drawn

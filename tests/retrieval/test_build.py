@@ -8,11 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.retrieval import build, recall
-from pipeline.retrieval import retrievers as retrieval
+from pipeline.retrieval import build, recall, retrievers
 from pipeline.runtime import config
-from pipeline.runtime.bundles import Bm25Retriever, ControlRetriever, EncoderRetriever, FusionRetriever
-from pipeline.runtime.settings import ScoreStage
+from pipeline.runtime.settings import Bm25Retriever, ControlRetriever, EncoderRetriever, FusionRetriever, ScoreStage
 from tests import tiny_bert
 from tests.conftest import ROOT
 
@@ -39,7 +37,7 @@ def test_every_retriever_scores_a_context_by_one_signature(kind, tmp_path, cache
         "fusion": lambda: fusion(tmp_path / "bert"),
     }.get(kind, lambda: ControlRetriever(kind=kind, seed=1))()
     built = build.build(settings, TEXTS, QUESTIONS)
-    scores = built.scorer.scores(retrieval.Context("e", "abc", np.array([2, 0]), np.array([True, False])))
+    scores = built.scorer.scores(retrievers.Context("e", "abc", np.array([2, 0]), np.array([True, False])))
     assert scores.shape == (2,) and scores.dtype == np.float32
     assert (built.encoder is not None) == (kind in ("encoder", "fusion"))
 
@@ -63,13 +61,13 @@ def test_fusion_joins_the_ranks_of_its_encoder_and_bm25_and_encodes_nothing_twic
     assert "0 encoded now, 3 from the cache" in built.words
     assert (built.identity, built.encoder) == (encoder.identity, encoder.encoder)
     parts = [encoder.scorer, build.build(BM25, TEXTS, QUESTIONS).scorer]
-    expected = retrieval.FusionScorer(parts, 60.0).collection_scores(QUESTIONS)
+    expected = retrievers.FusionScorer(parts, 60.0).collection_scores(QUESTIONS)
     assert built.scorer.collection_scores(QUESTIONS).tolist() == expected.tolist()
 
 
 def test_bm25_and_the_controls_do_without_torch():
     program = (
-        "import sys; from pipeline.retrieval import build; from pipeline.runtime.bundles import Bm25Retriever\n"
+        "import sys; from pipeline.retrieval import build; from pipeline.runtime.settings import Bm25Retriever\n"
         "import pipeline.stages.score\n"
         "build.build(Bm25Retriever(kind='bm25', k1=1.5, b=0.75, title=True), ['a'], ['a'])\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
@@ -81,12 +79,12 @@ def test_bm25_and_the_controls_do_without_torch():
 def test_minilm_reaches_the_known_recall_on_natural_questions(shared, cache):
     with gzip.open(shared / "data/nq/nq-open-oracle.jsonl.gz", "rt", encoding="utf-8") as file:
         records = [json.loads(line) for line, _ in zip(file, range(120), strict=False)]
-    texts = [retrieval.chunk_text(r["ctxs"][0]["title"], r["ctxs"][0]["text"], with_title=True) for r in records]
+    texts = [retrievers.chunk_text(r["ctxs"][0]["title"], r["ctxs"][0]["text"], with_title=True) for r in records]
     row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     gold = {record["question"]: {row_of[text]} for record, text in zip(records, texts, strict=True)}
     settings = config.load(ScoreStage, ROOT).retriever
     built = build.build(settings, list(row_of), list(gold))
-    assert isinstance(built.scorer, retrieval.DenseScorer)
+    assert isinstance(built.scorer, retrievers.DenseScorer)
     found = recall.in_collection(built.scorer, len(row_of), gold)["recall"]
     # All 2,655 questions over all 2,600 passages: 89.7 and 99.1 %. Among these 119 passages 97.5 and 100 %, but without
     # titles 92.5 and 99.2, with [CLS] 94.2, cut to 32 tokens 93.3 and 98.3.

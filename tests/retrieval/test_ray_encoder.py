@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 from pipeline.common import tables
-from pipeline.retrieval import embed, embedding_cache, encoder, encoder_files, ray_encoder
+from pipeline.retrieval import embed, embedding_cache, encoder, ray_encoder
 from pipeline.runtime import config, errors
 from pipeline.stages import score
 from tests import tiny_bert
@@ -96,7 +96,7 @@ def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, c
 
 def name_of(folder):
     """What the stage's embeddings are addressed by."""
-    checkpoint = encoder_files.find(tiny_bert.retriever(folder))
+    checkpoint = encoder.find(tiny_bert.retriever(folder))
     return f"{checkpoint.files_sha256} 32 mean {embed.dtype(CPU)}"
 
 
@@ -124,7 +124,7 @@ def test_other_files_on_an_actors_machine_end_the_run_in_one_line(tmp_path, cach
 
 
 def test_a_machine_that_lacks_the_files_or_calculates_otherwise_is_named(folder):
-    checkpoint = encoder_files.find(tiny_bert.retriever(folder))
+    checkpoint = encoder.find(tiny_bert.retriever(folder))
     gone = dataclasses.replace(checkpoint, folder=folder / "nowhere")
     with pytest.raises(errors.ArtifactError, match=r"machine .* cannot read .*nowhere/model.safetensors \(No such"):
         embed.network_elsewhere(gone, "cpu", torch.float32, torch.__version__)

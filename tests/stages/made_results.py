@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pipeline.analysis import wrong_answers
+from pipeline.analysis.answers import KINDS
 from pipeline.common import files, tables
 
 FIRST = ("Ada", "Bruno", "Clara", "Dmitri", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaia", "Liam")
@@ -275,7 +275,7 @@ def inside(num_documents: int, out_of_reach: float = 0.0) -> dict[str, Any]:
 def answered(number: int, num_documents: int) -> dict[str, Any]:
     """What analyze finds out from a method's answers alone."""
     shares = {"correct": 0.5, "distraction": 0.25, "in_gold": 0.15, "hallucinated": 0.1}
-    errors = {kind: interval(shares.get(kind, 0.0)) for kind in wrong_answers.KINDS}
+    errors = {kind: interval(shares.get(kind, 0.0)) for kind in KINDS}
     return {"errors": {"num_examples": 60, **errors}, "position": along(num_documents, 0.1 * number)}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.analysis import alignment, attention_shares, inputs
+from pipeline.analysis import attention, inputs, representations
 from pipeline.common import files, tables
 from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.stages import analyze, mask
@@ -49,7 +49,7 @@ def test_representations_are_those_of_the_whole_prompts(answered):
             return network.model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0, -1]
 
     chosen = longest(answered)
-    expected = alignment.align(*(torch.stack([last(row) for row in side]) for side in zip(*chosen, strict=True)))
+    expected = representations.align(*(torch.stack([last(row) for row in side]) for side in zip(*chosen, strict=True)))
     found = read()
     assert found["num_examples"] == len(chosen) == 12 and found["num_documents"] == 6
     base = found["methods"]["base"]
@@ -62,7 +62,7 @@ def test_representations_are_those_of_the_whole_prompts(answered):
 
 def test_attention_is_that_of_the_eager_maps_where_gold_is_known(answered):
     analyze.main()
-    shares = {role: [] for role in attention_shares.ROLES}
+    shares = {role: [] for role in attention.ROLES}
     for full, _ in longest(answered):
         if full["gold_position"] < 0:
             continue
@@ -170,4 +170,4 @@ def test_a_window_that_hides_gold_tokens_says_so_and_lowers_no_attention(toy, mo
         assert layer["gold_out_of_reach"] == pytest.approx(np.mean(hidden), abs=1e-6)
         assert layer["num_examples"] == hidden.count(0.0)
         assert layer["gold"]["mean"] > 0.1
-        assert sum(layer[role]["mean"] for role in attention_shares.ROLES) == pytest.approx(1.0, abs=1e-5)
+        assert sum(layer[role]["mean"] for role in attention.ROLES) == pytest.approx(1.0, abs=1e-5)

@@ -15,9 +15,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from pipeline.common import answers, files, tables
+from pipeline.common import files, tables
+from pipeline.common.text import has_answer
 from pipeline.evaluation import metrics, predict, score
-from pipeline.model import adapters, causal_lm, loading
+from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from pipeline.runtime.settings import EvaluateStage
@@ -166,7 +167,7 @@ def test_each_test_example_is_asked_over_its_context_and_over_its_best_chunks(to
         assert row["exact_match"] == metrics.exact_match(row["prediction"], example["answers"])
         if row["error"] == "distraction":
             assert f"{row['distractor_id']}#0" in chunk_ids and row["distractor_id"] not in example["gold_document_ids"]
-            assert answers.contains(toy.chunks[f"{row['distractor_id']}#0"].text, row["prediction"])
+            assert has_answer(toy.chunks[f"{row['distractor_id']}#0"].text, row["prediction"])
     assert {row["error"] for row in rows} >= {"distraction", "other"}
     assert {row["error"] for row in rows if row["example_id"] == "e4"} <= {"correct", "other"}
     printed = capsys.readouterr().out
@@ -234,7 +235,7 @@ def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter += 0.3
-    adapters.save(adapted, card, loading.MODELS / "vanilla")
+    loading.save_adapter(adapted, card, loading.MODELS / "vanilla")
     for method in ("base", "vanilla"):
         run_stage(monkeypatch, method)
     base, vanilla = (

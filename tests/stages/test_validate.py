@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.common import files, tables
-from pipeline.common.documents import Document, Evidence, Example
+from pipeline.common.tables import Document, Evidence, Example
 from pipeline.retrieval import recall
 from pipeline.runtime import config, errors
 from pipeline.stages import chunk, score, validate

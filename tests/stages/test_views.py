@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.common import tables
-from pipeline.common.documents import Evidence, Example
+from pipeline.common.tables import Evidence, Example
 from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError

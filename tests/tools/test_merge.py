@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.common import tables
-from pipeline.model import adapters, loading
+from pipeline.model import loading
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
 from pipeline.stages import base
 from pipeline.tools import merge
@@ -95,7 +95,7 @@ def test_a_fresh_process_finds_the_adapters_logits(tmp_path, monkeypatch, capsys
     found, card = fresh(), loading.read_card()
     torch.testing.assert_close(torch.tensor(found["logits"]), logits(adapted)[0], rtol=0, atol=merge.TOLERANCE)
     assert (
-        logits(adapters.load_method("base", merge.config.load(merge.BaseStage).model)) - logits(adapted)
+        logits(loading.load_method("base", merge.config.load(merge.BaseStage).model)) - logits(adapted)
     ).abs().max() > 0.1
     assert found["kind"] == "MistralForCausalLM"
     assert found["rows"] == card.vocab_size
@@ -153,7 +153,7 @@ def test_what_stands_there_is_not_overwritten_but_an_empty_folder_is_filled(proj
     OUT.mkdir()
     run(monkeypatch)
     before = {path.name: path.read_bytes() for path in OUT.iterdir()}
-    monkeypatch.setattr(adapters, "load_method", None)  # it is not even asked for
+    monkeypatch.setattr(loading, "load_method", None)  # it is not even asked for
     for taken in (str(OUT), "params.yaml"):
         with pytest.raises(ConfigError, match=f"{taken}: there is something already, and it is not overwritten"):
             run(monkeypatch, "focused", "--out", taken)
@@ -178,7 +178,7 @@ def test_a_quantized_base_is_refused_before_it_is_loaded(project, monkeypatch):
     path = Path("models/tiny-base/config.json")
     settings = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": settings}))
-    monkeypatch.setattr(adapters, "load_method", None)
+    monkeypatch.setattr(loading, "load_method", None)
     with pytest.raises(
         ArtifactError, match=r"models/tiny-base: its weights are quantized, .* use the adapter as it is"
     ):
@@ -188,7 +188,7 @@ def test_a_quantized_base_is_refused_before_it_is_loaded(project, monkeypatch):
 def test_a_disk_without_room_is_refused_before_anything_is_loaded(project, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4_000_000))
-    monkeypatch.setattr(adapters, "load_method", None)
+    monkeypatch.setattr(loading, "load_method", None)
     with pytest.raises(ResourceError, match=r"the merged model needs 0\.0 GB, free are 0\.0 GB; make room"):
         run(monkeypatch, "focused", "--out", "new/folder/merged")
 
@@ -201,7 +201,7 @@ def test_a_missing_adapter_is_one_line(project, monkeypatch):
 @pytest.mark.parametrize("damage", ["lost", "nan"])
 def test_logits_that_are_not_the_adapters_leave_nothing(project, monkeypatch, damage):
     if damage == "nan":
-        path = loading.MODELS / "focused" / adapters.WEIGHTS
+        path = loading.MODELS / "focused" / loading.WEIGHTS
         tensors = load_file(path)
         tensors[min(tensors)][0] = float("nan")
         save_file(tensors, path, metadata={"format": "pt"})
@@ -217,9 +217,10 @@ def test_a_killed_merge_leaves_no_folder_and_the_next_one_cleans_up(project, mon
     """Killed when all is written and nothing is in its place."""
     program = (
         "import sys, time\n"
-        "from pipeline import merge, weights\n"
+        "from pipeline.model import loading\n"
+        "from pipeline.tools import merge\n"
         "from pipeline.runtime.errors import run\n"
-        "weights.put = lambda *paths: (print('written', flush=True), time.sleep(60))\n"
+        "loading.put = lambda *paths: (print('written', flush=True), time.sleep(60))\n"
         f"sys.argv = ['merge', 'focused', '--out', {str(OUT)!r}]\n"
         "run(merge.main)\n"
     )

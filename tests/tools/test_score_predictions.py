@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.common import tables
-from pipeline.data import records
+from pipeline.data import jsonl
 from pipeline.data.benchmarks import nq_lines
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from pipeline.tools import references, score_predictions
@@ -81,8 +81,8 @@ EXPECTED = {"accuracy": 0.75, "accuracy_hard": 1.0, "sat_style": round((3 - 1 / 
 @pytest.mark.parametrize("name", REAL)
 def test_gold_answers_score_1_everywhere(shared, tmp_path, name):
     benchmark, num_questions, num_left_out = REAL[name]
-    reject = records.Rejects()
-    reader = records.Entries if benchmark in references.WHOLE else records.Lines
+    reject = jsonl.Rejects()
+    reader = jsonl.JsonEntries if benchmark in references.WHOLE else jsonl.JsonLines
     questions = references.read(benchmark, reader([shared / "data" / name], reject), reject.reject)
     rows = [{"id": asked.names[0], "prediction": asked.answers[0]} for asked in questions if asked.answers]
     given = write_lines(tmp_path / "gold.jsonl", rows)
@@ -252,7 +252,7 @@ def write_own(path: Path, rows) -> Path:
 def test_our_own_predictions_are_scored_by_input_and_number_of_documents(tmp_path):
     asked = [{"question": f"Who is {name}?", "answer": [name]} for name in ("Ann", "Bob")]
     official = write_lines(tmp_path / "official.jsonl", asked)
-    found = nq_lines.questions(records.Lines([official], records.Rejects()), records.Rejects().reject)
+    found = nq_lines.questions(jsonl.JsonLines([official], jsonl.Rejects()), jsonl.Rejects().reject)
     rows = [
         {
             "example_id": f"{question.question_id}-{size}-0",
@@ -286,7 +286,7 @@ def test_our_own_predictions_are_scored_by_input_and_number_of_documents(tmp_pat
 
 def test_our_own_predictions_over_one_number_of_documents_are_scored_by_the_place_of_the_gold_one(tmp_path):
     official = write_lines(tmp_path / "official.jsonl", [{"question": "Who is Ann?", "answer": ["Ann"]}])
-    [question] = nq_lines.questions(records.Lines([official], records.Rejects()), records.Rejects().reject)
+    [question] = nq_lines.questions(jsonl.JsonLines([official], jsonl.Rejects()), jsonl.Rejects().reject)
     rows = [
         {
             "example_id": f"{question.question_id}-10-{place}", "question_id": question.question_id, "benchmark": "nq",

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.common import tables
 from pipeline.runtime.errors import ArtifactError
-from pipeline.training.distillation import Taught
+from pipeline.training.dataset import Taught
 from tests import toy_training
 from tests.model import tiny
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pipeline.model import collator
-from pipeline.training import objective as focus
-from pipeline.training.micro_batch import Batch, Pack
+from pipeline.training.dataset import Batch, Pack
+from pipeline.training.objective import VANILLA
 from tests.model import tiny
 from tests.training.test_grad_cache import assert_same, batch, encoder, rows, run, together
 from tests.training.test_objective import FOCUSED
@@ -38,7 +38,7 @@ def split(pack, made):
     return found
 
 
-@pytest.mark.parametrize("objective", [focus.VANILLA, FOCUSED])
+@pytest.mark.parametrize("objective", [VANILLA, FOCUSED])
 def test_the_gradient_is_that_of_the_divergence_beside_the_other_losses(objective):
     network, made = encoder(), rows()
     labelled = batch(together(made if objective.reads_masked else made[:4]), 4)
@@ -74,7 +74,7 @@ def test_a_forward_each_is_one_forward_of_all():
     network, labelled, students = encoder(), batch(together(rows()[:4]), 4), rows(seed=9)[:3]
     pack = taught_pack(students)
     num_labels = len(pack.view.labels_N)
-    objective = focus.VANILLA._replace(taught=TAUGHT)
+    objective = VANILLA._replace(taught=TAUGHT)
     whole = run(network, labelled._replace(taught=[pack], num_labels_taught=num_labels), objective)
     apart = run(network, labelled._replace(taught=split(pack, students), num_labels_taught=num_labels), objective)
     assert_same(whole, apart)
@@ -84,10 +84,10 @@ def test_a_forward_each_is_one_forward_of_all():
 
 def test_the_loss_is_the_weighted_sum_and_without_a_teacher_there_is_no_divergence():
     network, labelled = encoder(), batch(together(rows()[:4]), 4)
-    assert "divergence" not in run(network, labelled, focus.VANILLA)[0].logged
+    assert "divergence" not in run(network, labelled, VANILLA)[0].logged
     pack = taught_pack(rows(seed=9)[:3])
     made = labelled._replace(taught=[pack], num_labels_taught=len(pack.view.labels_N))
-    logged = run(network, made, focus.VANILLA._replace(full=0.5, taught=2.0))[0].logged
+    logged = run(network, made, VANILLA._replace(full=0.5, taught=2.0))[0].logged
     torch.testing.assert_close(logged["loss"], 0.5 * logged["clm_full"] + 2.0 * logged["divergence"])
 
 
@@ -95,7 +95,7 @@ def test_without_labels_the_gradient_is_that_of_the_divergence_alone():
     network, students = encoder(), rows(seed=9)[:3]
     pack = taught_pack(students)
     num_labels = len(pack.view.labels_N)
-    objective = focus.VANILLA._replace(full=0.0, taught=TAUGHT)
+    objective = VANILLA._replace(full=0.0, taught=TAUGHT)
     nothing = Batch([], 0, 0, 0, None, [pack], num_labels)
     weightless = batch(together(rows()[:4]), 4)._replace(taught=[pack], num_labels_taught=num_labels)
     outcome, found = run(network, nothing, objective)

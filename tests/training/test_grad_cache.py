@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from pipeline.model import causal_lm, collator
 from pipeline.training import grad_cache
-from pipeline.training import objective as focus
-from pipeline.training.micro_batch import Batch, Pack
+from pipeline.training.dataset import Batch, Pack
+from pipeline.training.objective import VANILLA, Encoder
 from pipeline.views import masking
 from tests.model import tiny
 from tests.training.test_objective import FOCUSED, examples
@@ -26,7 +26,7 @@ def encoder(objective=FOCUSED, dtype=torch.float64, dropout=0.0, seed=0):
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
-    return focus.Encoder(adapted, objective.representation).train()
+    return Encoder(adapted, objective.representation).train()
 
 
 def rows(mode="token", num=4, seed=0):
@@ -174,14 +174,14 @@ def test_weight_zero_with_the_full_view_alone_is_bitwise_vanilla():
     network, made = encoder(dtype=torch.float32), rows()
     full_alone = batch(together(made[:4]), 4)
     ours = run(network, full_alone, FOCUSED._replace(masked=0.0, contrastive=0.0))[1]
-    vanilla = run(network, full_alone, focus.VANILLA)[1]
+    vanilla = run(network, full_alone, VANILLA)[1]
     for name, grad in ours.items():
         assert torch.equal(grad, vanilla[name]), name
 
 
 def test_vanilla_is_the_plain_language_model_loss_of_transformers():
     network, made = encoder(dtype=torch.float32), rows()[:4]
-    outcome, _ = run(network, batch(together(made), 4), focus.VANILLA)
+    outcome, _ = run(network, batch(together(made), 4), VANILLA)
     view = collator.collate(made, tiny.PAD)
     labels = torch.full_like(view.input_ids_BL, -100)
     for row, made_row in enumerate(made):
@@ -244,7 +244,7 @@ def shared(num=3, window=None, seed=1):
 def test_questions_in_one_row_are_the_same_as_a_row_each(representation, implementation, window):
     """Losses, representations and gradients, also where a window has passed the context's beginning."""
     network = encoder(FOCUSED._replace(representation=representation))
-    whole = causal_lm.causal_lm(network.network)
+    whole = causal_lm.unwrap(network.network)
     whole.config.sliding_window = window
     whole.set_attn_implementation(implementation)
     single, one_row = shared()
@@ -263,8 +263,8 @@ def test_a_window_changes_what_a_row_of_many_sees():
     _, one_row = shared()
     found = []
     for window in (None, 6):
-        causal_lm.causal_lm(network.network).config.sliding_window = window
-        found.append(run(network, batch([[(one_row, [0, 1, 2])]], 3), focus.VANILLA)[0].logged["loss"])
+        causal_lm.unwrap(network.network).config.sliding_window = window
+        found.append(run(network, batch([[(one_row, [0, 1, 2])]], 3), VANILLA)[0].logged["loss"])
     assert abs(found[0] - found[1]) > 1e-3
 
 
@@ -273,7 +273,7 @@ def test_flex_attention_sees_what_sdpa_sees():
     """Forward alone: flex attention has no backward on the CPU."""
     _, one_row = shared()
     network = encoder(dtype=torch.float32)
-    whole = causal_lm.causal_lm(network.network)
+    whole = causal_lm.unwrap(network.network)
     found = []
     view = collator.collate([one_row], tiny.PAD)
     for window in (None, 6):
@@ -311,18 +311,18 @@ def test_an_idle_forward_counts_nothing():
 def test_activation_checkpointing_changes_no_gradient(retained):
     network, made = encoder(dropout=0.2), batch(apart(rows()), 4)
     plain = run(network, made, retained=retained)
-    causal_lm.causal_lm(network.network).activation_checkpointing_enable({"use_reentrant": False})
+    causal_lm.unwrap(network.network).activation_checkpointing_enable({"use_reentrant": False})
     assert_same(plain, run(network, made, retained=retained))
 
 
 def test_over_a_bf16_base_the_trainable_parameters_stay_fp32():
     adapted = causal_lm.add_adapter(tiny.network(dtype=torch.bfloat16), dropout=0.0, **LORA)
-    network = focus.Encoder(adapted, "last_prompt").train()
+    network = Encoder(adapted, "last_prompt").train()
     outcome, found = run(network, batch(together(rows()), 4))
     assert {grad.dtype for grad in found.values()} == {torch.float32}
     assert outcome.logged["loss"].dtype == torch.float32
     exact = run(
-        focus.Encoder(causal_lm.add_adapter(tiny.network(), dropout=0.0, **LORA), "last_prompt"),
+        Encoder(causal_lm.add_adapter(tiny.network(), dropout=0.0, **LORA), "last_prompt"),
         batch(together(rows()), 4),
     )
     assert outcome.logged["loss"].item() == pytest.approx(exact[0].logged["loss"].item(), rel=0.02)

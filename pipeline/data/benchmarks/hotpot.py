@@ -12,10 +12,10 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.common.documents import Benchmark, Document, Evidence, Example
-from pipeline.data import contexts, lines
-from pipeline.data.contexts import Question
-from pipeline.data.lines import Lines, Reject, Some, Text
+from pipeline.common.tables import Benchmark, Document, Evidence, Example
+from pipeline.data import jsonl, splits
+from pipeline.data.jsonl import Lines, Reject, Some, Text
+from pipeline.data.splits import Question
 
 # JSON has lists only; the items stay strict.
 Fact = Annotated[tuple[str, int], Field(strict=False)]
@@ -69,7 +69,7 @@ def benchmark(
     """
 
     def read(split: str) -> Iterator[Question]:
-        for place, record in lines.parse(lines.with_id(files.get(split, ())), Record, reject):
+        for place, record in jsonl.parse(jsonl.with_id(files.get(split, ())), Record, reject):
             context = shuffled(list(_paragraphs(record)), record.id, seed)
             if context:
                 documents = [paragraph.document for paragraph in context]
@@ -77,7 +77,7 @@ def benchmark(
             else:
                 reject(place, "context holds no paragraph with text")
 
-    return contexts.benchmark(
+    return splits.benchmark(
         read, dev_fraction=dev_fraction, test_fraction=test_fraction, seed=seed, max_questions=max_questions
     )
 

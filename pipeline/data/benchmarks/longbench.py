@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.common.documents import Benchmark, Document, Example
-from pipeline.data import contexts, lines
-from pipeline.data.contexts import Question
-from pipeline.data.lines import Lines, Reject, Some, Text
+from pipeline.common.tables import Benchmark, Document, Example
+from pipeline.data import jsonl, splits
+from pipeline.data.jsonl import Lines, Reject, Some, Text
+from pipeline.data.splits import Question
 
 TITLE_CHARACTERS = 100  # a first line up to this long is the title; the longest seen in the data has 67
 _HEADER = re.compile(r"^Passage [0-9]+:\n", re.MULTILINE)
@@ -51,7 +51,7 @@ def benchmark(
     """
 
     def read(split: str) -> Iterator[Question]:
-        for place, record in lines.parse(lines.with_id(files.get(split, ())), Record, reject):
+        for place, record in jsonl.parse(jsonl.with_id(files.get(split, ())), Record, reject):
             # A passage that is empty, or there twice, would be a document without text, or twice in a context.
             documents = {found.document_id: found for found in passages(record.context) if found.text.strip()}
             if documents:
@@ -61,7 +61,7 @@ def benchmark(
             else:
                 reject(place, 'context does not split at its lines "Passage <n>:", n from 1, into passages')
 
-    return contexts.benchmark(
+    return splits.benchmark(
         read, dev_fraction=dev_fraction, test_fraction=test_fraction, seed=seed, max_questions=max_questions
     )
 

@@ -20,13 +20,13 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
-from pipeline.common import answers
-from pipeline.common.documents import Benchmark, Document, Evidence, Example
-from pipeline.data import lines, splits
+from pipeline.common.tables import Benchmark, Document, Evidence, Example
+from pipeline.common.text import has_answer
+from pipeline.data import jsonl, splits
 from pipeline.data.benchmarks import nq_lines
 from pipeline.data.benchmarks.nq_contexts import Collection, GoldPosition, position_of_gold
 from pipeline.data.benchmarks.nq_lines import SPLITS, Passage, Question, Survey, text_digest
-from pipeline.data.lines import Lines, Reject
+from pipeline.data.jsonl import Lines, Reject
 from pipeline.runtime.errors import DataError
 
 QUESTIONS_PER_BLOCK = 64  # scored at once
@@ -170,7 +170,7 @@ class _Contexts:
         gold, *distractors = chosen
         if not question.passages:
             # The first reference is trained on: one that the context holds.
-            ordered = sorted(question.answers, key=lambda answer: not answers.contains(gold.text, answer))
+            ordered = sorted(question.answers, key=lambda answer: not has_answer(gold.text, answer))
             question = question._replace(answers=ordered)
         sizes = [(size, number) for size in self.num_documents]
         if split != "test":
@@ -197,7 +197,7 @@ class _Contexts:
 
     @cached_property
     def _collection(self) -> Collection:
-        distinct = {passage.document_id: passage for _, passage in lines.parse(self.passages, Passage, self.reject)}
+        distinct = {passage.document_id: passage for _, passage in jsonl.parse(self.passages, Passage, self.reject)}
         clean = [passage for passage in distinct.values() if text_digest(passage) not in self._survey.test_texts]
         self.left_out["passages of test records"] = len(distinct) - len(clean)
         if not clean:

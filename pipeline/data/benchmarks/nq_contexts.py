@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.common import answers
+from pipeline.common.text import tokens
 from pipeline.data.benchmarks.nq_lines import Passage
 from pipeline.retrieval import retrievers
 from pipeline.retrieval.retrievers import Floats
@@ -29,7 +29,7 @@ class Collection:
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = passages
-        self._tokens = [f"{answers.tokens(passage.title)}\n{answers.tokens(passage.text)}" for passage in passages]
+        self._tokens = [f"{tokens(passage.title)}\n{tokens(passage.text)}" for passage in passages]
         texts = [retrievers.chunk_text(passage.title, passage.text, with_title=True) for passage in passages]
         self._bm25 = retrievers.Bm25Scorer(texts, k1=1.5, b=0.75)
 
@@ -55,7 +55,7 @@ class Collection:
             DataError: there are fewer.
         """
         wanted = _wanted(references)
-        taken = {answers.tokens(gold.text)}
+        taken = {tokens(gold.text)}
         chosen: list[Passage] = []
         for index in best_first(scores_N, RANKED_FOR_GOLD):
             if len(chosen) == count:
@@ -90,5 +90,5 @@ def position_of_gold(where: GoldPosition, num_documents: int, question: int, see
 
 
 def _wanted(references: Sequence[str]) -> list[str]:
-    """Each answer as answers.tokens writes it, without those that have no token and are nowhere."""
-    return [found for found in map(answers.tokens, references) if found.strip()]
+    """Each answer as tokens writes it, without those that have no token and are nowhere."""
+    return [found for found in map(tokens, references) if found.strip()]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.common import answers
-from pipeline.data import lines
-from pipeline.data.lines import Lines, Reject, Some, Text
+from pipeline.common.text import tokens
+from pipeline.data import jsonl
+from pipeline.data.jsonl import Lines, Reject, Some, Text
 
 SPLITS = ("train", "dev", "test")
 
@@ -74,14 +74,14 @@ def questions(found: Lines, reject: Reject) -> Iterator[Question]:
     for line in found:
         match line:
             case (_, {"ctxs": _}):
-                for place, record in lines.parse([line], Record, reject):
+                for place, record in jsonl.parse([line], Record, reject):
                     problem = _problem(record)
                     if problem:
                         reject(place, problem)
                     else:
                         yield _question(place, record.question, record.answers, record.ctxs)
             case _:
-                for place, asked in lines.parse([line], OpenQuestion, reject):
+                for place, asked in jsonl.parse([line], OpenQuestion, reject):
                     yield _question(place, asked.question, asked.answer, [])
 
 
@@ -103,7 +103,7 @@ def survey(files: Mapping[str, Lines], reject: Reject) -> Survey:
 
 def text_digest(passage: Passage) -> str:
     """Of the words of the text, whatever their case, accents' encoding and blanks."""
-    return _digest(answers.tokens(passage.text))
+    return _digest(tokens(passage.text))
 
 
 def _problem(record: Record) -> str:

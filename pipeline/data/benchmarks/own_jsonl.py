@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.common.documents import Benchmark, Document, Evidence, Example
-from pipeline.data import lines
-from pipeline.data.lines import Lines, Reject, Some, Text
+from pipeline.common.tables import Benchmark, Document, Evidence, Example
+from pipeline.data import jsonl
+from pipeline.data.jsonl import Lines, Reject, Some, Text
 from pipeline.runtime.errors import DataError
 
 
@@ -62,10 +62,10 @@ def benchmark(documents: Lines, questions: Lines, reject: Reject) -> Benchmark:
     found_at: dict[str, dict[str, int]] = {}
 
     def all_documents() -> Iterator[Document]:
-        for _, question in lines.parse(questions, QuestionLine, reject):
+        for _, question in jsonl.parse(questions, QuestionLine, reject):
             for quote in question.evidence:
                 found_at.setdefault(quote.document, {})[quote.text] = -1
-        for place, line in lines.parse(documents, DocumentLine, reject):
+        for place, line in jsonl.parse(documents, DocumentLine, reject):
             _refuse_twice(place_of, place, line.id, "document")
             length_of[line.id] = len(line.text)
             for text in found_at.get(line.id, ()):
@@ -74,7 +74,7 @@ def benchmark(documents: Lines, questions: Lines, reject: Reject) -> Benchmark:
 
     def all_examples() -> Iterator[Example]:
         question_place_of: dict[str, str] = {}
-        for place, line in lines.parse(questions, QuestionLine, reject):
+        for place, line in jsonl.parse(questions, QuestionLine, reject):
             _refuse_twice(question_place_of, place, line.id, "question")
             problem = _problem(line, length_of, found_at)
             if problem:

@@ -15,9 +15,9 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.common.documents import Benchmark, Document, Evidence, Example
-from pipeline.data import lines, splits
-from pipeline.data.lines import Line, Lines, Reject, Text
+from pipeline.common.tables import Benchmark, Document, Evidence, Example
+from pipeline.data import jsonl, splits
+from pipeline.data.jsonl import Line, Lines, Reject, Text
 from pipeline.runtime.errors import DataError
 
 LOST = "questions without an answer"
@@ -179,7 +179,7 @@ class _Papers:
         )
 
     def _parsed(self, name: str) -> Iterator[tuple[str, Paper]]:
-        for place, paper in lines.parse(_objects(self._files.get(name, ())), Paper, self._reject):
+        for place, paper in jsonl.parse(_objects(self._files.get(name, ())), Paper, self._reject):
             if layout(paper)[0]:
                 yield place, paper
             else:

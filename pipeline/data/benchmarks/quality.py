@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.common.documents import Benchmark, Document, Example
-from pipeline.data import lines
+from pipeline.common.tables import Benchmark, Document, Example
+from pipeline.data import jsonl
 from pipeline.data.benchmarks import stories
-from pipeline.data.lines import Lines, Reject, Some, Text
+from pipeline.data.jsonl import Lines, Reject, Some, Text
 from pipeline.runtime.errors import DataError
 
 NUM_OPTIONS = 4
@@ -83,7 +83,7 @@ def benchmark(
     place_of: dict[str, str] = {}
     examples: list[Example] = []
     for split in ("train", "dev", "test"):
-        for place, record in lines.parse(files.get(split, ()), Record, reject):
+        for place, record in jsonl.parse(files.get(split, ()), Record, reject):
             if len(_TAG.findall(record.article)) > _MAX_TAGS:
                 reject(place, "article is HTML: not the htmlstripped file; use QuALITY.v1.0.1.htmlstripped.<split>")
                 continue

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.common.documents import Benchmark, Document, Example
-from pipeline.data import lines
+from pipeline.common.tables import Benchmark, Document, Example
+from pipeline.data import jsonl
 from pipeline.data.benchmarks import stories
-from pipeline.data.lines import Lines, Reject, Some, Text
+from pipeline.data.jsonl import Lines, Reject, Some, Text
 from pipeline.runtime.errors import DataError
 
 
@@ -80,7 +80,7 @@ def benchmark(
     place_of: dict[str, str] = {}
     examples: list[Example] = []
     for split in ("train", "dev", "test"):
-        for place, record in lines.parse(files.get(split, ()), Record, reject):
+        for place, record in jsonl.parse(files.get(split, ()), Record, reject):
             _refuse_twice(place_of, place, "story", record.document_id)
             documents[record.document_id] = Document(record.document_id, "", stories.reflow(record.document))
             for question in record.questions:

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import regex
 
-from pipeline.common.documents import Benchmark, Document, Example
+from pipeline.common.tables import Benchmark, Document, Example
 from pipeline.data import splits
 
 _PARAGRAPH_BESIDE_BR = re.compile(r"\n\n\n |\n \n  ")

@@ -18,9 +18,9 @@ from pipeline.common import files, tables
 from pipeline.report import claims, grid_record
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, run
-from pipeline.tools.ablations import grid as ablation_rows
 from pipeline.tools.ablations import plan, tabulate
 from pipeline.tools.ablations import runs as ablation_runs
+from pipeline.tools.ablations.grid import SEED, Grid, choose, claimed, load
 from pipeline.tools.ablations.plan import Planned, Run
 
 TABLE, ANSWERS = Path("reports/ablations.md"), Path("reports/ablations.parquet")
@@ -31,8 +31,8 @@ def main() -> None:
     if arguments.compare:
         print(_comparison(*arguments.compare))
         return
-    grid = ablation_rows.load()
-    chosen = {row.name for row in ablation_rows.choose(grid, arguments.only)}
+    grid = load()
+    chosen = {row.name for row in choose(grid, arguments.only)}
     if arguments.list:
         _list([planned for planned in plan.plan(grid) if planned.row.name in chosen])
         return
@@ -103,7 +103,7 @@ def _time_left(waiting: Sequence[Run], took: dict[str, float | None], planned: S
 
 
 def _but_seed(one: Run) -> tuple[str, dict[str, Any]]:
-    return one.method, {key: value for key, value in one.overrides.items() if key != ablation_rows.SEED}
+    return one.method, {key: value for key, value in one.overrides.items() if key != SEED}
 
 
 def _duration(seconds: float) -> str:
@@ -134,7 +134,7 @@ def _execute(planned: Sequence[Planned], workspace: Path, held: int) -> list[abl
     return failures
 
 
-def _report(planned: Sequence[Planned], grid: ablation_rows.Grid) -> None:
+def _report(planned: Sequence[Planned], grid: Grid) -> None:
     """Measure the rows whose runs are all done; write the table and print it."""
     took = {one.digest: ablation_runs.seconds(one) for one in plan.distinct(planned)}
     rows = []
@@ -147,7 +147,7 @@ def _report(planned: Sequence[Planned], grid: ablation_rows.Grid) -> None:
         print(f"ablations: no row is done, {TABLE} stays as it is")
         return
     seconds = sum(took[digest] or 0.0 for digest in {digest for row in rows for digest in row.identity[1:]})
-    table = tabulate.tabulate(rows, reference=grid.reference, claimed=ablation_rows.claimed(grid), seconds=seconds)
+    table = tabulate.tabulate(rows, reference=grid.reference, claimed=claimed(grid), seconds=seconds)
     tables.write(ANSWERS, tables.ABLATIONS, _lines(rows))
     files.write_json(grid_record.RECORD, table.model_dump(mode="json"))
     files.write_text(TABLE, claims.markdown(table))

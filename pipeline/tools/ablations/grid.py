@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.common.methods import DISTILL, FOCUSED
 from pipeline.runtime import config
-from pipeline.runtime.bundles import Name, Positive, PositiveFloat, Section
 from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.settings import Name, Positive, PositiveFloat, Section
 
 FILE = config.CONF / "ablations.yaml"
 SEED = "train.seed"

@@ -5,9 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.bundles import EncoderRetriever
 from pipeline.runtime.errors import ArtifactError
-from pipeline.runtime.sections import Model
+from pipeline.runtime.settings import EncoderRetriever, Model
 from pipeline.tools.plan import shapes
 from pipeline.tools.plan.shapes import Shape
 

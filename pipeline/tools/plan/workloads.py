@@ -11,8 +11,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from pipeline.common import files, tables
-from pipeline.runtime.bundles import BiosData
-from pipeline.runtime.settings import Settings
+from pipeline.runtime.settings import BiosData, Settings
 from pipeline.tools.plan import workload
 from pipeline.tools.plan.workload import Rows, Workload
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.common import answers
-from pipeline.common.documents import name_sharing_rate_of
-from pipeline.data.benchmarks import bios, bios_people, bios_words
+from pipeline.common.tables import name_sharing_rate_of
+from pipeline.common.text import has_answer
+from pipeline.data.benchmarks import bios, bios_words
 from pipeline.runtime.errors import ConfigError
 
 DEFAULT = {
@@ -96,11 +96,7 @@ def test_no_context_holds_a_person_twice_and_no_split_a_person_of_another(defaul
 @given(st.integers(), st.integers())
 @settings(max_examples=8, deadline=None)
 def test_full_names_keep_their_share_whatever_the_seed(seed, other_seed):
-    names = [
-        set(bios_people.People(s, share, bios_people.MAX_SIDE).names)
-        for share in bios_people.SHARES
-        for s in (seed, other_seed)
-    ]
+    names = [set(bios.People(s, share, bios.MAX_SIDE).names) for share in bios.SHARES for s in (seed, other_seed)]
     for share, other in zip(names[::2], names[1::2], strict=True):
         assert share == other
     assert len(set.union(*names)) == sum(len(share) for share in names[::2])
@@ -108,7 +104,7 @@ def test_full_names_keep_their_share_whatever_the_seed(seed, other_seed):
 
 def test_a_person_tells_the_same_life_however_many_questions_are_asked():
     few, _ = generate(num_questions={"dev": 50})
-    people = bios_people.People(1, "dev", bios_people.MAX_SIDE)
+    people = bios.People(1, "dev", bios.MAX_SIDE)
     for document in few.values():
         assert people.biography(people.names.index(document.title)).document == document
 
@@ -184,7 +180,7 @@ def test_no_value_begins_another_and_names_are_no_values():
             assert not names & set(value.split())
             assert not any(other != value and f"{other} ".startswith(f"{value} ") for other in relation.values)
             around = " ".join((*relation.openings, *relation.closings))
-            assert not answers.contains(around, value)
+            assert not has_answer(around, value)
 
 
 def test_a_split_without_questions_has_no_documents():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.common.documents import Document
+from pipeline.common.tables import Document
 from pipeline.data.benchmarks import longbench
 from pipeline.data.checks import Census
 from pipeline.runtime.errors import DataError

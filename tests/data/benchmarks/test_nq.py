@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.common import answers
-from pipeline.common.documents import Evidence
+from pipeline.common.tables import Evidence
+from pipeline.common.text import has_answer, tokens
 from pipeline.data.benchmarks import nq, nq_contexts
 from pipeline.data.benchmarks.nq_lines import SPLITS
 from pipeline.runtime.errors import DataError
@@ -363,10 +363,10 @@ def test_every_built_context_holds_one_gold_passage_with_an_answer_and_distinct_
     assert rejects == {}
     for example in examples:
         found = [documents[name] for name in example.document_ids]
-        assert len({answers.tokens(document.text) for document in found}) == len(found)
-        assert answers.contains(found[example.gold_position].text, example.answers[0])
+        assert len({tokens(document.text) for document in found}) == len(found)
+        assert has_answer(found[example.gold_position].text, example.answers[0])
         for document in found[: example.gold_position] + found[example.gold_position + 1 :]:
-            assert not any(answers.contains(f"{document.title} | {document.text}", word) for word in example.answers)
+            assert not any(has_answer(f"{document.title} | {document.text}", word) for word in example.answers)
 
 
 def read_oracle(shared):
@@ -388,7 +388,7 @@ def test_the_real_questions_get_clean_contexts_of_ten_twenty_and_thirty(shared):
         for name in example.document_ids:
             found = documents[name]
             if name not in example.gold_document_ids:
-                assert not any(answers.contains(f"{found.title} | {found.text}", answer) for answer in example.answers)
+                assert not any(has_answer(f"{found.title} | {found.text}", answer) for answer in example.answers)
 
 
 def test_no_real_test_question_is_trained_on(shared):
@@ -410,8 +410,6 @@ def test_no_real_test_question_is_trained_on(shared):
         assert not of_test & set(texts(example, documents))
         for name in example.document_ids:
             text = documents[name].text
-            assert any(answers.contains(text, answer) for answer in example.answers) == (
-                name in example.gold_document_ids
-            )
+            assert any(has_answer(text, answer) for answer in example.answers) == (name in example.gold_document_ids)
     sizes = Counter(len(example.document_ids) for example in examples if example.split == "train")
     assert sizes == {10: 61, 20: 61, 30: 61}

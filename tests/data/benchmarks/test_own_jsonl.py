@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.common.documents import Document, Evidence
+from pipeline.common.tables import Document, Evidence
 from pipeline.data.benchmarks import own_jsonl
 from pipeline.runtime.errors import DataError
 

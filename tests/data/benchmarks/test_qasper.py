@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.common.documents import Evidence
+from pipeline.common.tables import Evidence
 from pipeline.data.benchmarks import qasper
 from pipeline.data.checks import Census
 from pipeline.evaluation import metrics

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.common.documents import Document
+from pipeline.common.tables import Document
 from pipeline.data.benchmarks import quality
 from pipeline.data.checks import Census
 from pipeline.runtime.errors import DataError

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.common.documents import Document
+from pipeline.common.tables import Document
 from pipeline.data.benchmarks import squality
 from pipeline.runtime.errors import DataError
 

@@ -1,12 +1,16 @@
-"""The door the user's data comes in by: JSONL and JSON files, gzipped or not, and the count of what is bad in them."""
+"""JSON and JSONL files as typed records; bad rows are counted and named."""
 
+import difflib
 import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from pipeline.runtime.errors import DataError
 
@@ -58,7 +62,7 @@ class Rejects:
         return {"num_lines": self.num_lines, "num_rejects": self.num_bad, "first_rejects": first}
 
 
-class Lines:
+class JsonLines:
     """The lines of some JSONL files as (place, JSON value); each iteration reads the files anew, in bounded memory."""
 
     def __init__(self, paths: list[Path], rejects: Rejects) -> None:
@@ -83,7 +87,7 @@ class Lines:
             self._rejects.count(path, num_lines)
 
 
-class Entries:
+class JsonEntries:
     """The entries of some files that hold one JSON list or object each, as (place, item) or (place, (key, value)).
 
     Each iteration reads the files anew; memory holds the text of one file and the values of one entry.
@@ -93,7 +97,7 @@ class Entries:
         self._paths, self._rejects = paths, rejects
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Entries count as lines. A byte order mark is passed over.
+        """JsonEntries count as lines. A byte order mark is passed over.
 
         Raises:
             DataError: a file cannot be opened, is not whole or not valid JSON, or a key stands in it twice; or half a
@@ -248,3 +252,81 @@ def _reason(error: Exception, raw: bytes) -> str:
         cut = "" if raw.endswith(b"\n") else "; the file ends in this line, perhaps it was cut off"
         return f"not valid JSON ({error.msg} at character {error.pos + 1}){cut}"
     return str(error)
+
+
+Line = tuple[str, Any]
+"""Where it stands ("<file>, line <number>") and what its JSON holds."""
+
+Lines = Iterable[Line]
+"""All lines of a source; may be iterated again from the start."""
+
+Reject = Callable[[str, str], None]
+"""Takes the place of a bad line and the reason; raises DataError, or returns when the line is to be left out."""
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "must not be empty")
+    return text
+
+
+def _not_empty(items: list[Any]) -> list[Any]:
+    if not items:
+        raise PydanticCustomError("empty", "must not be an empty list")
+    return items
+
+
+Item = TypeVar("Item")
+Text = Annotated[str, AfterValidator(_not_blank)]
+Some = Annotated[list[Item], AfterValidator(_not_empty)]
+
+
+def parse(lines: Lines, record: type[Record], reject: Reject) -> Iterator[tuple[str, Record]]:
+    """Yield (place, record) of each line that is one; the others go to `reject` with every reason in one clause."""
+    for place, value in lines:
+        if not isinstance(value, dict):
+            reject(place, f"expected an object {{...}}, found {_shown(value)}")
+            continue
+        # Keys that open with an underscore are the user's own notes.
+        named = {key: item for key, item in value.items() if not key.startswith("_")}
+        try:
+            parsed = record.model_validate(named)
+        except ValidationError as error:
+            reject(place, "; ".join(_reasons(error, record, set(named))))
+            continue
+        yield place, parsed
+
+
+def with_id(values: Lines) -> Iterator[Line]:
+    """Official records, their `_id` under `id` too: for `parse` a key that opens with `_` is a note of the user's."""
+    for place, value in values:
+        yield place, {**value, "id": value["_id"]} if isinstance(value, dict) and "_id" in value else value
+
+
+def _reasons(error: ValidationError, record: type[BaseModel], given: set[str]) -> Iterator[str]:
+    items = error.errors(include_url=False)
+    missing = [str(item["loc"][-1]) for item in items if item["type"] == "missing"]
+    misspelt: dict[str, str] = {}
+    for key in missing:
+        strangers = sorted(given - set(record.model_fields))
+        misspelt |= {near: key for near in difflib.get_close_matches(key, strangers, n=1, cutoff=0.5)}
+    for item in items:
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])[1:]
+        if item["type"] == "extra_forbidden" and key not in misspelt:
+            near = difflib.get_close_matches(key, record.model_fields, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            yield f"{key} is not a key of this file{hint}; keys of your own open with an underscore"
+        elif item["type"] == "missing":
+            found = [near for near, wanted in misspelt.items() if wanted == key]
+            yield f"{key} is missing" + (f" (rename {found[0]}?)" if found else "")
+        elif item["type"] in ("blank", "empty"):
+            yield f"{key} {item['msg']}"
+        elif item["type"] != "extra_forbidden":
+            yield f"{key} is {_shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
