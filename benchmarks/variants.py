@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks import measuring
 from pipeline.common import tables
-from pipeline.evaluation import bootstrap, predict
+from pipeline.evaluation import bootstrap, predict, schema
 from pipeline.model import causal_lm, collator, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.settings import Settings
@@ -343,8 +343,8 @@ def answers(name: str, variant: Variant, seed: int, settings: Settings, examples
         team = distributed.Processes()
         rows = predict.answers(method, settings.model, settings.eval, "dev", {}, team, name)
         team.close()
-        tables.write(place, tables.PREDICTIONS, rows or [])
-    rows = list(tables.scan(place, tables.PREDICTIONS))
+        tables.write(place, schema.PREDICTIONS, rows or [])
+    rows = list(tables.scan(place, schema.PREDICTIONS))
     most = max(row["num_documents"] for row in rows)
     return [row for row in rows if row["num_documents"] == most]
 

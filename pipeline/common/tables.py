@@ -4,13 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.common import files
 from pipeline.runtime.errors import ArtifactError
+
+if TYPE_CHECKING:  # its import takes a second, and stages that stream do without
+    import polars as pl
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,10 @@ def name_sharing_rate_of(subset: str) -> float:
     return float(subset.removeprefix(_SUBSET))
 
 
-_text = pa.large_string()
-_texts = pa.large_list(pa.large_string())
-_ints = pa.large_list(pa.int32())
-_span = pa.struct([("document_id", pa.large_string()), ("start", pa.int32()), ("end", pa.int32())])
+TEXT = pa.large_string()
+TEXTS = pa.large_list(pa.large_string())
+INTS = pa.large_list(pa.int32())
+SPAN = pa.struct([("document_id", pa.large_string()), ("start", pa.int32()), ("end", pa.int32())])
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,9 @@ DOCUMENTS = Table(
     1,
     "prepare",
     (
-        ("document_id", _text),
-        ("title", _text),  # empty: no title
-        ("text", _text),
+        ("document_id", TEXT),
+        ("title", TEXT),  # empty: no title
+        ("text", TEXT),
         ("whole", pa.bool_()),  # never cut: one chunk, whatever its length
     ),
 )
@@ -132,21 +135,21 @@ EXAMPLES = Table(
     2,
     "prepare",
     (
-        ("example_id", _text),  # unique
-        ("question_id", _text),  # the same question in several contexts has one question_id: the unit of resampling
-        ("benchmark", _text),
-        ("split", _text),  # train | unlabelled | dev | test | surface
-        ("question", _text),
-        ("answer_lead", _text),  # words that open the answer and belong to the prompt; may be empty
-        ("answers", _texts),  # references; the first one is trained on; empty in split unlabelled alone
-        ("document_ids", _texts),  # the context, in order
-        ("gold_document_ids", _texts),  # may be empty: unknown
-        ("evidence", pa.large_list(_span)),  # character spans of documents that hold the answer; may be empty
+        ("example_id", TEXT),  # unique
+        ("question_id", TEXT),  # the same question in several contexts has one question_id: the unit of resampling
+        ("benchmark", TEXT),
+        ("split", TEXT),  # train | unlabelled | dev | test | surface
+        ("question", TEXT),
+        ("answer_lead", TEXT),  # words that open the answer and belong to the prompt; may be empty
+        ("answers", TEXTS),  # references; the first one is trained on; empty in split unlabelled alone
+        ("document_ids", TEXTS),  # the context, in order
+        ("gold_document_ids", TEXTS),  # may be empty: unknown
+        ("evidence", pa.large_list(SPAN)),  # character spans of documents that hold the answer; may be empty
         ("gold_position", pa.int32()),  # place of the first gold document in the context, from 0; -1: unknown
-        ("answer_types", _texts),  # of each reference (Qasper); empty: none known
-        ("options", _texts),  # of a multiple-choice question, in the order shown; else empty
+        ("answer_types", TEXTS),  # of each reference (Qasper); empty: none known
+        ("options", TEXTS),  # of a multiple-choice question, in the order shown; else empty
         ("gold_option", pa.int32()),  # place of the right option, from 0; -1: no multiple choice
-        ("subset", _text),  # part of the benchmark that is also reported alone (QuALITY: hard, easy); may be empty
+        ("subset", TEXT),  # part of the benchmark that is also reported alone (QuALITY: hard, easy); may be empty
     ),
 )
 CHUNKS = Table(
@@ -154,13 +157,13 @@ CHUNKS = Table(
     1,
     "chunk",
     (
-        ("chunk_id", _text),  # <document_id>#<index>
-        ("document_id", _text),
+        ("chunk_id", TEXT),  # <document_id>#<index>
+        ("document_id", TEXT),
         ("index", pa.int32()),  # within the document, from 0
         ("start", pa.int32()),  # characters of the document's text
         ("end", pa.int32()),
-        ("title", _text),  # of the document
-        ("text", _text),
+        ("title", TEXT),  # of the document
+        ("text", TEXT),
     ),
 )
 SCORES = Table(
@@ -168,10 +171,10 @@ SCORES = Table(
     1,
     "score",
     (
-        ("example_id", _text),  # same rows, same order as examples
-        ("chunk_ids", _texts),  # every chunk of the context, in context order
+        ("example_id", TEXT),  # same rows, same order as examples
+        ("chunk_ids", TEXTS),  # every chunk of the context, in context order
         ("scores", pa.large_list(pa.float32())),
-        ("ranks", _ints),  # 0 is best; equal scores rank in context order
+        ("ranks", INTS),  # 0 is best; equal scores rank in context order
         ("gold", pa.large_list(pa.bool_())),  # chunk overlaps the evidence
     ),
 )
@@ -180,16 +183,16 @@ FULL_VIEWS = Table(
     2,
     "tokenize",
     (
-        ("example_id", _text),
-        ("question_id", _text),
-        ("split", _text),
+        ("example_id", TEXT),
+        ("question_id", TEXT),
+        ("split", TEXT),
         ("num_documents", pa.int32()),
         ("gold_position", pa.int32()),
-        ("document_ids", _texts),
-        ("input_ids", _ints),  # BOS, instruction, chunks, question, answer, EOS; unlabelled: up to the question
-        ("chunk_ids", _texts),  # in context order
-        ("chunk_starts", _ints),  # token spans; a document's header belongs to its first chunk
-        ("chunk_ends", _ints),
+        ("document_ids", TEXTS),
+        ("input_ids", INTS),  # BOS, instruction, chunks, question, answer, EOS; unlabelled: up to the question
+        ("chunk_ids", TEXTS),  # in context order
+        ("chunk_starts", INTS),  # token spans; a document's header belongs to its first chunk
+        ("chunk_ends", INTS),
         ("question_start", pa.int32()),  # tokens of BOS, instruction and chunks: what questions of one context share
         ("prompt_end", pa.int32()),  # tokens of the prompt = first label
     ),
@@ -199,13 +202,13 @@ MASKED_VIEWS = Table(
     1,
     "mask",
     (
-        ("example_id", _text),  # same rows, same order as the full views
-        ("input_ids", _ints),
-        ("position_ids", _ints),
+        ("example_id", TEXT),  # same rows, same order as the full views
+        ("input_ids", INTS),
+        ("position_ids", INTS),
         ("prompt_end", pa.int32()),
-        ("kept_chunk_ids", _texts),  # in context order
+        ("kept_chunk_ids", TEXTS),  # in context order
         ("kept_scores", pa.large_list(pa.float32())),
-        ("kept_ranks", _ints),
+        ("kept_ranks", INTS),
         ("gold_retained", pa.bool_()),  # a gold chunk is kept (false when the gold chunk is unknown)
         ("answer_retained", pa.bool_()),  # a reference answer stands in a kept chunk
     ),
@@ -215,75 +218,13 @@ TEACHINGS = Table(
     1,
     "teach",
     (
-        ("example_id", _text),  # of splits train and unlabelled, in the order of the full views
-        ("output_ids", _ints),  # the teacher's answer, EOS included where it came to an end
-        ("top_ids", _ints),  # of each token of the answer the teacher's likeliest tokens, num_top of them
+        ("example_id", TEXT),  # of splits train and unlabelled, in the order of the full views
+        ("output_ids", INTS),  # the teacher's answer, EOS included where it came to an end
+        ("top_ids", INTS),  # of each token of the answer the teacher's likeliest tokens, num_top of them
         ("top_log_probs", pa.large_list(pa.float32())),  # nats
         ("num_top", pa.int32()),
     ),
 )
-PREDICTIONS = Table(
-    "predictions",
-    2,
-    "evaluate",
-    (
-        ("example_id", _text),
-        ("question_id", _text),
-        ("benchmark", _text),
-        ("method", _text),  # pipeline/common/methods.py
-        ("input", _text),  # full: the whole context | retrieval: the top chunks only | longbench: its top 7
-        ("num_documents", pa.int32()),
-        ("gold_position", pa.int32()),
-        ("prompt_tokens", pa.int32()),
-        ("prediction", _text),
-        ("answers", _texts),
-        ("answer_types", _texts),
-        ("subset", _text),
-        ("options", _texts),
-        ("gold_option", pa.int32()),  # of a multiple-choice question, from 0; else -1, as the next two
-        ("generated_option", pa.int32()),  # the option that the prediction names; -1 also: none or several
-        ("likeliest_option", pa.int32()),
-        ("option_log_probs", pa.large_list(pa.float64())),  # nats, of each option's letter behind the prompt
-        ("score", pa.float64()),  # by the benchmark's own measure (pipeline/views/tasks.py)
-        ("exact_match", pa.float64()),  # of a multiple-choice question: the generated option is the right one
-        ("token_f1", pa.float64()),
-        ("best_subspan_em", pa.float64()),
-        ("error", _text),  # correct | distraction | other
-        ("distractor_id", _text),  # of a distraction error: the first document that holds the wrong answer; else empty
-    ),
-)
-
-_FOR_STATISTICS = (
-    "example_id", "question_id", "benchmark", "method", "input", "num_documents", "gold_position", "score",
-    "exact_match", "error",
-)  # fmt: skip
-ABLATION_RUN = Table("ablation run", 1, "ablations", tuple(c for c in PREDICTIONS.columns if c[0] in _FOR_STATISTICS))
-ABLATIONS = Table(  # one line per row of the grid, seed and example
-    "ablations", 1, "ablations", (("row", _text), ("seed", pa.int64()), *ABLATION_RUN.columns)
-)
-
-
-__all__ = [  # the schemas are used by the names of this module
-    "ABLATIONS",
-    "ABLATION_RUN",
-    "CHUNKS",
-    "DOCUMENTS",
-    "EXAMPLES",
-    "FULL_VIEWS",
-    "MASKED_VIEWS",
-    "PREDICTIONS",
-    "ROWS_PER_GROUP",
-    "SCORES",
-    "TEACHINGS",
-    "Row",
-    "Table",
-    "Writer",
-    "metadata",
-    "read",
-    "scan",
-    "side_by_side",
-    "write",
-]
 
 ROWS_PER_GROUP = 256  # small groups: a row of 32k tokens is 128 KiB, and training reads rows at random
 
@@ -358,7 +299,8 @@ def side_by_side(*sources: tuple[Path, Table, list[str] | None]) -> Iterator[tup
     """Scan several tables whose rows belong together, one row of each at a time.
 
     Raises:
-        ArtifactError: as `scan`, or the tables are not of one length or not in one order of example_id.
+        ArtifactError: as `scan`, or the tables are not of one length, not in one order of example_id, or name other
+            chunks for an example.
     """
     streams = [scan(path, table, columns) for path, table, columns in sources]
     nothing: Row = {"example_id": "no row"}
@@ -368,7 +310,61 @@ def side_by_side(*sources: tuple[Path, Table, list[str] | None]) -> Iterator[tup
             places = ", ".join(f"{path} ({found})" for (path, *_), found in zip(sources, ids, strict=True))
             stages = " ".join(table.stage for _, table, _ in sources)
             raise ArtifactError(f"rows do not belong together: {places}; run `dvc repro -f {stages}`")
+        chunks = [
+            (path, table, row["chunk_ids"])
+            for (path, table, _), row in zip(sources, rows, strict=True)
+            if "chunk_ids" in row
+        ]
+        for path, table, chunk_ids in chunks[1:]:
+            if chunk_ids != chunks[0][2]:
+                raise _other_chunks(ids[0], (path, table), chunks[0][:2])
         yield rows
+
+
+def frame(path: Path, table: Table, columns: list[str] | None = None) -> "pl.DataFrame":
+    """Read the table as a polars frame, checked like `scan`. For ids and numbers; stream token columns with `scan`."""
+    import polars as pl
+
+    found = pl.from_arrow(read(path, table, columns))
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def joined(*sources: tuple[Path, Table, list[str] | None]) -> "pl.DataFrame":
+    """Join tables on example_id, one row of each per example, in the order of the first.
+
+    `chunk_ids`, where several tables have it, must be equal and is kept once; no other column may stand in two.
+
+    Raises:
+        ArtifactError: as `scan`, or an example is missing in a table, stands there twice, or has other chunks.
+    """
+    import polars as pl
+
+    (path, table, columns), *others = sources
+    found = frame(path, table, columns)
+    for other_path, other_table, other_columns in others:
+        beside = frame(other_path, other_table, other_columns)
+        ids, other_ids = found["example_id"].sort(), beside["example_id"].sort()
+        if other_ids.n_unique() != len(other_ids) or not ids.equals(other_ids):
+            raise ArtifactError(
+                f"rows do not belong together: {path} has {len(ids):,} examples, {other_path} {len(other_ids):,}, and "
+                f"they are not the same, each once; run `dvc repro -f {table.stage} {other_table.stage}`"
+            )
+        found = found.join(beside, on="example_id", how="left", validate="1:1", maintain_order="left", suffix=" beside")
+        if "chunk_ids beside" in found.columns:
+            wrong = found.filter(pl.col("chunk_ids") != pl.col("chunk_ids beside"))
+            if len(wrong):
+                raise _other_chunks(wrong["example_id"][0], (other_path, other_table), (path, table))
+            found = found.drop("chunk_ids beside")
+    assert not any(name.endswith(" beside") for name in found.columns), found.columns
+    return found
+
+
+def _other_chunks(example_id: str, one: tuple[Path, Table], other: tuple[Path, Table]) -> ArtifactError:
+    return ArtifactError(
+        f"{one[0]}: chunks of example {example_id} are not those in {other[0]}; run "
+        f"`dvc repro -f {one[1].stage} {other[1].stage}`"
+    )
 
 
 def read(path: Path, table: Table, columns: list[str] | None = None) -> pa.Table:

@@ -210,7 +210,7 @@ def answers(
     *,
     longest: bool = False,
 ) -> list[tables.Row] | None:
-    """Rows of tables.PREDICTIONS, example by example; none where the split is empty.
+    """Rows of schema.PREDICTIONS, example by example; none where the split is empty.
 
     Each example, or of each question the `longest` alone, is asked over its `full` context, and over as many of its
     best-ranked chunks as `top_k_of` says for each input that it names. With several processes the first one gets the
@@ -264,11 +264,6 @@ def _rows(split: str, scored: bool, longest: bool) -> Iterator[tuple[tables.Row,
     if scored:
         sources.append((SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]))
     for full, example, *scores in tables.side_by_side(*sources):
-        if scores and full["chunk_ids"] != scores[0]["chunk_ids"]:
-            raise ArtifactError(
-                f"{SCORES}: chunks of example {full['example_id']} are not those in {FULL}; run "
-                "`dvc repro -f score tokenize`"
-            )
         if full["split"] == split and full["num_documents"] >= most_of.get(full["question_id"], 0):
             yield {**full, **example}, scores[0]["ranks"] if scores else []
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.common import files, methods, tables
-from pipeline.evaluation import score
+from pipeline.evaluation import schema, score
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, DataError, run
 from pipeline.runtime.settings import EvaluateStage
@@ -66,7 +66,7 @@ def main() -> None:
         name: score.figures([row for row in rows if row["input"] == name], settings.eval.bootstrap_resamples)
         for name in inputs
     }
-    tables.write(PREDICTIONS / f"{method}.parquet", tables.PREDICTIONS, rows)
+    tables.write(PREDICTIONS / f"{method}.parquet", schema.PREDICTIONS, rows)
     files.write_json(FIGURES / f"{method}.json", {"method": method, "measure": task.measure, "inputs": figures})
     longest = [(name, figures[name]["by_num_documents"][-1]) for name in inputs]
     num_documents = longest[0][1]["num_documents"]

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from pipeline.common import files, tables
 from pipeline.common.text import has_answer
 from pipeline.runtime import config
-from pipeline.runtime.errors import ArtifactError, ConfigError, run
+from pipeline.runtime.errors import ConfigError, run
 from pipeline.runtime.settings import MaskStage
 from pipeline.views import masking, tokenizer
 
@@ -32,11 +32,6 @@ def main() -> None:
     )
     with tables.Writer(MASKED, tables.MASKED_VIEWS, tables.metadata(FULL, tables.FULL_VIEWS)) as writer:
         for full, scored, example in tqdm(rows, desc="mask", unit=" examples", disable=None):
-            if full["chunk_ids"] != scored["chunk_ids"]:
-                raise ArtifactError(
-                    f"{SCORES}: chunks of example {scored['example_id']} are not those of {full['example_id']} in "
-                    f"{FULL}; run `dvc repro -f score tokenize`"
-                )
             if mode == "skip" and window is not None and window < len(full["input_ids"]):
                 raise ConfigError(
                     f"mask.mode skip is not exact with a sliding window: model.sliding_window is {window}, example "

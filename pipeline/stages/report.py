@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common import files, tables
+from pipeline.evaluation import schema
 from pipeline.report import grid_record, page, plots, readings, result_figures, summary, wording
 from pipeline.runtime import config, provenance, run_log
 from pipeline.runtime.errors import ArtifactError, ConfigError, run
@@ -89,7 +90,7 @@ def _predictions() -> list[tables.Row]:
     if not paths:
         raise ArtifactError(f"{PREDICTIONS}: no predictions; run `dvc repro evaluate` first")
     columns = list(summary.COLUMNS)
-    return [{**row, "method": path.stem} for path in paths for row in tables.scan(path, tables.PREDICTIONS, columns)]
+    return [{**row, "method": path.stem} for path in paths for row in tables.scan(path, schema.PREDICTIONS, columns)]
 
 
 def _curves() -> result_figures.Curves:

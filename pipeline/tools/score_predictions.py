@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from pipeline.common import files
 from pipeline.data import jsonl
 from pipeline.data.jsonl import Line
+from pipeline.evaluation import schema
 from pipeline.runtime.errors import ConfigError, DataError, run
 from pipeline.tools import outside_predictions, references
 from pipeline.tools.tally import Tally, tally
@@ -153,10 +154,9 @@ def _is_own(path: Path) -> bool:
     if not _is_parquet(path):
         return False
     # Here, because only Parquet files need pyarrow, which takes as long to import as everything else together.
-    from pipeline.common import tables
 
     marks = _opened(path).schema_arrow.metadata or {}
-    return bool(marks.get(b"table") == tables.PREDICTIONS.name.encode())
+    return bool(marks.get(b"table") == schema.PREDICTIONS.name.encode())
 
 
 def _own_rows(asked: argparse.Namespace) -> Iterator[Line]:
@@ -166,7 +166,7 @@ def _own_rows(asked: argparse.Namespace) -> Iterator[Line]:
     chosen = {"input": asked.input, "num_documents": asked.num_documents, "gold_position": asked.gold_position}
     wanted = {name: value for name, value in chosen.items() if value is not None}
     num_taken = 0
-    for number, row in enumerate(tables.scan(path, tables.PREDICTIONS, _OWN_COLUMNS), start=1):
+    for number, row in enumerate(tables.scan(path, schema.PREDICTIONS, _OWN_COLUMNS), start=1):
         if row["benchmark"] != asked.benchmark:
             raise DataError(
                 f"{path}: predictions of {row['benchmark']}, not of {asked.benchmark}; name that with --benchmark"

@@ -124,3 +124,64 @@ def test_another_table_another_version_and_another_type_are_refused(chunks: Path
     pq.write_table(table.drop_columns(["start"]), chunks)
     with pytest.raises(ArtifactError, match="column start is missing, expected int32"):
         list(tables.scan(chunks, tables.CHUNKS))
+
+
+def scores_of(example_id: str, chunk_ids: list[str]) -> dict[str, object]:
+    return {
+        "example_id": example_id, "chunk_ids": chunk_ids, "scores": [1.0] * len(chunk_ids),
+        "ranks": list(range(len(chunk_ids))), "gold": [False] * len(chunk_ids),
+    }  # fmt: skip
+
+
+def masked_of(example_id: str) -> dict[str, object]:
+    row: dict[str, object] = {name: [] for name, _ in tables.MASKED_VIEWS.columns}
+    for name, kind in tables.MASKED_VIEWS.columns:
+        if pa.types.is_integer(kind):
+            row[name] = 0
+        elif pa.types.is_boolean(kind):
+            row[name] = False
+        elif pa.types.is_large_string(kind):
+            row[name] = ""
+    return {**row, "example_id": example_id}
+
+
+def test_a_frame_holds_what_a_scan_yields(chunks: Path):
+    assert tables.frame(chunks, tables.CHUNKS).to_dicts() == list(tables.scan(chunks, tables.CHUNKS))
+    assert tables.frame(chunks, tables.CHUNKS, ["chunk_id"]).columns == ["chunk_id"]
+
+
+def test_joined_tables_keep_the_order_of_the_first(tmp_path: Path):
+    scores, masked = tmp_path / "scores.parquet", tmp_path / "masked.parquet"
+    tables.write(scores, tables.SCORES, [scores_of("b", ["x"]), scores_of("a", ["y", "z"])])
+    tables.write(masked, tables.MASKED_VIEWS, [masked_of("a"), masked_of("b")])
+    found = tables.joined(
+        (scores, tables.SCORES, ["example_id", "ranks"]), (masked, tables.MASKED_VIEWS, ["example_id", "prompt_end"])
+    )
+    assert found.to_dicts() == [
+        {"example_id": "b", "ranks": [0], "prompt_end": 0},
+        {"example_id": "a", "ranks": [0, 1], "prompt_end": 0},
+    ]
+
+
+@pytest.mark.parametrize("others", [["a"], ["a", "a"], ["a", "c"], ["a", "b", "c"]], ids=str)
+def test_tables_of_other_examples_are_not_joined(tmp_path: Path, others: list[str]):
+    scores, masked = tmp_path / "scores.parquet", tmp_path / "masked.parquet"
+    tables.write(scores, tables.SCORES, [scores_of("a", ["x"]), scores_of("b", ["x"])])
+    tables.write(masked, tables.MASKED_VIEWS, map(masked_of, others))
+    with pytest.raises(ArtifactError, match=r"do not belong together: .* has 2 examples, .*; run `dvc repro -f score"):
+        tables.joined((scores, tables.SCORES, ["example_id"]), (masked, tables.MASKED_VIEWS, ["example_id"]))
+
+
+def test_tables_that_name_other_chunks_are_refused(tmp_path: Path):
+    one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
+    tables.write(one, tables.SCORES, [scores_of("a", ["x"]), scores_of("b", ["y"])])
+    tables.write(other, tables.SCORES, [scores_of("a", ["x"]), scores_of("b", ["z"])])
+    columns = ["example_id", "chunk_ids"]
+    sources = (one, tables.SCORES, columns), (other, tables.SCORES, columns)
+    message = r"other.parquet: chunks of example b are not those in .*one.parquet; run `dvc repro -f score score`"
+    with pytest.raises(ArtifactError, match=message):
+        tables.joined(*sources)
+    with pytest.raises(ArtifactError, match=message):
+        list(tables.side_by_side(*sources))
+    tables.write(other, tables.SCORES, [scores_of("b", ["y"]), scores_of("a", ["x"])])
+    assert tables.joined(*sources)["chunk_ids"].to_list() == [["x"], ["y"]]

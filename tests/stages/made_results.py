@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.analysis.answers import KINDS
 from pipeline.common import files, tables
+from pipeline.evaluation import schema
 
 FIRST = ("Ada", "Bruno", "Clara", "Dmitri", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaia", "Liam")
 LAST = ("Abbott", "Berger", "Castell", "Dvorak", "Eriksen", "Fontaine", "Garcia", "Holm", "Ivanova", "Jensen")
@@ -90,7 +91,7 @@ def write(
             for given in ("full", "retrieval")
             for example, (context, gold) in zip(examples, answers, strict=True)
         ]
-        tables.write(root / f"reports/predictions/{method}.parquet", tables.PREDICTIONS, rows)
+        tables.write(root / f"reports/predictions/{method}.parquet", schema.PREDICTIONS, rows)
         cells = [
             _cell(method, given, length, rate, skill[method])
             for given in ("full", "retrieval")

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.analysis import attention, inputs, representations
 from pipeline.common import files, tables
+from pipeline.evaluation import schema
 from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.stages import analyze, mask
 from tests.analysis.test_attention import eager_last_row
@@ -93,7 +94,7 @@ def test_every_file_of_predictions_has_its_kinds_of_answers_and_its_bias(answere
     assert found["answers"]["base"] == found["answers"]["by-hand"]
     rows = [
         row
-        for row in tables.scan(inputs.PREDICTIONS / "base.parquet", tables.PREDICTIONS)
+        for row in tables.scan(inputs.PREDICTIONS / "base.parquet", schema.PREDICTIONS)
         if row["input"] == "full" and row["num_documents"] == 6
     ]
     errors = found["answers"]["base"]["errors"]
@@ -122,8 +123,8 @@ def test_where_no_gold_chunk_is_known_there_is_no_attention_to_it(answered):
 def test_a_missing_answer_is_named_and_the_last_analysis_stays(answered):
     files.write_text(analyze.ANALYSIS, "before")
     path = inputs.PREDICTIONS / "by-hand.parquet"
-    rows = [row for row in tables.scan(path, tables.PREDICTIONS) if row["example_id"] != "e2"]
-    tables.write(path, tables.PREDICTIONS, rows)
+    rows = [row for row in tables.scan(path, schema.PREDICTIONS) if row["example_id"] != "e2"]
+    tables.write(path, schema.PREDICTIONS, rows)
     with pytest.raises(ArtifactError, match=r"by-hand.parquet: has no answer to example e2 .*evaluate@by-hand"):
         analyze.main()
     assert analyze.ANALYSIS.read_text() == "before"

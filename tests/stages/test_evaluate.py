@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from pipeline.common import files, tables
 from pipeline.common.text import has_answer
-from pipeline.evaluation import metrics, predict, score
+from pipeline.evaluation import metrics, predict, schema, score
 from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
@@ -149,7 +149,7 @@ def answer(network, prompt):
 
 def test_each_test_example_is_asked_over_its_context_and_over_its_best_chunks(toy, monkeypatch, capsys):
     run_stage(monkeypatch, "base")
-    rows = list(tables.scan(evaluate.PREDICTIONS / "base.parquet", tables.PREDICTIONS))
+    rows = list(tables.scan(evaluate.PREDICTIONS / "base.parquet", schema.PREDICTIONS))
     network = tiny.network()
     expected = []
     for example, full, scored in zip(toy.examples, toy.full, toy.scores, strict=True):
@@ -177,13 +177,13 @@ def test_each_test_example_is_asked_over_its_context_and_over_its_best_chunks(to
 def test_the_longest_context_of_each_question_alone_gets_the_answers_it_gets_among_all(toy, monkeypatch, capsys):
     path = evaluate.PREDICTIONS / "base.parquet"
     run_stage(monkeypatch, "base")
-    among_all = list(tables.scan(path, tables.PREDICTIONS))
+    among_all = list(tables.scan(path, schema.PREDICTIONS))
     params = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
     params["eval"]["contexts"] = "longest"
     yaml.dump(params, Path("params.yaml"))
     capsys.readouterr()
     run_stage(monkeypatch, "base")
-    rows = list(tables.scan(path, tables.PREDICTIONS))
+    rows = list(tables.scan(path, schema.PREDICTIONS))
     # Examples 2n and 2n + 1 ask question n over six and over two documents.
     assert [row["example_id"] for row in rows] == [f"e{number}" for number in range(0, 24, 2) for _ in range(2)]
     assert rows == [row for row in among_all if row["num_documents"] == 6]
@@ -196,7 +196,7 @@ def test_the_figures_are_those_of_the_predictions_and_equal_runs_write_equal_byt
     first = [path.read_bytes() for path in paths]
     run_stage(monkeypatch, "base")
     assert [path.read_bytes() for path in paths] == first
-    rows = list(tables.scan(paths[0], tables.PREDICTIONS))
+    rows = list(tables.scan(paths[0], schema.PREDICTIONS))
     written = files.read_json(paths[1], "evaluate")
     assert written["method"] == "base" and list(written["inputs"]) == ["full", "retrieval"]
     for name, figures in written["inputs"].items():
@@ -239,7 +239,7 @@ def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
     for method in ("base", "vanilla"):
         run_stage(monkeypatch, method)
     base, vanilla = (
-        [row["prediction"] for row in tables.scan(evaluate.PREDICTIONS / f"{method}.parquet", tables.PREDICTIONS)]
+        [row["prediction"] for row in tables.scan(evaluate.PREDICTIONS / f"{method}.parquet", schema.PREDICTIONS)]
         for method in ("base", "vanilla")
     )
     assert len(base) == len(vanilla) and base != vanilla

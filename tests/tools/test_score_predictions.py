@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline.common import tables
 from pipeline.data import jsonl
 from pipeline.data.benchmarks import nq_lines
+from pipeline.evaluation import schema
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from pipeline.tools import references, score_predictions
 from tests.conftest import ROOT
@@ -244,8 +245,8 @@ def own_row(column: str, kind: pa.DataType):
 
 
 def write_own(path: Path, rows) -> Path:
-    empty = {column: own_row(column, kind) for column, kind in tables.PREDICTIONS.columns}
-    tables.write(path, tables.PREDICTIONS, [{**empty, **row} for row in rows])
+    empty = {column: own_row(column, kind) for column, kind in schema.PREDICTIONS.columns}
+    tables.write(path, schema.PREDICTIONS, [{**empty, **row} for row in rows])
     return path
 
 

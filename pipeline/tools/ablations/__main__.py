@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common import files, tables
+from pipeline.evaluation import schema
 from pipeline.report import claims, grid_record
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, run
@@ -148,7 +149,7 @@ def _report(planned: Sequence[Planned], grid: Grid) -> None:
         return
     seconds = sum(took[digest] or 0.0 for digest in {digest for row in rows for digest in row.identity[1:]})
     table = tabulate.tabulate(rows, reference=grid.reference, claimed=claimed(grid), seconds=seconds)
-    tables.write(ANSWERS, tables.ABLATIONS, _lines(rows))
+    tables.write(ANSWERS, schema.ABLATIONS, _lines(rows))
     files.write_json(grid_record.RECORD, table.model_dump(mode="json"))
     files.write_text(TABLE, claims.markdown(table))
     counted = f"{len(rows):,} of {len(planned):,} rows"
@@ -165,7 +166,7 @@ def _comparison(name: str, other: str) -> str:
     if not ANSWERS.is_file():
         raise ArtifactError(f"{ANSWERS}: no such file; run `make ablations` first, the answers are not in git")
     answers: dict[str, dict[int, list[tables.Row]]] = {}
-    for answer in tables.scan(ANSWERS, tables.ABLATIONS):
+    for answer in tables.scan(ANSWERS, schema.ABLATIONS):
         answers.setdefault(answer["row"], {}).setdefault(answer["seed"], []).append(answer)
     for wanted in (name, other):
         if wanted not in answers:

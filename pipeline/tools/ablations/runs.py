@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.common import files, tables
+from pipeline.evaluation import schema
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ResourceError
 from pipeline.tools.ablations.plan import Run
@@ -159,25 +160,25 @@ def execute(run: Run, workspace: Path, held: int) -> Failure | None:
         return Failure(run, [line for line in text.splitlines() if line.strip()][-LINES_SHOWN:])
     answers = tables.scan(
         workspace / f"reports/predictions/{run.method}.parquet",
-        tables.PREDICTIONS,
-        [name for name, _ in tables.ABLATION_RUN.columns],
+        schema.PREDICTIONS,
+        [name for name, _ in schema.ABLATION_RUN.columns],
     )
-    tables.write(_place(run), tables.ABLATION_RUN, answers, {"seconds": f"{seconds:.3f}", "run": str(run)})
+    tables.write(_place(run), schema.ABLATION_RUN, answers, {"seconds": f"{seconds:.3f}", "run": str(run)})
     return None
 
 
 def seconds(run: Run) -> float | None:
     """What a finished run took in its last attempt; None: it is not finished, or what was kept of it is not whole."""
     try:
-        tables.read(_place(run), tables.ABLATION_RUN)
-        return float(tables.metadata(_place(run), tables.ABLATION_RUN)["seconds"])
+        tables.read(_place(run), schema.ABLATION_RUN)
+        return float(tables.metadata(_place(run), schema.ABLATION_RUN)["seconds"])
     except (ArtifactError, KeyError, ValueError):
         return None
 
 
 def answers(run: Run, given: str) -> list[tables.Row]:
     """The kept answers of a finished run with one input. Raises ArtifactError as tables.scan."""
-    return [row for row in tables.scan(_place(run), tables.ABLATION_RUN) if row["input"] == given]
+    return [row for row in tables.scan(_place(run), schema.ABLATION_RUN) if row["input"] == given]
 
 
 def _place(run: Run) -> Path:

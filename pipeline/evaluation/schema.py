@@ -1,0 +1,45 @@
+"""Schemas of predictions, and of those kept from the runs of the ablation grid."""
+
+import pyarrow as pa
+
+from pipeline.common.tables import TEXT, TEXTS, Table
+
+PREDICTIONS = Table(
+    "predictions",
+    2,
+    "evaluate",
+    (
+        ("example_id", TEXT),
+        ("question_id", TEXT),
+        ("benchmark", TEXT),
+        ("method", TEXT),  # pipeline/common/methods.py
+        ("input", TEXT),  # full: the whole context | retrieval: the top chunks only | longbench: its top 7
+        ("num_documents", pa.int32()),
+        ("gold_position", pa.int32()),
+        ("prompt_tokens", pa.int32()),
+        ("prediction", TEXT),
+        ("answers", TEXTS),
+        ("answer_types", TEXTS),
+        ("subset", TEXT),
+        ("options", TEXTS),
+        ("gold_option", pa.int32()),  # of a multiple-choice question, from 0; else -1, as the next two
+        ("generated_option", pa.int32()),  # the option that the prediction names; -1 also: none or several
+        ("likeliest_option", pa.int32()),
+        ("option_log_probs", pa.large_list(pa.float64())),  # nats, of each option's letter behind the prompt
+        ("score", pa.float64()),  # by the benchmark's own measure (pipeline/views/tasks.py)
+        ("exact_match", pa.float64()),  # of a multiple-choice question: the generated option is the right one
+        ("token_f1", pa.float64()),
+        ("best_subspan_em", pa.float64()),
+        ("error", TEXT),  # correct | distraction | other
+        ("distractor_id", TEXT),  # of a distraction error: the first document that holds the wrong answer; else empty
+    ),
+)
+
+_FOR_STATISTICS = (
+    "example_id", "question_id", "benchmark", "method", "input", "num_documents", "gold_position", "score",
+    "exact_match", "error",
+)  # fmt: skip
+ABLATION_RUN = Table("ablation run", 1, "ablations", tuple(c for c in PREDICTIONS.columns if c[0] in _FOR_STATISTICS))
+ABLATIONS = Table(  # one line per row of the grid, seed and example
+    "ablations", 1, "ablations", (("row", TEXT), ("seed", pa.int64()), *ABLATION_RUN.columns)
+)
