@@ -1,16 +1,35 @@
-"""The methods by name: how the model was tuned."""
+"""The methods: how the model was tuned, and how the report names and draws each. Add a method here first."""
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 BASE: Final = "base"
-"""Not at all."""
+"""Not tuned."""
 VANILLA: Final = "vanilla"
-"""By the full views alone."""
+"""Tuned on the full views alone."""
 FOCUSED: Final = "focused"
-"""By both views (paper section 3)."""
+"""Tuned on both views (paper section 3)."""
 DISTILL: Final = "distill"
-"""By the full views, and by what the base answers over the best-scored chunks of questions that need no label. Ours."""
+"""Tuned on the full views, and on the base's answers over the best-scored chunks of unlabelled questions. Ours."""
 
 Trained = Literal["vanilla", "focused", "distill"]
 TRAINED: tuple[Trained, ...] = (VANILLA, FOCUSED, DISTILL)
-METHODS = (BASE, *TRAINED)
+
+
+class Method(NamedTuple):
+    """How the report shows a method."""
+
+    label: str
+    """Its name in a sentence."""
+    colour: str
+    """#rrggbb of its curves and bars; readable on a light and on a dark page."""
+    shape: str
+    """Vega's name of the symbol at its points."""
+
+
+METHODS: dict[str, Method] = {  # Okabe and Ito's palette, darkened
+    BASE: Method("the untuned base", "#767b82", "circle"),
+    VANILLA: Method("vanilla fine-tuning", "#cb5a00", "square"),
+    FOCUSED: Method("focused learning", "#1a7fc4", "triangle-up"),
+    DISTILL: Method("distill (ours)", "#7566d6", "diamond"),
+}
+"""In the order of every table and figure."""

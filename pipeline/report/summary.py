@@ -137,7 +137,7 @@ def row_name(method: str, given: str) -> str:
 
 def method_order(method: str) -> tuple[int, str]:
     """Sort key: the order of methods.py, then the others by name."""
-    return (METHODS.index(method) if method in METHODS else len(METHODS), method)
+    return (list(METHODS).index(method) if method in METHODS else len(METHODS), method)
 
 
 def _by_row(predictions: Iterable[Prediction]) -> dict[tuple[str, str], dict[str, Prediction]]:

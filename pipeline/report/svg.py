@@ -14,11 +14,10 @@ import numpy as np
 import vl_convert
 from scipy import optimize
 
+from pipeline.common.methods import METHODS
 from pipeline.report import wording
 
-COLOURS = {"base": "#767b82", "vanilla": "#cb5a00", "focused": "#1a7fc4", "distill": "#7566d6"}
 OTHER_COLOURS = ("#9c7600", "#00838f", "#a1584b", "#b14a92")
-SHAPES = {"base": "circle", "vanilla": "square", "focused": "triangle-up", "distill": "diamond"}
 OTHER_SHAPES = ("cross", "triangle-down", "triangle-left", "triangle-right")
 ERRORS = {"correct": "#1f8a65", "distraction": "#b14a92", "other": "#7d838a"}
 
@@ -176,7 +175,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 def colours(series: Sequence[str]) -> list[str]:
     """A colour for each name: fixed for our methods, by order for the others."""
-    return _assigned(series, COLOURS, OTHER_COLOURS)
+    return _assigned(series, {name: method.colour for name, method in METHODS.items()}, OTHER_COLOURS)
 
 
 def _assigned(series: Sequence[str], fixed: dict[str, str], free: Sequence[str]) -> list[str]:
@@ -189,7 +188,7 @@ def _colour(series: Sequence[str]) -> alt.Color:
 
 
 def _shape(series: Sequence[str]) -> alt.Shape:
-    shapes = _assigned(series, SHAPES, OTHER_SHAPES)
+    shapes = _assigned(series, {name: method.shape for name, method in METHODS.items()}, OTHER_SHAPES)
     return alt.Shape("series:N", scale=alt.Scale(domain=list(series), range=shapes), legend=None)
 
 

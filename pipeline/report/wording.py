@@ -85,16 +85,17 @@ def headline(summary: Summary) -> str:
     focused = rows.get(methods.FOCUSED)
     if focused is None or focused.to_vanilla is None:
         return "Focused learning and vanilla fine-tuning are not both among the predictions: nothing to compare yet."
-    says = f"With {summary.documents} in the context, {_against_vanilla('focused learning', focused, summary)}"
+    says = f"With {summary.documents} in the context, {_against_vanilla(focused, summary)}"
     distill = rows.get(methods.DISTILL)
     if distill is None or distill.to_vanilla is None:
         return says
-    return f"{says} {_capital(_against_vanilla('distill (ours)', distill, summary))}"
+    return f"{says} {_capital(_against_vanilla(distill, summary))}"
 
 
-def _against_vanilla(name: str, row: Measured, summary: Summary) -> str:
+def _against_vanilla(row: Measured, summary: Summary) -> str:
     found = row.to_vanilla
     assert found is not None
+    name, vanilla = methods.METHODS[row.method].label, methods.METHODS[methods.VANILLA].label
     measure = MEASURES[summary.measure][1]
     chance = p_value(found.p_value).replace(" ", NO_BREAK)
     spread = f"95{NO_BREAK}% interval {points(found.low)} to {points(found.high)}, {chance}"
@@ -104,13 +105,12 @@ def _against_vanilla(name: str, row: Measured, summary: Summary) -> str:
     # Both, for with few questions the bootstrap's interval is too narrow and the test on them is exact.
     if found.low <= 0.0 <= found.high or found.p_value >= SIGNIFICANCE:
         return (
-            f"these numbers do not tell {name} from vanilla fine-tuning: {measure} differs by "
+            f"these numbers do not tell {name} from {vanilla}: {measure} differs by "
             f"{points(found.difference)} points ({spread}; {counted})."
         )
     direction = "above" if found.difference > 0.0 else "below"
     return (
-        f"{name} is {abs(100 * found.difference):.1f} points {direction} vanilla fine-tuning in "
-        f"{measure} ({spread}; {counted})."
+        f"{name} is {abs(100 * found.difference):.1f} points {direction} {vanilla} in {measure} ({spread}; {counted})."
     )
 
 

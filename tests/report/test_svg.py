@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.common.methods import METHODS
 from pipeline.report.svg import (
-    COLOURS,
     ERRORS,
     OTHER_COLOURS,
     Label,
@@ -114,12 +114,12 @@ def test_figures_take_the_colour_of_the_page_and_load_nothing():
 
 def test_methods_keep_their_colours_and_others_get_their_own():
     assert colours(["focused", "x", "base", "y"]) == [
-        COLOURS["focused"], OTHER_COLOURS[0], COLOURS["base"], OTHER_COLOURS[1],
+        METHODS["focused"].colour, OTHER_COLOURS[0], METHODS["base"].colour, OTHER_COLOURS[1],
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#15181b"])
-@pytest.mark.parametrize("colour", [*COLOURS.values(), *OTHER_COLOURS, *ERRORS.values()])
+@pytest.mark.parametrize("colour", [*(method.colour for method in METHODS.values()), *OTHER_COLOURS, *ERRORS.values()])
 def test_colours_stand_out_on_a_light_and_on_a_dark_page(colour: str, background: str):
     light, dark = sorted((luminance(colour), luminance(background)), reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 3.0  # WCAG 2.1, 1.4.11: graphical objects
