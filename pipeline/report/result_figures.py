@@ -2,25 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.common.curves import CURVES
 from pipeline.report import summary, svg
 from pipeline.report.summary import Measured
 from pipeline.report.svg import Label, Point, Share, Step
-
-# name of the curve in training -> title, unit of the y axis
-CURVES = {
-    "loss": ("Loss that is minimised", "nats"),
-    "clm_full": ("Language-model loss, full view", "nats per answer token"),
-    "clm_masked": ("Language-model loss, masked view", "nats per answer token"),
-    "divergence": ("Divergence from the teacher", "nats per answer token"),
-    "consistency": ("Divergence of the full view's answer from the masked view's", "nats per answer token"),
-    "info_nce": ("Contrastive loss (InfoNCE)", "nats"),
-    "in_batch_accuracy": ("Own masked view is the nearest", "share of the batch"),
-    "alignment": ("Similarity of the two views", "cosine"),
-    "grad_norm": ("Gradient norm", "L2 norm"),
-    "learning_rate": ("Learning rate of the adapter", "step size"),
-}
-OTHERS = {"alignment": "alignment_others"}
-"""Curves that are drawn dashed into another one's figure."""
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 """Method -> name of the curve -> (optimizer step, value)."""
@@ -57,14 +42,17 @@ def errors(rows: Sequence[Measured]) -> Drawn:
 def training(curves: Curves) -> list[Drawn]:
     drawn: list[Drawn] = []
     methods = sorted(curves, key=summary.method_order)
-    for name, (title, unit) in CURVES.items():
+    for curve in CURVES:
+        if curve.beside is not None:
+            continue
         steps = [
-            Step(method, step, value, others=source != name)
-            for source in (name, OTHERS.get(name))
+            Step(method, step, value, others=drawn_curve is not curve)
+            for drawn_curve in CURVES
+            if curve.name in (drawn_curve.name, drawn_curve.beside)
             for method in methods
-            for step, value in curves[method].get(source or "", ())
+            for step, value in curves[method].get(drawn_curve.name, ())
         ]
         if steps:
-            label = Label(f"train-{name}", title, "Optimizer step", unit)
+            label = Label(f"train-{curve.name}", curve.title, "Optimizer step", curve.unit)
             drawn.append((label, svg.training_curve(label, steps)))
     return drawn

@@ -69,13 +69,13 @@ def accumulate(encoder: Encoder, batch: Batch, objective: Objective, retained: b
     taught = _taught(encoder, batch, objective, processes)
     if not batch.packs:  # no label is used
         assert taught is not None, "a step computes something"
-        logged = {"loss": objective.taught * taught, "divergence": taught}
+        logged = {"loss": objective.taught * taught, "distill": taught}
         return Outcome(logged, torch.zeros(0, device=taught.device), None)
     outcome = _accumulate(encoder, batch, objective, retained, processes)
     if taught is None:
         return outcome
     loss = outcome.logged["loss"] + objective.taught * taught
-    return outcome._replace(logged=outcome.logged | {"loss": loss, "divergence": taught})
+    return outcome._replace(logged=outcome.logged | {"loss": loss, "distill": taught})
 
 
 def _taught(encoder: Encoder, batch: Batch, objective: Objective, processes: Processes) -> Tensor | None:

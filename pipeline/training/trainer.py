@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from tqdm import tqdm
 
+from pipeline.common import curves
 from pipeline.model import causal_lm
 from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import NumericError, ResourceError
@@ -72,19 +73,6 @@ def stoppable() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-CURVES = (
-    "loss",
-    "clm_full",
-    "clm_masked",
-    "divergence",
-    "consistency",
-    "info_nce",
-    "in_batch_accuracy",
-    "alignment",
-    "alignment_others",
-    "grad_norm",
-    "learning_rate",
-)
 _TRAINABLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 
 
@@ -192,8 +180,10 @@ class _Run:
             self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().cpu()
         self._num_summed += 1
         if self.done % self._settings.log_every == 0 or self.done == self._settings.steps:
-            means = {name: (total / self._num_summed).item() for name, total in self._sums.items()}
-            self.points.append(Point(self.done, means | {"grad_norm": grad_norm, "learning_rate": learning_rate}))
+            values = {name: (total / self._num_summed).item() for name, total in self._sums.items()}
+            values |= {"grad_norm": grad_norm, "learning_rate": learning_rate}
+            curves.require_known(set(values))
+            self.points.append(Point(self.done, values))
             self._sums, self._num_summed = {}, 0
 
     def state(self) -> dict[str, Any]:
@@ -234,7 +224,7 @@ def write_curves(points: list[Point], folder: Path) -> None:
     with Live(str(folder), save_dvc_exp=False, report=None, dvcyaml=None) as live:
         for point in points:
             live.step = point.step
-            for name in CURVES:
+            for name in curves.NAMES:
                 if name in point.values:
                     live.log_metric(f"train/{name}", point.values[name])
             live.make_summary()
@@ -279,7 +269,7 @@ def _require_finite(
     if np.isfinite(finite).all():
         return
     found = [name for name, fine in zip(example_ids, clm_2B.isfinite().all(dim=0).tolist(), strict=True) if not fine]
-    if not np.isfinite(float(outcome.logged.get("divergence", 0.0))):
+    if not np.isfinite(float(outcome.logged.get("distill", 0.0))):
         found += taught_ids  # one of these
     named = ", ".join(found or [*example_ids, *taught_ids])
     what = "loss is not finite" if found else f"loss is {finite[1]}, gradient norm is {finite[0]}"

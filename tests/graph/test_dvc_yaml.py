@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.common import curves
 from pipeline.runtime import settings
 from tests.conftest import ROOT
 from tests.graph.closure import closure
@@ -148,5 +149,15 @@ def test_plots_read_what_stages_write_and_show_every_method():
             assert any(path.startswith(f"{out}/") for out in outs), path
             if path.startswith("reports/plots/"):
                 assert columns == [f"{method}{given}" for method in methods for given in ("", "_retrieval")], path
-            else:
-                assert path.endswith(f"/{columns}.tsv"), path
+
+
+def test_plots_of_training_are_those_of_the_table_of_curves():
+    plots = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"]
+    drawn = {title: plot["y"] for entry in plots for title, plot in entry.items() if plot["x"] == "step"}
+    expected: dict[str, dict[str, str]] = {}
+    title_of = {curve.name: curve.title for curve in curves.CURVES}
+    for curve in curves.CURVES:
+        if curve.always:
+            paths = {f"reports/train/{m}/plots/metrics/train/{curve.name}.tsv": curve.name for m in curve.methods}
+            expected.setdefault(title_of[curve.beside or curve.name], {}).update(paths)
+    assert drawn == expected

@@ -6,23 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.answers import KINDS
-from pipeline.common import files, tables
+from pipeline.common import curves, files, tables
 from pipeline.evaluation import schema
 
 FIRST = ("Ada", "Bruno", "Clara", "Dmitri", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaia", "Liam")
 LAST = ("Abbott", "Berger", "Castell", "Dvorak", "Eriksen", "Fontaine", "Garcia", "Holm", "Ivanova", "Jensen")
 CITIES = ("Porto", "Vienna", "Lyon", "Gdansk", "Turin", "Bergen", "Ghent", "Malmo", "Zadar", "Cork", "Basel", "Riga")
 TRADES = ("surveyor", "cellist", "botanist", "printer", "architect", "glazier", "chemist", "translator")
-CURVES = (
-    "loss",
-    "clm_full",
-    "clm_masked",
-    "info_nce",
-    "in_batch_accuracy",
-    "alignment",
-    "alignment_others",
-    "grad_norm",
-)
 COPIED = (
     "example_id", "question_id", "benchmark", "gold_position", "answers", "answer_types", "subset", "options",
     "gold_option",
@@ -308,8 +298,9 @@ def _write_ablations(root: Path, length: int, num_questions: int, hostile: str) 
 
 
 def _write_curves(folder: Path, method: str, draw: random.Random) -> None:
-    for name in CURVES:
-        if method == "vanilla" and name not in ("loss", "clm_full", "grad_norm"):
+    for curve in curves.CURVES:
+        name = curve.name
+        if method not in curve.methods or not curve.always:
             continue
         rising = name in ("in_batch_accuracy", "alignment")
         lines = [f"step\t{name}"]

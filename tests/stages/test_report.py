@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.common import tables
+from pipeline.common import curves, tables
 from pipeline.evaluation import schema
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.stages import report
@@ -80,7 +80,8 @@ def test_the_summary_agrees_with_the_predictions(reported: Path):
 def test_the_page_has_every_part(reported: Path):
     text = (reported / "reports/index.html").read_text()
     # length, position; surface; errors; training; retrieval; retrievers; attention, kinds of answers; ablations
-    assert text.count("<svg") == 4 + 12 + 1 + 7 + 1 + 2 + 4 + 1 + 1
+    training = sum(curve.always and curve.beside is None and "focused" in curve.methods for curve in curves.CURVES)
+    assert text.count("<svg") == 4 + 12 + 1 + training + 1 + 2 + 4 + 1 + 1
     assert text.count("<article ") == 40
     assert text.count('<mark class="right">') >= 40 and text.count('<mark class="wrong">') >= 10
     assert text.count(">gold</span>") == 40 and text.count(">kept</span>") > 60

@@ -67,7 +67,7 @@ def test_the_gradient_is_that_of_the_divergence_beside_the_other_losses(objectiv
     for name, parameter in network.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(found[name], without[name] + parameter.grad, rtol=1e-8, atol=1e-11)
-    torch.testing.assert_close(outcome.logged["divergence"], total / num_labels)
+    torch.testing.assert_close(outcome.logged["distill"], total / num_labels)
 
 
 def test_a_forward_each_is_one_forward_of_all():
@@ -84,11 +84,11 @@ def test_a_forward_each_is_one_forward_of_all():
 
 def test_the_loss_is_the_weighted_sum_and_without_a_teacher_there_is_no_divergence():
     network, labelled = encoder(), batch(together(rows()[:4]), 4)
-    assert "divergence" not in run(network, labelled, VANILLA)[0].logged
+    assert "distill" not in run(network, labelled, VANILLA)[0].logged
     pack = taught_pack(rows(seed=9)[:3])
     made = labelled._replace(taught=[pack], num_labels_taught=len(pack.view.labels_N))
     logged = run(network, made, VANILLA._replace(full=0.5, taught=2.0))[0].logged
-    torch.testing.assert_close(logged["loss"], 0.5 * logged["clm_full"] + 2.0 * logged["divergence"])
+    torch.testing.assert_close(logged["loss"], 0.5 * logged["clm_full"] + 2.0 * logged["distill"])
 
 
 def test_without_labels_the_gradient_is_that_of_the_divergence_alone():
@@ -102,5 +102,5 @@ def test_without_labels_the_gradient_is_that_of_the_divergence_alone():
     _, expected = run(network, weightless, objective)
     for name, grad in found.items():
         torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(outcome.logged["loss"], TAUGHT * outcome.logged["divergence"])
-    assert set(outcome.logged) == {"loss", "divergence"}
+    torch.testing.assert_close(outcome.logged["loss"], TAUGHT * outcome.logged["distill"])
+    assert set(outcome.logged) == {"loss", "distill"}

@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from pipeline.common import curves, methods
 from pipeline.runtime.errors import ConfigError, NumericError, ResourceError
 from pipeline.training import checkpoint, objective, trainer
 from pipeline.training.dataset import TrainingData, context_keys
@@ -76,7 +77,7 @@ def test_out_of_memory_is_one_line_with_what_makes_the_step_smaller(views: Path,
     def shortage(*arguments):
         torch.empty(1 << 62, dtype=torch.uint8)
 
-    monkeypatch.setattr(trainer.gradients, "accumulate", shortage)
+    monkeypatch.setattr(trainer.grad_cache, "accumulate", shortage)
     with pytest.raises(
         ResourceError, match=r"out of memory in a step of \d+ forwards, .* all kept at once; set train.neg"
     ):
@@ -139,10 +140,21 @@ def test_training_moves_every_trainable_parameter_and_lowers_the_loss(views: Pat
     losses = [float(line.split("\t")[1]) for line in curve[1:]]
     assert len(losses) == 20
     assert losses[-1] < losses[0]
-    assert {path.stem for path in (views / "focused-curves/plots/metrics/train").glob("*.tsv")} == {*trainer.CURVES} - {
-        "divergence",
-        "consistency",
+    assert {path.stem for path in (views / "focused-curves/plots/metrics/train").glob("*.tsv")} == {
+        curve.name for curve in curves.CURVES if methods.FOCUSED in curve.methods and curve.always
     }
+
+
+def test_a_curve_that_is_not_in_the_table_is_refused(views: Path, monkeypatch: pytest.MonkeyPatch):
+    accumulate = trainer.grad_cache.accumulate
+
+    def logging_one_more(*arguments):
+        outcome = accumulate(*arguments)
+        return outcome._replace(logged=outcome.logged | {"novel": torch.zeros(())})
+
+    monkeypatch.setattr(trainer.grad_cache, "accumulate", logging_one_more)
+    with pytest.raises(ValueError, match=r"no curve of the name novel; add it to pipeline/common/curves.py"):
+        train(views, "one")
 
 
 def test_the_adapter_loads_with_plain_peft_in_a_fresh_process(views: Path):
@@ -212,7 +224,7 @@ def test_a_training_with_a_teacher_goes_on_where_it_was_killed(views: Path):
     with program(views, "pupil", "steps=60", "taught=1") as process:
         assert process.communicate(timeout=200)[1] == ""
     assert written(views / "pupil-killed") == written(views / "pupil")
-    curve = (views / "pupil-curves/plots/metrics/train/divergence.tsv").read_text().splitlines()
+    curve = (views / "pupil-curves/plots/metrics/train/distill.tsv").read_text().splitlines()
     divergence = [float(line.split("\t")[1]) for line in curve[1:]]
     assert divergence[-1] < divergence[0] / 2
 
@@ -229,7 +241,7 @@ def test_a_sigterm_saves_and_ends_with_130(views: Path):
 
 
 def test_stopped_between_two_steps_it_goes_on_to_the_same_adapter(views: Path, monkeypatch: pytest.MonkeyPatch):
-    step = trainer.gradients.accumulate
+    step = trainer.grad_cache.accumulate
     calls = []
 
     def told(*arguments):
@@ -239,7 +251,7 @@ def test_stopped_between_two_steps_it_goes_on_to_the_same_adapter(views: Path, m
             os.kill(os.getpid(), signal.SIGTERM)  # a queue tells the launcher, which passes it on, and the process too
         return step(*arguments)
 
-    monkeypatch.setattr(trainer.gradients, "accumulate", told)
+    monkeypatch.setattr(trainer.grad_cache, "accumulate", told)
     with pytest.raises(KeyboardInterrupt):
         train(views, "told")
     assert len(calls) == 3
