@@ -8,13 +8,12 @@ graph reads it.
 """
 
 import argparse
-import difflib
 import shutil
 import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -28,15 +27,11 @@ from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError, run
 from pipeline.runtime.settings import BaseStage
+from pipeline.tools import arguments
 
 FULL = Path("data/views/full.parquet")
 NUM_PROMPTS, PROMPT_TOKENS = 4, 512
 TOLERANCE = 1e-4
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see `python -m pipeline.tools.merge --help`")
 
 
 def main() -> None:
@@ -94,16 +89,13 @@ def tolerance(evaluated: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
     return max(TOLERANCE, 3 * _difference(evaluated, exact))
 
 
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m pipeline.tools.merge", description=__doc__)
-    parser.add_argument("method", help="vanilla or focused")
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    parser = arguments.ArgumentParser(prog="python -m pipeline.tools.merge", description=__doc__)
+    parser.add_argument(
+        "method", type=arguments.one_of(TRAINED), help=f"a method with an adapter: {', '.join(TRAINED)}"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder to make; it may exist if it is empty")
-    asked = parser.parse_args(arguments)
-    if asked.method not in TRAINED:
-        close = difflib.get_close_matches(asked.method, TRAINED, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ConfigError(f"merge takes a method with an adapter, got {asked.method}{hint}; choose vanilla or focused")
-    return asked
+    return parser.parse_args(words)
 
 
 def _refuse_occupied(out: Path) -> None:

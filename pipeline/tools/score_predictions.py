@@ -14,37 +14,31 @@ Questions without a prediction count as wrong; a prediction of no question, or a
 """
 
 import argparse
-import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pipeline.common import files
 from pipeline.data import jsonl
 from pipeline.data.jsonl import Line
 from pipeline.evaluation import schema
-from pipeline.runtime.errors import ConfigError, DataError, run
-from pipeline.tools import outside_predictions, references
+from pipeline.runtime.errors import DataError, run
+from pipeline.tools import arguments, outside_predictions, references
 from pipeline.tools.tally import Tally, tally
 
 INPUTS = ("full", "retrieval", "longbench")
 _OWN_COLUMNS = ["example_id", "question_id", "benchmark", "input", "num_documents", "gold_position", "prediction"]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see `python -m pipeline.tools.score_predictions --help`")
-
-
-def main(arguments: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Print the table, and write the numbers if asked to.
 
     Raises:
-        ConfigError: the arguments are not understood.
+        ConfigError: the arguments are wrong.
         DataError: a file cannot be read as what it claims to be, or predictions and references do not belong together.
     """
-    asked = _parsed(arguments)
+    asked = _parsed(words)
     for path in (asked.score, asked.references):
         if not path.is_file():
             raise DataError(f"{path}: no such file; give the path of a file of predictions, or of references")
@@ -91,29 +85,26 @@ def numbers(benchmark: str, found: Tally) -> dict[str, object]:
     }
 
 
-def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="scoring", description=__doc__, allow_abbrev=False)
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    parser = arguments.ArgumentParser(
+        prog="python -m pipeline.tools.score_predictions", description=__doc__, allow_abbrev=False
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--score", type=Path, required=True, metavar="PREDICTIONS")
     parser.add_argument("--references", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--benchmark", required=True, metavar="NAME", help=", ".join(references.BENCHMARKS))
-    parser.add_argument("--input", default="full", metavar="NAME", help=f"of our own: {', '.join(INPUTS)}; else full")
+    benchmark, inputs = arguments.one_of(references.BENCHMARKS), arguments.one_of(INPUTS)
+    parser.add_argument(
+        "--benchmark", type=benchmark, required=True, metavar="NAME", help=", ".join(references.BENCHMARKS)
+    )
+    parser.add_argument(
+        "--input", type=inputs, default="full", metavar="NAME", help=f"of our own: {', '.join(INPUTS)}; else full"
+    )
     parser.add_argument("--num-documents", type=int, metavar="N", help="of our own: contexts of this size only")
     parser.add_argument(
         "--gold-position", type=int, metavar="N", help="of our own: gold there only, from 0; -1: unknown"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
-    asked = parser.parse_args(arguments)
-    _one_of(parser, "--benchmark", asked.benchmark, references.BENCHMARKS)
-    _one_of(parser, "--input", asked.input, INPUTS)
-    return asked
-
-
-def _one_of(parser: _Parser, option: str, given: str, allowed: Sequence[str]) -> None:
-    if given not in allowed:
-        close = difflib.get_close_matches(given, allowed, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        parser.error(f"{option} is {given!r}{hint}; choose from {', '.join(allowed)}")
+    return parser.parse_args(words)
 
 
 def _rows(asked: argparse.Namespace) -> Iterator[Line]:

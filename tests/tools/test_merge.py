@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.common import tables
+from pipeline.common import methods, tables
 from pipeline.model import loading
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
 from pipeline.stages import base
@@ -163,8 +163,8 @@ def test_what_stands_there_is_not_overwritten_but_an_empty_folder_is_filled(proj
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("base", "--out", "x"), "merge takes a method with an adapter, got base; choose vanilla or focused"),
-        (("focussed", "--out", "x"), r"got focussed \(did you mean focused\?\)"),
+        (("base", "--out", "x"), "argument method: 'base' is not known; choose from vanilla, focused, distill; see"),
+        (("focussed", "--out", "x"), r"'focussed' is not known \(did you mean focused\?\)"),
         (("focused",), "arguments are required: --out; see `python -m pipeline.tools.merge --help`"),
         (("focused", "--out", "x", "--fast"), "unrecognized arguments: --fast"),
     ],
@@ -172,6 +172,12 @@ def test_what_stands_there_is_not_overwritten_but_an_empty_folder_is_filled(proj
 def test_what_is_not_understood_is_refused(monkeypatch, arguments, message):
     with pytest.raises(ConfigError, match=message):
         run(monkeypatch, *arguments)
+
+
+def test_the_help_names_every_method_that_has_an_adapter(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run(monkeypatch, "--help")
+    assert ", ".join(methods.TRAINED) in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_quantized_base_is_refused_before_it_is_loaded(project, monkeypatch):

@@ -1,0 +1,27 @@
+"""Command-line arguments of the tools: a wrong argument is a ConfigError, so it ends like any other wrong setting."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from pipeline.runtime import config
+from pipeline.runtime.errors import ConfigError
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, which raises a ConfigError of one line where argparse prints its usage and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see `{self.prog} --help`")
+
+
+def one_of(allowed: Sequence[str]) -> Callable[[str], str]:
+    """Make a `type` for add_argument that accepts these values and suggests the nearest one for any other."""
+
+    def check(given: str) -> str:
+        if given in allowed:
+            return given
+        hint = config.nearest(given, allowed)
+        raise argparse.ArgumentTypeError(f"{given!r} is not known{hint}; choose from {', '.join(allowed)}")
+
+    return check
