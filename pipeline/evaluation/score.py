@@ -5,7 +5,7 @@ How hard a context is: a method's answers by number of documents and name-sharin
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.common.tables import name_sharing_rate_of
 from pipeline.evaluation import bootstrap, metrics, official
@@ -16,12 +16,43 @@ POSITION_BINS = 5  # parts of a context that the gold document may stand in
 
 Row = Mapping[str, Any]
 
-_MEASURES: dict[tasks.Measure, Callable[[str, Sequence[str]], float]] = {
-    "exact_match": metrics.exact_match,
-    "qasper_f1": metrics.qasper_token_f1,
-    "longbench_f1": metrics.longbench_qa_f1,
-    "rouge_l": official.rouge_l,
+
+class Measure(NamedTuple):
+    """One measure of an answer, from 0 to 1, and how reports show it."""
+
+    function: Callable[[str, Sequence[str]], float] | None
+    """Takes a prediction and its references; None: a multiple-choice question is measured by its likeliest option."""
+    heading: str
+    """Of a table's column."""
+    phrase: str
+    """In a sentence."""
+    beside: Mapping[str, str]
+    """Columns that the main table shows beside the measure, with their headings."""
+    note: str = ""
+    """Explanation in the main table's caption; may be empty."""
+
+
+MEASURES = {
+    "exact_match": Measure(
+        metrics.exact_match,
+        "EM",
+        "exact match",
+        {"token_f1": "F1", "best_subspan_em": "Sub-span", "distraction_rate": "Distracted"},
+    ),
+    "accuracy": Measure(
+        None,
+        "Accuracy",
+        "accuracy",
+        {"exact_match": "Generated"},
+        "Accuracy: the option whose letter is likeliest. Generated: the option that the written answer names.",
+    ),
+    "qasper_f1": Measure(metrics.qasper_token_f1, "F1", "answer F1", {"exact_match": "EM"}),
+    "longbench_f1": Measure(
+        metrics.longbench_qa_f1, "F1", "answer F1", {"exact_match": "EM", "best_subspan_em": "Sub-span"}
+    ),
+    "rouge_l": Measure(official.rouge_l, "ROUGE-L", "ROUGE-L", {}),
 }
+"""By the names that pipeline/views/tasks.py gives benchmarks."""
 
 
 def distractors(chunks: Iterable[Row], gold_document_ids: Sequence[str]) -> dict[str, str]:
@@ -51,7 +82,9 @@ def generated_score(prediction: str, example: Row) -> float:
     """Of the generated text alone: the benchmark's measure, or whether it names the right option."""
     if example["options"]:
         return float(metrics.parse_option(prediction, example["options"]) == example["gold_option"])
-    return _MEASURES[tasks.of(example["benchmark"]).measure](prediction, example["answers"])
+    measure = MEASURES[tasks.of(example["benchmark"]).measure].function
+    assert measure is not None, "a multiple-choice question has options"
+    return measure(prediction, example["answers"])
 
 
 def score(

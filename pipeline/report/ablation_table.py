@@ -5,7 +5,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.runtime.errors import ArtifactError
-from pipeline.views import tasks
 
 
 class _Record(BaseModel):
@@ -78,7 +77,7 @@ class Table(_Record):
     """Of the longest contexts, at most; `min_documents` at least."""
     num_questions: int = 0
     """Asked there."""
-    measure: tasks.Measure | None = None
+    measure: str | None = None
     correction: Literal["holm"] = "holm"
     num_comparisons: int = 0
     reference: str = ""

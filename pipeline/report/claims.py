@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from pipeline.evaluation import score
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.report import wording
 from pipeline.report.ablation_table import Change, Mean, Row, Table, ToReference
@@ -21,7 +22,7 @@ def claims(table: Table) -> list[str]:
 def claim(row: Row, table: Table) -> str:
     """What a row's numbers say against its reference; a difference is one only when it stands after correction."""
     assert table.measure is not None
-    measure = wording.MEASURES[table.measure][1]
+    measure = score.MEASURES[table.measure].phrase
     reached = f"{wording.percent(row.pooled.mean)}{_PERCENT}"
     name = f"{row.method.capitalize()} ({row.label})" if row.label != row.method else row.method.capitalize()
     over = f"over {_documents(table)}"
@@ -72,7 +73,7 @@ def comparison(row: Row, other: str) -> str:
 def headings(table: Table) -> list[str]:
     """Of the cells."""
     assert table.measure is not None
-    heading = wording.MEASURES[table.measure][0]
+    heading = score.MEASURES[table.measure].heading
     to = f"To {table.label_of(None)}"
     shown = [heading, "95 % interval", to, "95 % interval", "p", "p, corrected"]
     beside = ["Distracted", f"{to}, 95 % interval"] if _shows_distraction(table) else []
@@ -102,7 +103,7 @@ def caption(table: Table) -> str:
     slope = f"{FIRST_TO_LAST}: points from the gold document in the first place to the last, of these seeds. "
     comparisons = _num(table.num_comparisons, "comparison")
     return (
-        f"{table.benchmark}: {wording.MEASURES[table.measure][1]} over {_documents(table)}, in percent, "
+        f"{table.benchmark}: {score.MEASURES[table.measure].phrase} over {_documents(table)}, in percent, "
         f"{_num(table.num_questions, 'question')} under every seed. To {table.label_of(None)}: points more or less. "
         f"{_others(table)}{distracted}{slope if _shows_slope(table) else ''}"
         "Differences are over the seeds that both rows have (where these are fewer than two, as of the untuned model, "
@@ -165,7 +166,7 @@ def _documents(table: Table) -> str:
 
 
 def _shows_distraction(table: Table) -> bool:
-    return table.measure is not None and "distraction_rate" in wording.BESIDE[table.measure]
+    return table.measure is not None and "distraction_rate" in score.MEASURES[table.measure].beside
 
 
 def _shows_slope(table: Table) -> bool:

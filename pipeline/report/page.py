@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from pipeline.evaluation import score
 from pipeline.report import (
     analysis_figures,
     analysis_grids,
@@ -67,7 +68,7 @@ def render(contents: Contents) -> str:
     template = _environment().get_template("page.html.j2")
     found, sources = contents.summary, contents.sources
     split = contents.settings.get("eval", {}).get("split", "test")
-    heading, measure = wording.MEASURES[found.measure]
+    _, heading, measure, *_ = score.MEASURES[found.measure]
     return template.render(
         title=contents.title,
         headline=wording.headline(found),

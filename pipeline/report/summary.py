@@ -60,7 +60,7 @@ class Summary:
     """Everything measured on the predictions."""
 
     benchmarks: list[str]
-    measure: tasks.Measure
+    measure: str
     """What `score` is."""
     num_examples: int
     """Of one method and input, all lengths together."""

@@ -7,34 +7,14 @@ import re
 import unicodedata
 
 from pipeline.common import methods
+from pipeline.evaluation import score
 from pipeline.evaluation.bootstrap import Interval, PairedDifference
 from pipeline.report.summary import Measured, Summary
-from pipeline.views import tasks
 
-MEASURES: dict[tasks.Measure, tuple[str, str]] = {
-    "exact_match": ("EM", "exact match"),
-    "accuracy": ("Accuracy", "accuracy"),
-    "qasper_f1": ("F1", "answer F1"),
-    "longbench_f1": ("F1", "answer F1"),
-    "rouge_l": ("ROUGE-L", "ROUGE-L"),
-}
-"""Each measure as a heading and in a sentence."""
-
-BESIDE: dict[tasks.Measure, tuple[str, ...]] = {
-    "exact_match": ("token_f1", "best_subspan_em", "distraction_rate"),
-    "accuracy": ("exact_match",),
-    "qasper_f1": ("exact_match",),
-    "longbench_f1": ("exact_match", "best_subspan_em"),
-    "rouge_l": (),
-}
-"""What the main table shows beside the measure."""
-
-_HEADINGS = {"token_f1": "F1", "best_subspan_em": "Sub-span", "distraction_rate": "Distracted", "exact_match": "EM"}
 _MEANINGS = {
     "best_subspan_em": "Sub-span: the right answer stands anywhere in the given one.",
     "distraction_rate": "Distracted: a wrong answer that stands in a distractor.",
 }
-_CHOICE = "Accuracy: the option whose letter is likeliest. Generated: the option that the written answer names."
 
 MINUS = "\N{MINUS SIGN}"
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -96,7 +76,7 @@ def _against_vanilla(row: Measured, summary: Summary) -> str:
     found = row.to_vanilla
     assert found is not None
     name, vanilla = methods.METHODS[row.method].label, methods.METHODS[methods.VANILLA].label
-    measure = MEASURES[summary.measure][1]
+    measure = score.MEASURES[summary.measure].phrase
     chance = p_value(found.p_value).replace(" ", NO_BREAK)
     spread = f"95{NO_BREAK}% interval {points(found.low)} to {points(found.high)}, {chance}"
     counted = f"{found.num_questions:,} question{'s' * (found.num_questions != 1)}"
@@ -131,7 +111,7 @@ def caution(summary: Summary, base: str) -> str:
 
 def table(summary: Summary) -> str:
     """The main table in Markdown, padded so that it also reads well in a terminal; its caption is the last line."""
-    measure = MEASURES[summary.measure][0]
+    measure = score.MEASURES[summary.measure].heading
     header = ["Method", measure, "95 % interval", *headings(summary.measure), "To vanilla", "95 % interval", "p"]
     header += [f"{measure} at {length.label()}" for length in summary.lengths[:-1]]
     rows = [header, *(_cells(row, summary) for row in summary.longest)]
@@ -150,11 +130,11 @@ def grid(rows: list[list[str]], num_left: int = 1) -> list[str]:
 
 def caption(summary: Summary) -> str:
     """What the main table's numbers are."""
-    heading, measure = MEASURES[summary.measure]
+    _, heading, measure, columns, note = score.MEASURES[summary.measure]
     named = measure if heading.lower() == measure.lower() else f"{measure} ({heading})"
-    meanings = [_MEANINGS[name] for name in BESIDE[summary.measure] if name in _MEANINGS]
-    if summary.measure == "accuracy":
-        meanings.append(_CHOICE)
+    meanings = [_MEANINGS[name] for name in columns if name in _MEANINGS]
+    if note:
+        meanings.append(note)
     if any(row.input == "longbench" for row in summary.longest):
         meanings.append("Longbench: LongBench's retrieval, the best 7 chunks.")
     return (
@@ -188,14 +168,14 @@ def _same_reading(summary: Summary) -> str:
     return f" With {' and '.join(same)} {documents} these are the whole context, so both rows of a method are one."
 
 
-def headings(measure: tasks.Measure) -> list[str]:
+def headings(measure: str) -> list[str]:
     """Of the columns beside the measure."""
-    return ["Generated" if measure == "accuracy" else _HEADINGS[name] for name in BESIDE[measure]]
+    return list(score.MEASURES[measure].beside.values())
 
 
-def beside(row: Measured, measure: tasks.Measure) -> list[str]:
+def beside(row: Measured, measure: str) -> list[str]:
     """The cells under `headings`."""
-    return [percent(getattr(row, name)) for name in BESIDE[measure]]
+    return [percent(getattr(row, name)) for name in score.MEASURES[measure].beside]
 
 
 def markdown(text: str) -> str:

@@ -1,23 +1,21 @@
-"""What each benchmark asks of the model: the instruction, the measure it is judged by, the form of an answer.
+"""The table of benchmarks: what each asks of the model, and how its answers are measured.
 
-Instructions are our default [D], the paper's are not known; they are the same for every method and every input.
+The paper does not print its instructions; ours are a default [D], equal for all methods and inputs.
 """
 
-from typing import Literal, NamedTuple
-
-Measure = Literal["exact_match", "accuracy", "qasper_f1", "longbench_f1", "rouge_l"]
-"""Of one answer, from 0 to 1; accuracy is that of the likeliest option."""
+from typing import NamedTuple
 
 
 class Task(NamedTuple):
-    """One benchmark, as a model meets it."""
+    """What one benchmark asks of the model."""
 
     instruction: str
-    measure: Measure
+    measure: str
+    """A key of pipeline/evaluation/score.py: MEASURES."""
     max_new_tokens: int
-    """Of one answer, unless eval.max_new_tokens says otherwise."""
+    """Longest answer, unless eval.max_new_tokens overrides it."""
     many_lines: bool = False
-    """The answer is all that is generated; else its first line."""
+    """True: all generated text is the answer; false: its first line."""
 
 
 _ANSWER = "Answer the question from the documents."
@@ -38,5 +36,5 @@ _TASKS = {
 
 
 def of(benchmark: str) -> Task:
-    """The task of a benchmark; those without one of their own (bios, jsonl) are short answers, matched exactly."""
+    """The task of a benchmark; bios, jsonl and unknown benchmarks have the default: short answers, exact match."""
     return _TASKS.get(benchmark, _DEFAULT)
