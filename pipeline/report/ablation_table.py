@@ -86,6 +86,8 @@ class Table(_Record):
     """Names of the rows that the claims are about."""
     seconds: float = 0.0
     """Of all runs behind the table, together; of each its last attempt."""
+    code: str = ""
+    """The git commit whose code made the figures, with its date. Empty: unknown."""
     rows: list[Row]
 
     @model_validator(mode="after")

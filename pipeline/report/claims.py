@@ -110,6 +110,7 @@ def caption(table: Table) -> str:
         "over all seeds of each), so they may not equal the difference of the two means. "
         "Intervals are over seeds and questions, of means of one seed over questions alone; p is corrected (Holm) for "
         f"{comparisons}. Rows with equal settings are the same runs."
+        f"{f' The code that made these figures: {table.code}.' if table.code else ''}"
     )
 
 

@@ -129,6 +129,12 @@ def test_a_row_is_set_against_the_row_that_it_is_compared_with_by_its_label():
     assert r"\<script\>" in claims.markdown(table(row(0.1), reference=TEXT)).splitlines()[2]
 
 
+def test_the_caption_names_the_commit_whose_code_made_the_figures():
+    text = claims.caption(table(row(0.1), code="commit 0123 of 2026-11-26"))
+    assert text.endswith(" The code that made these figures: commit 0123 of 2026-11-26.")
+    assert "The code" not in claims.caption(table(row(0.1)))
+
+
 def test_two_rows_by_themselves_are_compared_without_correction():
     text = claims.comparison(row(0.052), "vanilla-twice").replace(wording.NO_BREAK, " ").replace(wording.MINUS, "-")
     assert text == (

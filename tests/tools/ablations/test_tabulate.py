@@ -173,7 +173,7 @@ def test_the_record_is_read_back_and_a_broken_one_is_named():
     assert ablation_table.parse({"rows": []}).rows == []
     assert set(record) == {
         "benchmark", "min_documents", "num_documents", "num_questions", "measure", "correction", "num_comparisons",
-        "reference", "claimed", "seconds", "rows",
+        "reference", "claimed", "seconds", "code", "rows",
     }  # fmt: skip
     with pytest.raises(ArtifactError, match="the whole: value error, there are rows, but no measure"):
         ablation_table.parse(record | {"measure": None})
