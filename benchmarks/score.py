@@ -26,7 +26,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from pipeline.retrieval import chunking, embed, encoder
+from pipeline.retrieval import chunking, encoder
 from pipeline.runtime import config
 from pipeline.runtime.settings import EncoderRetriever
 
@@ -62,15 +62,15 @@ def chunks(path: Path, num: int, words: int) -> list[str]:
 
 def ours(name: str, folder: Path, settings: EncoderRetriever, number_format: torch.dtype) -> Way:
     """What stage `score` does when its cache is empty."""
-    network, tokenizer = embed.load(folder, CPU, number_format)
+    network, tokenizer = encoder.load_network(folder, CPU, number_format), encoder.load_tokenizer(folder)
 
     def encode(texts: Sequence[str]) -> Floats:
         ids = encoder.tokenize(tokenizer, texts)
-        planned = encoder.plan(ids, max_tokens=settings.max_tokens, batch_tokens=embed.BATCH_TOKENS["cpu"])
         found = np.empty((len(texts), network.config.hidden_size), dtype=np.float32)
-        done = encoder.embed_all(network, planned, pad_id=tokenizer.pad_token_id, pooling=settings.pooling)
-        for places, embedding_BD in done:
-            found[places] = embedding_BD.numpy()
+        for batch in encoder.batches(ids, max_tokens=settings.max_tokens, batch_tokens=encoder.BATCH_TOKENS["cpu"]):
+            found[batch.indices] = encoder.embed(
+                network, batch, pad_id=tokenizer.pad_token_id, pooling=settings.pooling
+            )
         return found
 
     return Way(name, network, encode)
@@ -78,15 +78,17 @@ def ours(name: str, folder: Path, settings: EncoderRetriever, number_format: tor
 
 def naive(name: str, folder: Path, settings: EncoderRetriever) -> Way:
     """Batches of 32 as the texts come, each padded to its longest."""
-    network, tokenizer = embed.load(folder, CPU, torch.float32)
+    network, tokenizer = encoder.load_network(folder, CPU, torch.float32), encoder.load_tokenizer(folder)
 
     def encode(texts: Sequence[str]) -> Floats:
         found = []
         for start in range(0, len(texts), 32):
             ids = encoder.tokenize(tokenizer, texts[start : start + 32])
-            rows = [encoder.cut(row, settings.max_tokens) for row in ids]
-            longest = max(map(len, rows))
-            found.append(encoder.embed(network, rows, longest, tokenizer.pad_token_id, settings.pooling).numpy())
+            rows = [encoder.truncate(row, settings.max_tokens) for row in ids]
+            batch = encoder.EncoderBatch(
+                list(range(len(rows))), rows, [len(row) for row in ids], max(map(len, rows)), len(rows)
+            )
+            found.append(encoder.embed(network, batch, pad_id=tokenizer.pad_token_id, pooling=settings.pooling))
         return np.concatenate(found)
 
     return Way(name, network, encode)
@@ -175,7 +177,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     folder = encoder.find(settings).folder
     texts = chunks(arguments.file, arguments.chunks, arguments.words)
     questions = [" ".join(text.split()[-QUESTION_WORDS:]) for text in texts[:: max(1, len(texts) // NUM_QUESTIONS)]]
-    native = embed.dtype(CPU)
+    native = encoder.number_format(CPU)
     ways = [
         peer("SentenceTransformer.encode (fp32)", folder, settings),
         peer("SentenceTransformer.encode, bf16", folder, settings, dtype=torch.bfloat16),

@@ -1,47 +1,55 @@
-"""BERT encoders on disk, in a Python package or on the hub: found and checked before anything is loaded. No torch.
+"""A BERT encoder: find and check its files, load it, and turn texts into embeddings.
 
-Texts to embeddings with a BERT encoder, as facebookresearch/contriever @39fb2201 (src/contriever.py) does it.
-
-Batches are sorted by length and have one shape per length: a text is padded to the next multiple of 16 tokens, and a
-batch of such texts always has the same number of rows. So a text's embedding is the same to the last bit whatever
-stands beside it, and a run that finds half of its texts in the cache gives the scores of one that finds none.
+Embeddings are those of facebookresearch/contriever @39fb2201 (src/contriever.py). Batches hold texts of one padded
+length, and every batch of that length has the same number of rows, so that a text's embedding is the same to the last
+bit whatever texts are beside it, and a half-filled cache gives the scores of an empty one.
 """
 
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.runtime.settings import EncoderRetriever
 
+# B texts of a batch, L tokens of its longest text, D dimensions of an embedding
+
 WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+LENGTH_STEP = 16
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
+
+Pooling = Literal["mean", "cls"]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Files of one encoder."""
+    """The files of one encoder."""
 
     source: str
     folder: Path
     sha256: str
-    """Of model.safetensors."""
+    """Digest of model.safetensors."""
     files_sha256: str
-    """Of all that an embedding depends on: weights, configuration, tokenizer."""
+    """Digest of all files that an embedding depends on: weights, configuration, tokenizer."""
 
 
 def find(settings: EncoderRetriever) -> Checkpoint:
-    """Look the checkpoint up and check it before anything is loaded.
+    """Find the checkpoint in a folder, a Python package or on the hub, and check it before anything is loaded.
 
     Raises:
-        ArtifactError: not there, not reachable, without safetensors, no BERT, or other weights than those pinned.
+        ArtifactError: it is missing, unreachable, without safetensors, no BERT, or has other weights than those pinned.
         ConfigError: retriever.max_tokens is more than the checkpoint can take.
     """
     folder = _folder(settings.source, settings.revision)
@@ -77,7 +85,7 @@ def find(settings: EncoderRetriever) -> Checkpoint:
 
 
 def digests(folder: Path) -> tuple[str, str]:
-    """Of model.safetensors, and of all that an embedding depends on.
+    """Return the digests of model.safetensors and of all files that an embedding depends on.
 
     Raises:
         OSError: there is no model.safetensors.
@@ -124,48 +132,100 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# B texts of a batch, L tokens of its longest, D hidden
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer. Raises ArtifactError when a file is broken."""
+    from transformers import AutoTokenizer  # takes seconds to import, and a full cache needs none
+
+    with _as_artifact_error(folder):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
-LENGTH_STEP = 16
+def load_network(folder: Path, on: torch.device, dtype: torch.dtype) -> Any:
+    """Load the network without its pooler, in evaluation mode.
 
-Pooling = Literal["mean", "cls"]
+    Raises:
+        ArtifactError: a file is broken, or weights are missing.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    quiet: Any = logging  # its functions carry no types
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    with _as_artifact_error(folder):
+        network, report = AutoModel.from_pretrained(
+            folder,
+            add_pooling_layer=False,
+            attn_implementation="sdpa",
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ArtifactError(f"{folder / WEIGHTS}: {len(missing)} weights missing, first {missing[0]}; restore the file")
+    return network.to(on).eval()
 
 
-class Batch(NamedTuple):
+@contextmanager
+def _as_artifact_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds, some of them bare
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ArtifactError(f"{folder}: cannot be loaded as a BERT encoder ({reason}); restore its files") from None
+
+
+def number_format(on: torch.device) -> torch.dtype:
+    """Return bfloat16 where the hardware multiplies it, else float32, because emulated bfloat16 is far slower."""
+    if on.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    able: dict[str, Any] = dict(torch.cpu.get_capabilities())
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+class EncoderBatch(NamedTuple):
     """Texts that are encoded together."""
 
     indices: list[int]
+    """Indices of the texts among those that were batched."""
+    ids: list[list[int]]
+    """Token ids of each text, truncated."""
+    lengths: list[int]
+    """Tokens of each text before it was truncated, special tokens included."""
     num_tokens: int
-    """Of each row, padding included."""
+    """Tokens of each row, padding included."""
     num_rows: int
-    """At least len(indices); the rows beyond are filled with copies."""
+    """At least the number of texts; the other rows are filled with copies of the last text."""
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text between [CLS] and [SEP], not cut."""
+    """Return the token ids of each text between [CLS] and [SEP], not truncated."""
     return list(tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]) if texts else []
 
 
-def cut(ids: list[int], max_tokens: int) -> list[int]:
-    """At most `max_tokens` ids, the last one still [SEP]."""
+def truncate(ids: list[int], max_tokens: int) -> list[int]:
+    """Shorten to at most `max_tokens` ids, the last one still [SEP]."""
     return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
 
 
-def batches(lengths: Sequence[int], batch_tokens: int, max_tokens: int) -> Iterator[Batch]:
-    """Group texts by padded length, longest first, `batch_tokens` or one row to a batch."""
-    by_length: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        padded = min(-(-length // LENGTH_STEP) * LENGTH_STEP, max_tokens)
-        by_length.setdefault(padded, []).append(index)
-    for padded, indices in sorted(by_length.items(), reverse=True):
-        num_rows = max(1, batch_tokens // padded)
+def batches(ids: Sequence[list[int]], *, max_tokens: int, batch_tokens: int) -> Iterator[EncoderBatch]:
+    """Group tokenized texts by padded length, longest first, with at most `batch_tokens` or one row in a batch."""
+    indices_of: defaultdict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(ids):
+        indices_of[min(-(-len(row) // LENGTH_STEP) * LENGTH_STEP, max_tokens)].append(index)
+    for num_tokens, indices in sorted(indices_of.items(), reverse=True):
+        num_rows = max(1, batch_tokens // num_tokens)
         for start in range(0, len(indices), num_rows):
-            yield Batch(indices[start : start + num_rows], padded, num_rows)
+            chosen = indices[start : start + num_rows]
+            truncated = [truncate(ids[index], max_tokens) for index in chosen]
+            yield EncoderBatch(chosen, truncated, [len(ids[index]) for index in chosen], num_tokens, num_rows)
 
 
 def pool(hidden_BLD: Tensor, mask_BL: Tensor, pooling: Pooling) -> Tensor:
-    """embedding_BD in float32: the state of [CLS], or the mean over all but padding, [CLS] and [SEP] included."""
+    """Return embedding_BD in float32: the state of [CLS], or the mean over all tokens but padding."""
     if pooling == "cls":
         return hidden_BLD[:, 0].float()
     summed_BD = hidden_BLD.float().masked_fill(~mask_BL[:, :, None], 0.0).sum(dim=1)
@@ -173,41 +233,17 @@ def pool(hidden_BLD: Tensor, mask_BL: Tensor, pooling: Pooling) -> Tensor:
 
 
 @torch.inference_mode()
-def embed(network: Any, rows: Sequence[list[int]], num_tokens: int, pad_id: int, pooling: Pooling) -> Tensor:
-    """embedding_BD of a BERT without pooler for rows of token ids, each padded to `num_tokens`."""
-    ids_BL = torch.full((len(rows), num_tokens), pad_id, dtype=torch.long)
-    mask_BL = torch.zeros((len(rows), num_tokens), dtype=torch.bool)
-    for row, ids in enumerate(rows):
+def embed(network: Any, batch: EncoderBatch, *, pad_id: int, pooling: Pooling) -> NDArray[np.float32]:
+    """Return embedding_BD, one row for each text of the batch."""
+    ids_BL = torch.full((batch.num_rows, batch.num_tokens), pad_id, dtype=torch.long)
+    mask_BL = torch.zeros((batch.num_rows, batch.num_tokens), dtype=torch.bool)
+    for row, ids in enumerate([*batch.ids, *[batch.ids[-1]] * (batch.num_rows - len(batch.ids))]):
         ids_BL[row, : len(ids)] = torch.tensor(ids)
         mask_BL[row, : len(ids)] = True
     ids_BL, mask_BL = ids_BL.to(network.device), mask_BL.to(network.device)
-    # Given per query, the mask reaches attention as it is; transformers drops one per text when no text is padded,
-    # and the attention without a mask is another kernel with other last bits.
-    mask_B1LL = mask_BL[:, None, None, :].expand(-1, 1, num_tokens, -1)
+    # With a row per query, the mask reaches attention as it is. transformers drops a mask of one row per text when no
+    # text is padded, and attention without a mask is another kernel, which rounds differently.
+    mask_B1LL = mask_BL[:, None, None, :].expand(-1, 1, batch.num_tokens, -1)
     hidden_BLD = network(input_ids=ids_BL, attention_mask=mask_B1LL).last_hidden_state
-    return pool(hidden_BLD, mask_BL, pooling)
-
-
-def plan(ids: Sequence[list[int]], *, max_tokens: int, batch_tokens: int) -> Iterator[tuple[Batch, list[list[int]]]]:
-    """Each batch, and the token ids of its texts; longer texts are cut."""
-    rows = [cut(row, max_tokens) for row in ids]
-    for batch in batches([len(row) for row in rows], batch_tokens, max_tokens):
-        yield batch, [rows[index] for index in batch.indices]
-
-
-def embed_batch(network: Any, batch: Batch, rows: Sequence[list[int]], *, pad_id: int, pooling: Pooling) -> Tensor:
-    """embedding_BD of the texts of one batch, float32 on the CPU; the copies that fill it are left out."""
-    filled = [*rows, *[rows[-1]] * (batch.num_rows - len(rows))]
-    return embed(network, filled, batch.num_tokens, pad_id, pooling)[: len(rows)].cpu()
-
-
-def embed_all(
-    network: Any,
-    planned: Iterable[tuple[Batch, list[list[int]]]],
-    *,
-    pad_id: int,
-    pooling: Pooling,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """For each batch of a plan: the indices of its texts and embedding_BD of these."""
-    for batch, rows in planned:
-        yield batch.indices, embed_batch(network, batch, rows, pad_id=pad_id, pooling=pooling)
+    embedding_BD: NDArray[np.float32] = pool(hidden_BLD, mask_BL, pooling)[: len(batch.ids)].cpu().numpy()
+    return embedding_BD

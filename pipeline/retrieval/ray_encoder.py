@@ -1,127 +1,134 @@
-"""Batches of an encoder on the actors of a Ray cluster (Ray Data): one network and, on the CPU, one thread per actor.
+"""Encoder batches on the actors of a Ray cluster (Ray Data): one network and, on a CPU, one thread per actor.
 
-What reaches an actor is a batch as `encoder.plan` made it, and what embeds it is `encoder.embed_batch`, as on one
-machine: on processors of the same kind the bytes are the same, however many actors there are.
+Actors get the batches of `encoder.batches` and embed them with `encoder.embed`, as one machine does: on processors of
+the same kind the bytes are the same, however many actors there are.
 
 Environment: RAY_ADDRESS (Ray's own: which cluster; unset: one of this machine alone, for this run), FOCUS_RAY_ACTORS
-(unset: one per GPU, on a CPU one per core). Nothing is reported to anybody, and no dashboard is started.
+(unset: one per GPU, on a CPU one per core). No usage statistics are sent, and no dashboard is started.
 """
 
 import logging
 import os
 import pickle
+import platform
 import signal
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from pipeline.retrieval import encoder
-from pipeline.runtime.errors import ConfigError, PipelineError, ResourceError
-
-# B texts of a batch, D dimensions of an embedding
+from pipeline.retrieval.encoder import EncoderBatch
+from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, ResourceError
 
 BLOCKS_PER_ACTOR = 8  # enough that slower actors get fewer
 MAX_BATCHES_PER_BLOCK = 64  # what a killed run loses, for each actor
-KNOCK_SECONDS = 10.0
-
-_WORK = pa.schema(
-    [
-        ("number", pa.int64()),  # which batch of the plan
-        ("num_tokens", pa.int32()),
-        ("num_rows", pa.int32()),
-        ("ids", pa.list_(pa.list_(pa.int32()))),
-    ]
-)
-_DONE = pa.schema(
-    [
-        ("number", pa.int64()),
-        ("embeddings", pa.binary()),  # embedding_BD, float32
-        ("error", pa.binary()),  # pickled PipelineError, then no embeddings
-    ]
-)
+CONNECT_SECONDS = 10.0
 
 
-class Recipe(NamedTuple):
-    """How an actor makes its network, and what it embeds with."""
+class ActorSetup(NamedTuple):
+    """The encoder of every actor, as the machine that starts the stage would run it."""
 
-    make_network: Callable[[], Any]
-    """Called once in each actor, there. Its PipelineErrors end the run here."""
+    checkpoint: encoder.Checkpoint
     device: str
-    """cpu or cuda: what an actor takes one of."""
+    """cpu or cuda; an actor takes one of them."""
+    dtype: torch.dtype
     pad_id: int
     pooling: encoder.Pooling
+    torch_version: str = str(torch.__version__)
 
 
-class Actor:
-    """One network. An error that is the user's to mend is returned, not raised: Ray would wrap it in a traceback."""
+class EncoderActor:
+    """One network. A PipelineError is returned and not raised, because Ray would wrap it in a traceback."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(self, setup: ActorSetup) -> None:
+        self._setup = setup
         self._network: Any = None
-        self._error: bytes | None = None
+        self._error: PipelineError | None = None
         try:
-            if recipe.device == "cpu":
+            if setup.device == "cpu":
                 torch.set_num_threads(1)
-            self._network = recipe.make_network()
+            self._network = load_network(setup)
         except PipelineError as error:
-            self._error = pickle.dumps(error)
+            self._error = error
 
-    def __call__(self, work: pa.Table) -> pa.Table:
-        done = []
-        for row in work.to_pylist():
-            embeddings = None if self._error else self._embed(row)
-            done.append({"number": row["number"], "embeddings": embeddings, "error": self._error})
-        return pa.Table.from_pylist(done, _DONE)
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Embed a block of pickled batches; each result is the pickled pair of a batch without ids and embedding_BD."""
+        results = (self._error or self._embed(pickle.loads(row)) for row in block["pickled"].to_pylist())
+        return _block(results)
 
-    def _embed(self, row: dict[str, Any]) -> bytes:
-        batch = encoder.Batch(list(range(len(row["ids"]))), row["num_tokens"], row["num_rows"])
-        embedding_BD = encoder.embed_batch(
-            self._network, batch, row["ids"], pad_id=self._recipe.pad_id, pooling=self._recipe.pooling
-        )
-        return bytes(embedding_BD.numpy().tobytes())
+    def _embed(self, batch: EncoderBatch) -> tuple[EncoderBatch, NDArray[np.float32]]:
+        found = encoder.embed(self._network, batch, pad_id=self._setup.pad_id, pooling=self._setup.pooling)
+        return batch._replace(ids=[]), found
 
 
-def embed_all(
-    planned: Iterable[tuple[encoder.Batch, list[list[int]]]], recipe: Recipe
-) -> Iterator[tuple[list[int], Tensor]]:
-    """`encoder.embed_all` on the cluster: the whole plan is put into its memory (4 bytes a token), batches come back
-    in any order.
+def load_network(setup: ActorSetup) -> Any:
+    """Load the network on a machine of the cluster, which must see the same files and calculate alike.
 
     Raises:
-        ConfigError: Ray is not installed, or the cluster has not what is asked for.
-        ResourceError: no connection to the cluster, or it broke down.
-        PipelineError: of any kind that recipe.make_network raises in an actor.
+        ArtifactError: the folder is missing, or holds other files.
+        ConfigError: this machine has another version of torch or another number format.
+    """
+    checkpoint, here = setup.checkpoint, f"machine {platform.node()}"
+    way_out = "put the encoder where all machines of the cluster see the same files, or set score.engine: local"
+    try:
+        _, files_sha256 = encoder.digests(checkpoint.folder)
+    except OSError as error:
+        raise ArtifactError(
+            f"retriever.source {checkpoint.source!r}: {here} cannot read {error.filename} ({error.strerror}); {way_out}"
+        ) from None
+    if files_sha256 != checkpoint.files_sha256:
+        raise ArtifactError(
+            f"retriever.source {checkpoint.source!r}: the files in {checkpoint.folder} have digest {files_sha256} on "
+            f"{here}, and {checkpoint.files_sha256} on the one that started the stage; {way_out}"
+        )
+    on = torch.device(setup.device)
+    if (str(torch.__version__), encoder.number_format(on)) != (setup.torch_version, setup.dtype):
+        raise ConfigError(
+            f"{here} has torch {torch.__version__} and embeds in {encoder.number_format(on)}, the one that started the "
+            f"stage has {setup.torch_version} and {setup.dtype}; give all machines the same environment and kind of "
+            "processor, or set score.engine: local"
+        )
+    return encoder.load_network(checkpoint.folder, on, setup.dtype)
+
+
+def embed_all(batches: Iterable[EncoderBatch], setup: ActorSetup) -> Iterator[tuple[EncoderBatch, NDArray[np.float32]]]:
+    """Embed batches on the cluster and yield each, without its ids, and its embedding_BD, in any order.
+
+    All batches are put into the cluster's memory first (about 3 bytes a token).
+
+    Raises:
+        ConfigError: Ray is not installed, or the cluster lacks what was asked for.
+        ResourceError: the cluster cannot be reached, or it broke down.
+        PipelineError: what `load_network` raises in an actor.
     """
     ray = _connected()
-    most = num_actors(recipe.device, ray.cluster_resources())
-    indices_of: list[list[int]] = []
-    held = [ray.put(block) for block in blocks(planned, most, indices_of)]
-    takes = {"num_gpus": 1} if recipe.device == "cuda" else {"num_cpus": 1}
+    most = num_actors(setup.device, ray.cluster_resources())
+    held = [ray.put(block) for block in blocks(batches, most)]
     done = ray.data.from_arrow_refs(held).map_batches(
-        Actor,
-        fn_constructor_args=(recipe,),
+        EncoderActor,
+        fn_constructor_args=(setup,),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(most, len(held))),
-        **takes,
+        **{"num_gpus" if setup.device == "cuda" else "num_cpus": 1},
     )
     try:
-        for table in done.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in table.to_pylist():
-                if row["error"] is not None:
-                    raise pickle.loads(row["error"])
-                indices = indices_of[row["number"]]
-                embedding_BD = np.frombuffer(row["embeddings"], dtype=np.float32).reshape(len(indices), -1)
-                yield indices, torch.from_numpy(embedding_BD.copy())
+        for block in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in block["pickled"].to_pylist():
+                result = pickle.loads(row)
+                if isinstance(result, PipelineError):
+                    raise result
+                yield result
     except ray.exceptions.RayTaskError:
         raise  # a bug of ours in an actor: its traceback is wanted
     except ray.exceptions.RayError as error:
@@ -131,35 +138,27 @@ def embed_all(
         ) from None
 
 
-def blocks(
-    planned: Iterable[tuple[encoder.Batch, list[list[int]]]], num_actors: int, indices_of: list[list[int]]
-) -> Iterator[pa.Table]:
-    """The plan in blocks of batches, of _WORK; `indices_of` is filled with the indices of each batch."""
-    rows = []
-    for number, (batch, ids) in enumerate(planned):
-        indices_of.append(batch.indices)
-        rows.append({"number": number, "num_tokens": batch.num_tokens, "num_rows": batch.num_rows, "ids": ids})
-        if len(rows) == MAX_BATCHES_PER_BLOCK * num_actors * BLOCKS_PER_ACTOR:
-            yield from _split(rows, num_actors)
-            rows = []
-    yield from _split(rows, num_actors)
+def blocks(batches: Iterable[EncoderBatch], num_actors: int) -> Iterator[pa.Table]:
+    """Distribute batches over blocks. Every n-th batch is in one block, so that blocks take equally long although the
+    batches are sorted by length."""
+    remaining, num_blocks = iter(batches), num_actors * BLOCKS_PER_ACTOR
+    while group := list(islice(remaining, MAX_BATCHES_PER_BLOCK * num_blocks)):
+        for place in range(min(len(group), num_blocks)):
+            yield _block(group[place::num_blocks])
 
 
-def _split(rows: list[dict[str, Any]], num_actors: int) -> Iterator[pa.Table]:
-    """Every n-th batch to a block, so that blocks of a plan that is sorted by length take equally long."""
-    num_blocks = min(len(rows), num_actors * BLOCKS_PER_ACTOR)
-    for place in range(num_blocks):
-        yield pa.Table.from_pylist(rows[place::num_blocks], _WORK)
+def _block(rows: Iterable[Any]) -> pa.Table:
+    return pa.table({"pickled": pa.array([pickle.dumps(row) for row in rows], pa.binary())})
 
 
 def _connected() -> Any:
-    """The module `ray` with a cluster behind it.
+    """Return the module `ray`, connected to a cluster.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: Ray is not installed.
         ResourceError: the cluster cannot be reached or started.
     """
-    # Before the import: no reports over the network, and no lines of the C++ side on stderr.
+    # Before the import: no usage statistics, and no lines of Ray's C++ code on stderr.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     warnings.filterwarnings("ignore", module=r"ray\.")  # it warns of its own settings
@@ -176,15 +175,15 @@ def _connected() -> Any:
     if not ray.is_initialized():
         terminate = signal.getsignal(signal.SIGTERM)
         try:
-            _knock(os.environ.get("RAY_ADDRESS", ""))
+            _check_reachable(os.environ.get("RAY_ADDRESS", ""))
             with _silent_stderr():
                 ray.init(
-                    # Else Ray tries the last cluster that was started here, for minutes when it died.
+                    # Without an address Ray would try the last cluster of this machine, for minutes if it died.
                     None if os.environ.get("RAY_ADDRESS") else "local",
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    # This code, for machines that have none or another state of it.
+                    # Ship this code, because other machines may have none or another version of it.
                     runtime_env={"py_modules": [str(Path(__file__).parents[1])], "excludes": ["__pycache__"]},
                 )
         except (OSError, RuntimeError, ValueError) as error:
@@ -195,20 +194,20 @@ def _connected() -> Any:
                 "RAY_AUTH_MODE=token if it asks for one, or set score.engine: local"
             ) from None
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)  # Ray has put its own in the place of ours
+            signal.signal(signal.SIGTERM, terminate)  # Ray replaced our handler
     return ray
 
 
-def _knock(address: str) -> None:
-    """Raises OSError when nobody answers at host:port; Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError when nothing listens at host:port; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdecimal() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Nothing from the file descriptor itself: Ray's C++ side says there that it was told to be silent."""
+    """Silence the file descriptor itself, because Ray's C++ code writes to it whatever its log level is."""
     stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)
@@ -220,10 +219,10 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def num_actors(device: str, resources: dict[str, float]) -> int:
-    """FOCUS_RAY_ACTORS, else as many as the cluster can run at once.
+    """Return FOCUS_RAY_ACTORS, else the number of actors that the cluster can run at once.
 
     Raises:
-        ConfigError: more than that, or no number; the actors would be waited for forever.
+        ConfigError: FOCUS_RAY_ACTORS is no number or more than that, for which the run would wait forever.
     """
     kind = "GPU" if device == "cuda" else "CPU"
     most = int(resources.get(kind, 0))

@@ -57,7 +57,7 @@ OPEN_PATHS = {
     "evaluation": {"predict"},
     "model": {"distributed", "loading"},
     "report": {"grid_record"},
-    "retrieval": {"embed", "embedding_cache", "encoder", "ray_encoder"},
+    "retrieval": {"embedding_cache", "encoder", "ray_encoder"},
     "training": {"checkpoint", "dataset", "trainer"},
     "views": {"tokenizer"},
 }

@@ -363,7 +363,7 @@ def test_a_local_folder_is_loaded_offline_and_its_code_is_not_run(saved, project
     card = loading.BaseCard("", None, loading.digest(saved[0]), 288, "", 1, 2, 286, 287)
     assert loading.load_base(settings, card).config.vocab_size == 288
     retriever = tiny_bert.retriever(saved[1])
-    embed.load(encoder.find(retriever).folder, torch.device("cpu"), torch.float32)
+    encoder.load_network(encoder.find(retriever).folder, torch.device("cpu"), torch.float32)
     assert not (saved[0].parent / "canary").exists()
 
 

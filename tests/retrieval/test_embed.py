@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.common.device import device
-from pipeline.retrieval import embed, embedding_cache
+from pipeline.retrieval import embed, embedding_cache, encoder
 from pipeline.runtime.errors import ConfigError, NumericError
 from tests import tiny_bert
 
@@ -79,9 +79,9 @@ def test_similarity_and_the_name_of_the_source_do_not(folder, cache, monkeypatch
 
 
 def test_bfloat16_is_close_and_kept_apart(folder, cache, monkeypatch):
-    monkeypatch.setattr(embed, "dtype", lambda on: torch.float32)
+    monkeypatch.setattr(encoder, "number_format", lambda on: torch.float32)
     exact = embedder(folder, cache).embed(TEXTS, "chunks")
-    monkeypatch.setattr(embed, "dtype", lambda on: torch.bfloat16)
+    monkeypatch.setattr(encoder, "number_format", lambda on: torch.bfloat16)
     rough = embedder(folder, cache).embed(TEXTS, "chunks")
     assert rough.num_cached == 0
     assert rough.embedding_ND == pytest.approx(exact.embedding_ND, abs=0.1)
@@ -91,7 +91,7 @@ def test_bfloat16_is_close_and_kept_apart(folder, cache, monkeypatch):
 def test_the_number_format_of_the_cpu_is_what_it_can_multiply():
     able = torch.cpu.get_capabilities()
     native = able.get("avx512_bf16") or able.get("amx_bf16")
-    assert embed.dtype(torch.device("cpu")) == (torch.bfloat16 if native else torch.float32)
+    assert encoder.number_format(torch.device("cpu")) == (torch.bfloat16 if native else torch.float32)
 
 
 def test_an_embedding_that_is_no_number_stops_the_run_and_is_not_kept(folder, cache, tmp_path):

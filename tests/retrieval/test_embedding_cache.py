@@ -114,8 +114,8 @@ def test_the_folder_is_the_users_unless_the_environment_says_otherwise(monkeypat
 WRITER = """
 import sys
 from pathlib import Path
-from tests.test_embeddings import embeddings, entry, key
-cache = embeddings.Cache(Path(sys.argv[1]))
+from tests.retrieval.test_embedding_cache import embedding_cache, entry, key
+cache = embedding_cache.Cache(Path(sys.argv[1]))
 number = int(sys.argv[2])
 while number < int(sys.argv[3]):
     cache.put({key(n): entry(n) for n in range(number, number + 10)})

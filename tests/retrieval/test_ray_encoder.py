@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 import signal
 import socket
@@ -79,7 +80,7 @@ def scored(engine, source, cache_folder, monkeypatch):
 
 def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, cluster, monkeypatch, capfd):
     monkeypatch.setattr(ray_encoder, "BLOCKS_PER_ACTOR", 1)
-    monkeypatch.setattr(embed, "BATCH_TOKENS", {"cpu": 32})  # several batches
+    monkeypatch.setattr(encoder, "BATCH_TOKENS", {"cpu": 32})  # several batches
     here = scored("local", folder, project / "local", monkeypatch)
     shutil.copytree(project / "local", project / "ray")
     # The questions stay, to start the actors once.
@@ -97,7 +98,7 @@ def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, c
 def name_of(folder):
     """What the stage's embeddings are addressed by."""
     checkpoint = encoder.find(tiny_bert.retriever(folder))
-    return f"{checkpoint.files_sha256} 32 mean {embed.dtype(CPU)}"
+    return f"{checkpoint.files_sha256} 32 mean {encoder.number_format(CPU)}"
 
 
 def test_an_embedding_that_is_no_number_stops_the_run(tmp_path, cache, cluster):
@@ -125,11 +126,12 @@ def test_other_files_on_an_actors_machine_end_the_run_in_one_line(tmp_path, cach
 
 def test_a_machine_that_lacks_the_files_or_calculates_otherwise_is_named(folder):
     checkpoint = encoder.find(tiny_bert.retriever(folder))
+    setup = ray_encoder.ActorSetup(checkpoint, "cpu", torch.float64, 0, "mean", "1.0")
     gone = dataclasses.replace(checkpoint, folder=folder / "nowhere")
     with pytest.raises(errors.ArtifactError, match=r"machine .* cannot read .*nowhere/model.safetensors \(No such"):
-        embed.network_elsewhere(gone, "cpu", torch.float32, torch.__version__)
+        ray_encoder.load_network(setup._replace(checkpoint=gone))
     with pytest.raises(errors.ConfigError, match=r"embeds in torch\.\w+, the one .* has 1.0 and torch.float64;"):
-        embed.network_elsewhere(checkpoint, "cpu", torch.float64, "1.0")
+        ray_encoder.load_network(setup)
 
 
 def test_without_ray_the_line_says_how_to_install_it(folder, cache, monkeypatch):
@@ -180,15 +182,13 @@ def test_gpus_are_not_passed_over_without_a_word(monkeypatch):
 
 
 @given(st.lists(st.integers(2, 64), max_size=60), st.integers(1, 3), st.integers(1, 3))
-def test_blocks_hold_every_batch_once(lengths, most, per_actor):
+def test_blocks_hold_every_batch_once(lengths, most, per_block):
     ids = [list(range(length)) for length in lengths]
-    planned = list(encoder.plan(ids, max_tokens=32, batch_tokens=64))
-    indices_of = []
+    batches = list(encoder.batches(ids, max_tokens=32, batch_tokens=64))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_encoder, "MAX_BATCHES_PER_BLOCK", per_actor)
-        rows = [row for block in ray_encoder.blocks(iter(planned), most, indices_of) for row in block.to_pylist()]
-    rows.sort(key=lambda row: row["number"])
-    assert indices_of == [batch.indices for batch, _ in planned]
-    assert [(row["num_tokens"], row["num_rows"], row["ids"]) for row in rows] == [
-        (batch.num_tokens, batch.num_rows, ids) for batch, ids in planned
-    ]
+        patch.setattr(ray_encoder, "MAX_BATCHES_PER_BLOCK", per_block)
+        blocks = [
+            [pickle.loads(row) for row in block["pickled"].to_pylist()] for block in ray_encoder.blocks(batches, most)
+        ]
+    assert all(1 <= len(block) <= per_block for block in blocks)
+    assert sorted(batch for block in blocks for batch in block) == sorted(batches)
