@@ -29,7 +29,7 @@ from pipeline.data.benchmarks import hotpot, qasper
 from pipeline.data.jsonl import JsonEntries, JsonLines, Rejects
 from pipeline.evaluation import bootstrap
 from pipeline.retrieval import chunking, embed, embedding_cache, recall, retrievers
-from pipeline.retrieval.retrievers import Context, Floats
+from pipeline.retrieval.retrievers import Candidates
 from pipeline.runtime import config
 from pipeline.runtime.settings import EncoderRetriever
 
@@ -47,7 +47,7 @@ _SENTENCE = regex.compile(
     r"""\S.*?(?:[\p{Sentence_Terminal}…][\p{Pe}\p{Pf}\p{Pi}"']*(?=\s)|(?=\n\s*\n)|\Z)""", regex.DOTALL
 )
 
-Scores = Callable[[Context], Floats]
+ContextScorer = Callable[[Candidates], retrievers.Scores]
 
 
 class Chunk(NamedTuple):
@@ -68,7 +68,7 @@ class Task(NamedTuple):
 
     name: str
     chunks: list[Chunk]
-    contexts: list[Context]
+    contexts: list[Candidates]
 
 
 def nq(folder: Path, num_questions: int) -> Task:
@@ -83,7 +83,9 @@ def nq(folder: Path, num_questions: int) -> Task:
             gold_of.setdefault(record["question"], set()).add(row)
     chunks = [Chunk(Document(str(row), title, text), 0, len(text)) for (title, text), row in row_of.items()]
     everywhere = np.arange(len(chunks), dtype=np.int32)
-    contexts = [Context(asked, asked, everywhere, np.isin(everywhere, list(gold))) for asked, gold in gold_of.items()]
+    contexts = [
+        Candidates(asked, asked, everywhere, np.isin(everywhere, list(gold))) for asked, gold in gold_of.items()
+    ]
     return Task("NQ, whole collection", chunks, contexts)
 
 
@@ -136,7 +138,7 @@ def _task(name: str, chunks_of: dict[str, list[Chunk]], examples: Iterator[Examp
         spans = [(chunks[row].document.document_id, chunks[row].start, chunks[row].end) for row in rows]
         gold = np.array(list(tables.gold_flags(spans, example.evidence)))
         if gold.any():
-            contexts.append(Context(example.example_id, example.question, np.array(rows, dtype=np.int32), gold))
+            contexts.append(Candidates(example.example_id, example.question, np.array(rows, dtype=np.int32), gold))
     return Task(name, chunks, contexts)
 
 
@@ -158,7 +160,7 @@ class Systems:
         self._questions = list(dict.fromkeys(context.question for context in task.contexts))
         self._with_title = [retrievers.chunk_text(c.document.title, c.text, with_title=True) for c in task.chunks]
 
-    def __iter__(self) -> Iterator[tuple[str, Scores]]:
+    def __iter__(self) -> Iterator[tuple[str, ContextScorer]]:
         """Name and scores; the dear ones last."""
         short, long = self._dense(self._with_title, 256), self._dense(self._with_title, 512)
         bm25 = retrievers.Bm25Scorer(self._with_title, **BM25)
@@ -178,7 +180,7 @@ class Systems:
         if all(chunk.document.title for chunk in self._task.chunks):
             yield from self._both("no title", [chunk.text for chunk in self._task.chunks])
 
-    def _both(self, what: str, texts: list[str]) -> Iterator[tuple[str, Scores]]:
+    def _both(self, what: str, texts: list[str]) -> Iterator[tuple[str, ContextScorer]]:
         yield f"BM25, {what}", retrievers.Bm25Scorer(texts, **BM25).scores
         yield f"MiniLM, 512 tokens, {what}", self._dense(texts, 512).scores
 
@@ -198,12 +200,12 @@ class Systems:
             embedding_ND[longer] = self._embedder_of[cut].embed([texts[row] for row in longer], "chunks").embedding_ND
         return retrievers.DenseScorer(self._questions, asked, embedding_ND, "cosine")
 
-    def _without_stop_words(self) -> Scores:
+    def _without_stop_words(self) -> ContextScorer:
         def rest(text: str) -> str:
             return " ".join(word for word in regex.findall(r"\w+", text.lower()) if word not in STOP_WORDS)
 
         scorer = retrievers.Bm25Scorer([rest(text) for text in self._with_title], **BM25)
-        return lambda context: scorer.scores(context._replace(question=rest(context.question)))
+        return lambda asked: scorer.scores(asked._replace(question=rest(asked.question)))
 
     @cached_property
     def _sentences_of(self) -> dict[str, list[tuple[int, int]]]:
@@ -228,7 +230,7 @@ class Systems:
         text = chunk.document.text[(before or [chunk.start])[0] : (behind or [chunk.end])[-1]]
         return retrievers.chunk_text(chunk.document.title, text, with_title=True)
 
-    def _best_sentence(self) -> Scores:
+    def _best_sentence(self) -> ContextScorer:
         """A chunk is worth as much as the best sentence in it."""
         texts, row_of = [], []
         for row, chunk in enumerate(self._task.chunks):
@@ -237,16 +239,16 @@ class Systems:
                 row_of.append(row)
         scorer, rows = self._dense(texts, 256), np.array(row_of)
 
-        def scores(context: Context) -> Floats:
-            sentences = np.flatnonzero(np.isin(rows, context.rows_C)).astype(np.int32)
+        def scores(candidates: Candidates) -> retrievers.Scores:
+            sentences = np.flatnonzero(np.isin(rows, candidates.rows_C)).astype(np.int32)
             best_N = np.full(len(self._task.chunks), -np.inf, dtype=np.float32)
-            np.maximum.at(best_N, rows[sentences], scorer.scores(context._replace(rows_C=sentences)))
-            return best_N[context.rows_C]
+            np.maximum.at(best_N, rows[sentences], scorer.scores(candidates._replace(rows_C=sentences)))
+            return best_N[candidates.rows_C]
 
         return scores
 
 
-def _standard(scores_C: Floats) -> Floats:
+def _standard(scores_C: retrievers.Scores) -> retrievers.Scores:
     return (scores_C - scores_C.mean()) / max(float(scores_C.std()), 1e-6)
 
 

@@ -1,150 +1,143 @@
-"""How good a retriever is: recall of the gold chunk, answer retention, mean reciprocal rank."""
+"""Quality of a retriever: recall of the gold chunk, answer retention, mean reciprocal rank."""
 
-# Q questions, C chunks of one context, N unique chunks of the collection
+# C candidate chunks of one question, N unique chunks of the corpus
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
+from numpy.typing import NDArray
 
+from pipeline.common.tables import Row
 from pipeline.common.text import has_answer
 from pipeline.retrieval import index, retrievers
-from pipeline.retrieval.index import Chunk, Collection
-from pipeline.retrieval.retrievers import Bools, CollectionScorer, Context, ControlScorer, Floats, Ints, Scorer
 
 CONTEXT_KS = (1, 3, 5, 7, 10)
-COLLECTION_KS = (1, 5, 10, 20)
-MAX_COLLECTION = 50_000  # unique chunks; to rank more of them for every question takes longer than all the rest
+CORPUS_KS = (1, 5, 10, 20)
+MAX_CORPUS = 50_000  # unique chunks; to rank more of them for every question takes longer than all the rest
 QUESTIONS_PER_BLOCK = 256  # 256 x 50,000 float32 scores are 51 MB
 
+RANKS: dict[str, Any] = {
+    "split": pl.String,
+    "question_id": pl.String,
+    "question": pl.String,
+    "num_documents": pl.Int32,
+    "num_chunks": pl.Int32,
+    "has_answers": pl.Boolean,  # false: the example is unlabelled
+    "gold_rank": pl.Int32,  # the best rank, from 0, of a gold chunk; null: no gold chunk is known
+    "all_gold_rank": pl.Int32,  # the rank by which every gold document has shown a gold chunk
+    "answer_rank": pl.Int32,  # the best rank of a chunk that holds a reference answer; null: none does
+    "gold_rows": pl.List(pl.Int32),  # the gold chunks among the unique chunks
+}
+"""Columns of the frame of ranks, which has one row per example."""
 
-class Ranked(NamedTuple):
-    """The chunks of an example's context, scored and ranked."""
 
-    chunks: list[Chunk]
-    context: Context
-    scores_C: Floats
-    ranks_C: Ints
-    answer_C: Bools
-    """Chunks in which a reference answer stands."""
+class Ranking(NamedTuple):
+    """The scored context of one example."""
+
+    scores: Row
+    """A row of tables.SCORES."""
+    ranks: Row
+    """A row of the frame of ranks."""
 
 
-def rank(example: Mapping[str, Any], known: Collection, scorer: Scorer, retriever: str) -> Ranked:
-    """Score one row of tables.EXAMPLES; `retriever` is the name for messages.
+def rank(example: Row, chunks: index.ChunkIndex, scorer: retrievers.Scorer, retriever: str) -> Ranking:
+    """Score and rank the context of one row of tables.EXAMPLES; messages name the `retriever`.
 
     Raises:
         ArtifactError: a document of the context has no chunks.
-        DataError, NumericError: as the scorer and retrieval.ranks do.
+        DataError, NumericError: as the scorer and retrievers.ranks do.
     """
-    chunks = known.chunks(example)
-    context = index.context(example, chunks)
-    scores_C = scorer.scores(context)
-    ranks_C = retrievers.ranks(scores_C, retriever, context.example_id)
-    answer_C = answer_flags([chunk.text for chunk in chunks], example["answers"])
-    return Ranked(chunks, context, scores_C, ranks_C, answer_C)
+    found = chunks.chunks(example)
+    candidates = index.candidates(example, found)
+    gold_C = candidates.gold_C
+    scores_C = scorer.scores(candidates)
+    ranks_C = retrievers.ranks(scores_C, retriever, candidates.example_id)
+    answer_C = np.array([any(has_answer(chunk.text, answer) for answer in example["answers"]) for chunk in found])
+    # From the worst rank to the best, so that each document keeps its best.
+    best_of = {found[place].document_id: int(ranks_C[place]) for place in np.argsort(-ranks_C) if gold_C[place]}
+    return Ranking(
+        {
+            "example_id": candidates.example_id,
+            "chunk_ids": [chunk.chunk_id for chunk in found],
+            "scores": scores_C.tolist(),
+            "ranks": ranks_C.tolist(),
+            "gold": gold_C.tolist(),
+        },
+        {
+            "split": example["split"],
+            "question_id": example["question_id"],
+            "question": candidates.question,
+            "num_documents": len(example["document_ids"]),
+            "num_chunks": len(found),
+            "has_answers": bool(example["answers"]),
+            "gold_rank": best_rank(ranks_C, gold_C),
+            "all_gold_rank": max(best_of.values(), default=None),
+            "answer_rank": best_rank(ranks_C, answer_C),
+            "gold_rows": candidates.rows_C[gold_C].tolist(),
+        },
+    )
 
 
-def best_rank(ranks_C: Ints, flags_C: Bools) -> int | None:
+def best_rank(ranks_C: NDArray[np.int32], flags_C: NDArray[np.bool_]) -> int | None:
     """The best rank among the flagged chunks; None when none is flagged."""
     return int(ranks_C[flags_C].min()) if flags_C.any() else None
 
 
-def all_gold_rank(ranked: Ranked) -> int | None:
-    """The rank by which every gold document has shown a gold chunk; None when no gold chunk is known."""
-    best_of: dict[str, int] = {}
-    for place in np.flatnonzero(ranked.context.gold_C):
-        document_id, found = ranked.chunks[place].document_id, int(ranked.ranks_C[place])
-        best_of[document_id] = min(found, best_of.get(document_id, found))
-    return max(best_of.values(), default=None)
+def metrics(ranks: pl.DataFrame) -> dict[str, Any]:
+    """Average a frame of ranks.
+
+    recall (a gold chunk is among the best k), all_gold (a gold chunk of every gold document is) and mrr are means over
+    the examples with a known gold chunk, answer_retention over those with answers, mean_chunks over all. A mean over
+    no examples is None.
+    """
+    known, answered = gold_known(ranks), ranks.filter("has_answers")
+    return {
+        "num_examples": len(ranks),
+        "num_gold_known": len(known),
+        "mean_chunks": ranks["num_chunks"].mean(),
+        "recall": _shares_within(known["gold_rank"]),
+        "all_gold": _shares_within(known["all_gold_rank"]),
+        "mrr": (1 / (1 + known["gold_rank"])).mean(),
+        "answer_retention": _shares_within(answered["answer_rank"]),
+    }
 
 
-def answer_flags(texts: Iterable[str], references: Sequence[str]) -> Bools:
-    """For each chunk: does a reference answer stand in it?"""
-    return np.array([any(has_answer(text, answer) for answer in references) for text in texts], dtype=np.bool_)
+def gold_known(ranks: pl.DataFrame) -> pl.DataFrame:
+    """The examples with a known gold chunk."""
+    return ranks.drop_nulls("gold_rank")
 
 
-class Tally:
-    """Ranks of some examples, and the shares they make."""
+def _shares_within(ranks: pl.Series, ks: tuple[int, ...] = CONTEXT_KS) -> dict[str, Any]:
+    """k -> share of the ranks that are among the best k; a null counts as a miss. None without ranks."""
+    return {str(k): (ranks < k).fill_null(False).mean() for k in ks}
 
-    def __init__(self) -> None:
-        self._num_examples = self._num_answered = self._num_chunks = 0
-        self._reciprocal_ranks = 0.0
-        self._all_gold_within: Counter[int] = Counter()
-        self._answer_within: Counter[int] = Counter()
-        self._gold_ranks: list[int] = []
-        self._question_ids: list[str] = []
 
-    def add(self, question_id: str, ranked: Ranked, has_answer: bool = True) -> None:
-        """Count one example; an unlabelled one has no answer to look for."""
-        gold_rank = best_rank(ranked.ranks_C, ranked.context.gold_C)
-        last_rank, answer_rank = all_gold_rank(ranked), best_rank(ranked.ranks_C, ranked.answer_C)
-        self._num_examples += 1
-        self._num_answered += has_answer
-        self._num_chunks += len(ranked.chunks)
-        for k in CONTEXT_KS:
-            self._all_gold_within[k] += last_rank is not None and last_rank < k
-            self._answer_within[k] += answer_rank is not None and answer_rank < k
-        if gold_rank is not None:
-            self._gold_ranks.append(gold_rank)
-            self._question_ids.append(question_id)
-            self._reciprocal_ranks += 1 / (1 + gold_rank)
-
-    def gold_hits(self, k: int) -> tuple[list[bool], list[str]]:
-        """Of the examples whose gold chunk is known: is one among the best k, and the question it was asked by."""
-        return [found < k for found in self._gold_ranks], self._question_ids
-
-    def shares(self) -> dict[str, Any]:
-        """recall (a gold chunk of the best k), all_gold (one of every gold document) and mrr over the examples whose
-        gold chunk is known, answer_retention over those that have an answer, None without one; the rest over all."""
-        known, total, answered = len(self._gold_ranks), self._num_examples, self._num_answered
-        return {
-            "num_examples": total,
-            "num_gold_known": known,
-            "mean_chunks": self._num_chunks / total,
-            "recall": {str(k): sum(self.gold_hits(k)[0]) / known if known else None for k in CONTEXT_KS},
-            "all_gold": {str(k): self._all_gold_within[k] / known if known else None for k in CONTEXT_KS},
-            "mrr": self._reciprocal_ranks / known if known else None,
-            "answer_retention": {str(k): self._answer_within[k] / answered if answered else None for k in CONTEXT_KS},
+def metrics_of_splits(ranks: pl.DataFrame) -> dict[str, Any]:
+    """split -> {all: metrics, by_num_documents: {number: metrics}}."""
+    return {
+        split: {
+            "all": metrics(part),
+            "by_num_documents": {
+                str(number): metrics(same)
+                for (number,), same in part.sort("num_documents").group_by("num_documents", maintain_order=True)
+            },
         }
+        for (split,), part in ranks.group_by("split", maintain_order=True)
+    }
 
 
-class Quality:
-    """Tallies of the contexts of a run, by split and by number of documents."""
-
-    def __init__(self) -> None:
-        self.of_split: defaultdict[str, Tally] = defaultdict(Tally)
-        self._parts: defaultdict[str, defaultdict[int, Tally]] = defaultdict(lambda: defaultdict(Tally))
-        self._gold_rows: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
-
-    def add(self, example: Mapping[str, Any], ranked: Ranked) -> None:
-        """Count one row of tables.EXAMPLES."""
-        split, context = example["split"], ranked.context
-        self._gold_rows[split, context.question].update(context.rows_C[context.gold_C].tolist())
-        for tally in (self.of_split[split], self._parts[split][len(example["document_ids"])]):
-            tally.add(example["question_id"], ranked, bool(example["answers"]))
-
-    def gold_rows(self, split: str | None = None) -> dict[str, set[int]]:
-        """question -> its gold chunks among the unique chunks, in one split or in all."""
-        found: defaultdict[str, set[int]] = defaultdict(set)
-        for (where, question), rows in self._gold_rows.items():
-            if split in (None, where):
-                found[question] |= rows
-        return dict(found)
-
-    def splits(self) -> dict[str, Any]:
-        """split -> {all: shares, by_num_documents: {number: shares}}."""
-        return {
-            split: {
-                "all": whole.shares(),
-                "by_num_documents": {str(n): tally.shares() for n, tally in sorted(self._parts[split].items())},
-            }
-            for split, whole in self.of_split.items()
-        }
+def gold_rows(ranks: pl.DataFrame) -> dict[str, set[int]]:
+    """question -> its gold chunks among the unique chunks, in all its contexts together."""
+    rows: dict[str, set[int]] = {}
+    for question, found in ranks.select("question", "gold_rows").iter_rows():
+        rows.setdefault(question, set()).update(found)
+    return rows
 
 
-def collection_rank(scores_N: Floats, gold_rows: Iterable[int]) -> int:
-    """Rank from 0 of the best gold chunk in the whole collection; equal scores rank in the order of the collection."""
+def corpus_rank(scores_N: retrievers.Scores, gold_rows: set[int]) -> int:
+    """Rank from 0 of the best gold chunk in the whole corpus; equal scores rank in the order of the corpus."""
     rows = np.fromiter(gold_rows, dtype=np.int64)
     best = rows[scores_N[rows] == scores_N[rows].max()].min()
     ahead = scores_N > scores_N[best]
@@ -152,24 +145,25 @@ def collection_rank(scores_N: Floats, gold_rows: Iterable[int]) -> int:
     return int(ahead.sum())
 
 
-def in_collection(
-    scorer: CollectionScorer | ControlScorer, num_unique_chunks: int, gold: Mapping[str, set[int]]
-) -> dict[str, Any] | None:
-    """Recall of the gold chunk when every question ranks all unique chunks. `gold`: question -> its gold rows.
+def in_corpus(scorer: retrievers.Scorer, num_unique_chunks: int, gold: Mapping[str, set[int]]) -> dict[str, Any] | None:
+    """Recall of the gold chunk when every question ranks all unique chunks; `gold` maps a question to its gold rows.
 
-    None for the controls, which rank contexts only, and above MAX_COLLECTION unique chunks.
+    None for retrievers that rank contexts only (the controls), and above MAX_CORPUS unique chunks.
     """
-    if isinstance(scorer, ControlScorer) or num_unique_chunks > MAX_COLLECTION:
+    if not isinstance(scorer, retrievers.CorpusScorer) or num_unique_chunks > MAX_CORPUS:
         return None
-    asked = [question for question, rows in gold.items() if rows]
-    within: Counter[int] = Counter()
-    for start in range(0, len(asked), QUESTIONS_PER_BLOCK):
-        block = asked[start : start + QUESTIONS_PER_BLOCK]
-        for question, scores_N in zip(block, scorer.collection_scores(block), strict=True):
-            rank = collection_rank(scores_N, gold[question])
-            within.update(k for k in COLLECTION_KS if rank < k)
+    questions = [question for question, rows in gold.items() if rows]
+    ranks: list[int] = []
+    for start in range(0, len(questions), QUESTIONS_PER_BLOCK):
+        block = questions[start : start + QUESTIONS_PER_BLOCK]
+        scores_QN = scorer.corpus_scores(block)
+        ranks += [corpus_rank(scores_N, gold[question]) for question, scores_N in zip(block, scores_QN, strict=True)]
     return {
-        "num_questions": len(asked),
+        "num_questions": len(questions),
         "num_chunks": num_unique_chunks,
-        "recall": {str(k): within[k] / len(asked) if asked else None for k in COLLECTION_KS},
+        "recall": _shares_within(pl.Series(ranks, dtype=pl.Int32), CORPUS_KS),
     }
+
+
+def percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.1%}"

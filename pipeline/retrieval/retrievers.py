@@ -1,12 +1,16 @@
-"""Scores of a context's chunks for its question: one signature for encoders, BM25 and the controls. No torch here."""
+"""Retrievers: each scores the chunks of a question's context, by one signature. No torch here.
 
-# Q questions, C chunks of one context, N unique chunks of the collection, D embedding dimensions, V distinct words
+To add a retriever, write a class with the signature of `Scorer`, give it an entry in SCORERS, add its settings class
+with a `kind` to pipeline/runtime/settings.py, and a bundle to conf/retriever/.
+"""
+
+# Q questions, C candidate chunks of one question, N unique chunks of the corpus, D embedding dimensions, V words
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import bm25s
 import numpy as np
@@ -15,47 +19,46 @@ from scipy import sparse, stats
 
 from pipeline.runtime.errors import DataError, NumericError
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Bools = NDArray[np.bool_]
+Scores = NDArray[np.float32]
 
 _WORD = re.compile(r"\w+")
 
 
-class Context(NamedTuple):
-    """A question and the chunks it is asked over, in context order."""
+class Candidates(NamedTuple):
+    """A question and the chunks to rank for it: those of its context, in context order."""
 
     example_id: str
     question: str
-    rows_C: Ints
-    """Place of each chunk among the unique chunks of the collection."""
-    gold_C: Bools
+    rows_C: NDArray[np.int32]
+    """Row of each chunk among the unique chunks of the corpus."""
+    gold_C: NDArray[np.bool_]
 
 
 class Scorer(Protocol):
-    """What every retriever can do. It is built for a collection of unique chunks and a set of questions."""
+    """A retriever that was built for a corpus of unique chunks and a set of questions."""
 
-    def scores(self, context: Context) -> Floats:
-        """scores_C: one per chunk of the context, the higher the better."""
+    def scores(self, candidates: Candidates) -> Scores:
+        """scores_C: one score for each candidate chunk, the higher the better."""
         ...
 
 
-class CollectionScorer(Scorer, Protocol):
-    """A retriever that can also rank the whole collection."""
+@runtime_checkable
+class CorpusScorer(Scorer, Protocol):
+    """A retriever that can also rank the whole corpus."""
 
-    def collection_scores(self, questions: Sequence[str]) -> Floats:
-        """scores_QN: of every unique chunk, for every question."""
+    def corpus_scores(self, questions: Sequence[str]) -> Scores:
+        """scores_QN: the score of every unique chunk for every question."""
         ...
 
 
 def chunk_text(title: str, text: str, *, with_title: bool) -> str:
-    """A chunk as a retriever reads it: `title text`, as Contriever was trained on (generate_passage_embeddings.py of
-    facebookresearch/contriever @39fb2201); an empty title leaves the text alone."""
+    """Join title and text as a retriever reads them: `title text`, the format that Contriever was trained on
+    (generate_passage_embeddings.py of facebookresearch/contriever @39fb2201). An empty title adds nothing."""
     return f"{title} {text}" if with_title and title else text
 
 
-def ranks(scores_C: Floats, retriever: str, example_id: str) -> Ints:
-    """Ranks from 0, the best; equal scores rank in context order.
+def ranks(scores_C: Scores, retriever: str, example_id: str) -> NDArray[np.int32]:
+    """Return ranks_C from 0 (the best). Equal scores rank in context order.
 
     Raises:
         NumericError: a score is NaN or infinite.
@@ -74,7 +77,11 @@ class DenseScorer:
     """Similarity of embeddings: dot product (Contriever) or cosine (MiniLM)."""
 
     def __init__(
-        self, questions: Sequence[str], questions_QD: Floats, chunks_ND: Floats, similarity: Literal["dot", "cosine"]
+        self,
+        questions: Sequence[str],
+        questions_QD: NDArray[np.float32],
+        chunks_ND: NDArray[np.float32],
+        similarity: Literal["dot", "cosine"],
     ) -> None:
         assert len(questions) == len(questions_QD)
         if similarity == "cosine":
@@ -82,33 +89,35 @@ class DenseScorer:
         self._row_of = {question: row for row, question in enumerate(questions)}
         self._questions_QD, self._chunks_ND = questions_QD, chunks_ND
 
-    def scores(self, context: Context) -> Floats:
-        chunks_CD = self._chunks_ND[context.rows_C].astype(np.float64)
-        question_D = self._questions_QD[self._row_of[context.question]].astype(np.float64)
-        # Summed in float64 and rounded once, a score depends neither on the number of chunks beside it nor on threads.
-        scores_C: Floats = (chunks_CD @ question_D).astype(np.float32)
+    def scores(self, candidates: Candidates) -> Scores:
+        chunks_CD = self._chunks_ND[candidates.rows_C].astype(np.float64)
+        question_D = self._questions_QD[self._row_of[candidates.question]].astype(np.float64)
+        # Summed in float64 and rounded once, so that a score depends neither on the other chunks nor on threads.
+        scores_C: Scores = (chunks_CD @ question_D).astype(np.float32)
         return scores_C
 
-    def collection_scores(self, questions: Sequence[str]) -> Floats:
+    def corpus_scores(self, questions: Sequence[str]) -> Scores:
         rows = [self._row_of[question] for question in questions]
-        scores_QN: Floats = self._questions_QD[rows] @ self._chunks_ND.T
+        scores_QN: Scores = self._questions_QD[rows] @ self._chunks_ND.T
         return scores_QN
 
 
-def _normalised(vectors_ND: Floats) -> Floats:
-    normalised_ND: Floats = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
+def _normalised(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    normalised_ND: NDArray[np.float32] = vectors_ND / np.maximum(
+        np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12
+    )
     return normalised_ND
 
 
 class Bm25Scorer:
-    """Okapi BM25 over the collection, with the idf that is never negative: ln(1 + (N - df + 0.5) / (df + 0.5)).
+    """Okapi BM25 over the corpus, with the idf that is never negative: ln(1 + (N - df + 0.5) / (df + 0.5)).
 
     Words are lower-cased runs of \\w. The term weight is tf / (tf + k1 (1 - b + b len / mean len)), without the
     constant factor k1 + 1: Lucene's form, which ranks the same.
     """
 
     def __init__(self, texts: Sequence[str], k1: float, b: float) -> None:
-        # Ids by first appearance: those that bm25s gives itself follow Python's randomised string hash.
+        # Word ids by first appearance, because the ids of bm25s follow Python's randomised string hash.
         self._id_of: dict[str, int] = {}
         ids = [[self._id_of.setdefault(word, len(self._id_of)) for word in _words(text)] for text in texts]
         shape = (len(texts), len(self._id_of))
@@ -120,16 +129,16 @@ class Bm25Scorer:
         found = index.scores
         self._weights_NV = sparse.csc_array((found["data"], found["indices"], found["indptr"]), shape).tocsr()
 
-    def scores(self, context: Context) -> Floats:
-        counts_QV = self._counts([context.question])
-        scores_CQ = self._weights_NV[context.rows_C] @ counts_QV.T
+    def scores(self, candidates: Candidates) -> Scores:
+        counts_QV = self._counts([candidates.question])
+        scores_CQ = self._weights_NV[candidates.rows_C] @ counts_QV.T
         return scores_CQ.toarray()[:, 0].astype(np.float32)
 
-    def collection_scores(self, questions: Sequence[str]) -> Floats:
+    def corpus_scores(self, questions: Sequence[str]) -> Scores:
         return (self._counts(questions) @ self._weights_NV.T).toarray().astype(np.float32)
 
     def _counts(self, questions: Sequence[str]) -> "sparse.csr_array[np.float64]":
-        """counts_QV: how often each word of the collection stands in each question."""
+        """counts_QV: how often each word of the corpus occurs in each question."""
         entries = [
             (row, self._id_of[word], float(count))
             for row, question in enumerate(questions)
@@ -148,54 +157,70 @@ def _words(text: str) -> list[str]:
 class FusionScorer:
     """Reciprocal rank fusion (Cormack et al., 2009): the sum over retrievers of 1 / (rank_constant + rank).
 
-    A rank is one more than the number of chunks that score higher, so equal scores count the same: the many chunks in
-    which BM25 finds no word of the question gain nothing from their place in the context.
+    A rank is one more than the number of chunks that score higher, so equal scores have equal ranks: the many chunks
+    without a word of the question, which BM25 scores 0, gain nothing from their place in the context.
     """
 
-    def __init__(self, scorers: Sequence[CollectionScorer], rank_constant: float) -> None:
+    def __init__(self, scorers: Sequence[CorpusScorer], rank_constant: float) -> None:
         self._scorers, self._rank_constant = scorers, rank_constant
 
-    def scores(self, context: Context) -> Floats:
-        """Ranks are those among the chunks of the context."""
-        return self._fused([scorer.scores(context) for scorer in self._scorers])
+    def scores(self, candidates: Candidates) -> Scores:
+        """Fuse the ranks among the candidates."""
+        return self._fused([scorer.scores(candidates) for scorer in self._scorers])
 
-    def collection_scores(self, questions: Sequence[str]) -> Floats:
-        """Ranks are those among all unique chunks."""
-        return self._fused([scorer.collection_scores(questions) for scorer in self._scorers])
+    def corpus_scores(self, questions: Sequence[str]) -> Scores:
+        """Fuse the ranks among all unique chunks."""
+        return self._fused([scorer.corpus_scores(questions) for scorer in self._scorers])
 
-    def _fused(self, found: Sequence[Floats]) -> Floats:
-        """`found`: scores of each retriever, chunks last. What is no finite number makes its question's scores NaN."""
-        fused = np.zeros_like(found[0], dtype=np.float64)
-        for scores in found:
+    def _fused(self, scores_of_each: Sequence[Scores]) -> Scores:
+        """Fuse the scores of each retriever; chunks are the last axis. NaN or infinity turns its question's to NaN."""
+        fused = np.zeros_like(scores_of_each[0], dtype=np.float64)
+        for scores in scores_of_each:
             finite = np.where(np.isfinite(scores), scores, np.nan)
             fused += 1 / (self._rank_constant + stats.rankdata(-finite, method="min", axis=-1))
         return fused.astype(np.float32)
 
 
 class ControlScorer:
-    """What retrieval could do at best (`oracle`), at worst (`worst`) and by chance (`random`)."""
+    """Controls: the gold chunks first (`oracle`), the gold chunks last (`worst`), chance (`random`)."""
 
     def __init__(self, kind: Literal["oracle", "worst", "random"], seed: int) -> None:
         self._kind, self._seed = kind, seed
 
-    def scores(self, context: Context) -> Floats:
-        """Random scores hang on seed, example and place in the context alone, not on the order of the examples.
+    def scores(self, candidates: Candidates) -> Scores:
+        """Random scores depend only on the seed, the example and the place in the context.
 
         Raises:
-            DataError: oracle and worst, when no gold chunk is known.
+            DataError: the control is oracle or worst, and no gold chunk is known.
         """
         if self._kind == "random":
             draws = [
-                hashlib.sha256(f"{self._seed}\n{place}\n{context.example_id}".encode()).digest()
-                for place in range(len(context.rows_C))
+                hashlib.sha256(f"{self._seed}\n{place}\n{candidates.example_id}".encode()).digest()
+                for place in range(len(candidates.rows_C))
             ]
             # 24 bits: every draw is an exact float32.
             return np.array([int.from_bytes(draw[:3]) / 2**24 for draw in draws], dtype=np.float32)
-        if not context.gold_C.any():
+        if not candidates.gold_C.any():
             raise DataError(
-                f"retriever {self._kind}: example {context.example_id} has no known gold chunk; give its question "
+                f"retriever {self._kind}: example {candidates.example_id} has no known gold chunk; give its question "
                 "evidence or gold documents, leave out the questions of split unlabelled (bios: "
                 "data.unlabelled_questions: 0), or choose a retriever that needs no gold (minilm, bm25, random)"
             )
-        gold_C = context.gold_C if self._kind == "oracle" else ~context.gold_C
+        gold_C = candidates.gold_C if self._kind == "oracle" else ~candidates.gold_C
         return gold_C.astype(np.float32)
+
+
+SCORERS: dict[str, Callable[[Any, Sequence[str], Any], Scorer]] = {
+    "encoder": lambda settings, texts, dense: dense,
+    "bm25": lambda settings, texts, dense: Bm25Scorer(texts, settings.k1, settings.b),
+    "fusion": lambda settings, texts, dense: FusionScorer(
+        [dense, Bm25Scorer(texts, settings.k1, settings.b)], settings.rank_constant
+    ),
+    **dict.fromkeys(
+        ("oracle", "worst", "random"), lambda settings, texts, dense: ControlScorer(settings.kind, settings.seed)
+    ),
+}
+"""kind -> builder of the Scorer from its settings, the unique chunk texts, and the encoder's DenseScorer.
+
+The DenseScorer is there for settings that derive from EncoderRetriever, else None.
+"""

@@ -1,6 +1,6 @@
 """Every setting: its type, its range and its unit, and the sections that each stage reads."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -179,6 +179,7 @@ class ControlRetriever(Section):
 
     kind: Literal["oracle", "random", "worst"]
     seed: int = 0
+    title: ClassVar[bool] = True
 
 
 Data = Annotated[

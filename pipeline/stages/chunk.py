@@ -1,4 +1,4 @@
-"""Stage chunk: documents into chunks with exact character offsets. No torch."""
+"""Stage chunk: cut documents into chunks with exact character offsets. No torch."""
 
 from pathlib import Path
 

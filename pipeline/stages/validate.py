@@ -1,7 +1,7 @@
-"""Stage validate: how well each retriever finds the evidence, at each size of chunk, before anything is trained.
+"""Stage validate: measure how well each retriever finds the evidence, at each size of chunk, before any training.
 
-It reads what `prepare` wrote and cuts the documents itself, so every size is tried whatever chunk.words is. Only the
-documents of the chosen examples count: the statistics of BM25 and the whole collection are theirs.
+It cuts the documents that `prepare` wrote by itself, so that every size is tried whatever chunk.words is. The corpus,
+and with it the statistics of BM25, holds only the documents of the chosen examples.
 
 reports/validation.json
     num_examples, num_documents    chosen
@@ -9,24 +9,25 @@ reports/validation.json
     rows          one for each size measured, retriever and split
         retriever           name of its bundle
         chunk_words, split
-        num_examples, num_gold_known, mean_chunks, recall, all_gold, mrr, answer_retention    recall.Tally.shares
+        num_examples, num_gold_known, mean_chunks, recall, all_gold, mrr, answer_retention    recall.metrics
         recall_interval     k -> [low, high], 95 % bootstrap over questions; null where no gold chunk is known
         truncated_chunks    share of the unique chunks (of all splits) that the encoder cuts; null without an encoder
-        collection          recall.in_collection of the split's questions; null for the controls and large collections
+        collection          recall.in_corpus of the split's questions; null for the controls and a large corpus
 """
 
 import hashlib
 import time
 from collections.abc import Iterator
-from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from tqdm import tqdm
 
 from pipeline.common import files, tables
 from pipeline.evaluation import bootstrap
-from pipeline.retrieval import build, chunking, index, recall
+from pipeline.retrieval import build, chunking, recall
+from pipeline.retrieval.index import ChunkIndex
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError, run
 from pipeline.runtime.settings import Retriever, ValidateStage
@@ -41,21 +42,22 @@ RESAMPLES = 1000
 def main() -> None:
     started = time.perf_counter()
     validation = config.load(ValidateStage).validation
-    named = config.load_retrievers(list(dict.fromkeys(validation.retrievers)))
+    retrievers = config.load_retrievers(list(dict.fromkeys(validation.retrievers)))
     examples = _examples(validation.max_examples)
-    documents = _documents({name for example in examples for name in example["document_ids"]})
+    wanted = {document_id for example in examples for document_id in example["document_ids"]}
+    documents = [row for row in tables.scan(DOCUMENTS, tables.DOCUMENTS) if row["document_id"] in wanted]
     if not examples or not documents:
         raise DataError(f"{DOCUMENTS if examples else EXAMPLES}: no rows, so there is nothing to rank; check use.data")
     measured_as: dict[int, int] = {}
-    cuts: dict[int, list[tables.Row]] = {}
+    chunks_of_size: dict[int, list[tables.Row]] = {}
     rows: list[dict[str, Any]] = []
     for words in sorted(set(validation.chunk_words)):
-        cut = [chunk for document in documents for chunk in chunking.rows(document, words)]
-        measured_as[words] = next((size for size, known in cuts.items() if known == cut), words)
+        chunks = [chunk for document in documents for chunk in chunking.rows(document, words)]
+        measured_as[words] = next((size for size, known in chunks_of_size.items() if known == chunks), words)
         if measured_as[words] == words:
-            cuts[words] = cut
-            for name, retriever in named.items():
-                rows += ({"chunk_words": words, **row} for row in _measured(name, retriever, cut, examples))
+            chunks_of_size[words] = chunks
+            for name, retriever in retrievers.items():
+                rows += ({"chunk_words": words, **row} for row in _measured(name, retriever, chunks, examples))
     report = {
         "num_examples": len(examples),
         "num_documents": len(documents),
@@ -67,66 +69,57 @@ def main() -> None:
 
 
 def _examples(max_examples: int | None) -> list[tables.Row]:
-    """Of each split those whose ids have the smallest digests, in the order of the table."""
-    ids: dict[str, list[str]] = {}
-    for row in tables.scan(EXAMPLES, tables.EXAMPLES, ["example_id", "split"]):
-        if row["split"] in SPLITS:
-            ids.setdefault(row["split"], []).append(row["example_id"])
-    chosen = {name for split in ids.values() for name in nsmallest(max_examples or len(split), split, key=_digest)}
+    """From each split, return the examples whose ids have the smallest digests, in the order of the table."""
+    ids = tables.frame(EXAMPLES, tables.EXAMPLES, ["example_id", "split"]).filter(pl.col("split").is_in(SPLITS))
+    digests = pl.Series("digest", [hashlib.sha256(name.encode()).digest() for name in ids["example_id"]], pl.Binary)
+    by_digest = ids.with_columns(digests).sort("digest")
+    chosen = set(by_digest.group_by("split").head(max_examples or len(ids))["example_id"])
     return [row for row in tables.scan(EXAMPLES, tables.EXAMPLES) if row["example_id"] in chosen]
 
 
-def _digest(example_id: str) -> bytes:
-    return hashlib.sha256(example_id.encode()).digest()
-
-
-def _documents(names: set[str]) -> list[tables.Row]:
-    return [row for row in tables.scan(DOCUMENTS, tables.DOCUMENTS) if row["document_id"] in names]
-
-
 def _measured(
-    name: str, retriever: Retriever, chunks: list[tables.Row], examples: list[tables.Row]
+    name: str, retriever: Retriever, rows: list[tables.Row], examples: list[tables.Row]
 ) -> Iterator[dict[str, Any]]:
-    """One row of the report for each split."""
-    known = index.Collection(chunks, with_title=getattr(retriever, "title", True))
-    built = build.build(retriever, known.texts, list(dict.fromkeys(example["question"] for example in examples)))
-    quality = recall.Quality()
-    for example in tqdm(examples, desc=f"validate {name}", unit=" examples", disable=None):
-        quality.add(example, recall.rank(example, known, built.scorer, name))
-    for split in sorted(quality.of_split, key=SPLITS.index):
-        tally = quality.of_split[split]
-        yield {
-            "retriever": name,
-            "split": split,
-            **tally.shares(),
-            "recall_interval": {str(k): _interval(*tally.gold_hits(k)) for k in recall.CONTEXT_KS},
-            "truncated_chunks": built.encoder["truncated_chunks"] if built.encoder else None,
-            "collection": recall.in_collection(built.scorer, len(known.texts), quality.gold_rows(split)),
-        }
+    """Yield one row of the report for each split; `rows` are those of tables.CHUNKS."""
+    chunks = ChunkIndex(rows, with_title=retriever.title)
+    built = build.build(retriever, chunks.texts, list(dict.fromkeys(example["question"] for example in examples)))
+    progress = tqdm(examples, desc=f"validate {name}", unit=" examples", disable=None)
+    ranks = pl.DataFrame(
+        [recall.rank(example, chunks, built.scorer, name).ranks for example in progress], schema=recall.RANKS
+    )
+    for split in SPLITS:
+        part = ranks.filter(split=split)
+        if len(part):
+            yield {
+                "retriever": name,
+                "split": split,
+                **recall.metrics(part),
+                "recall_interval": {str(k): _interval(part, k) for k in recall.CONTEXT_KS},
+                "truncated_chunks": built.encoder["truncated_chunks"] if built.encoder else None,
+                "collection": recall.in_corpus(built.scorer, len(chunks.texts), recall.gold_rows(part)),
+            }
 
 
-def _interval(hits: list[bool], question_ids: list[str]) -> list[float] | None:
-    if not hits:
+def _interval(ranks: pl.DataFrame, k: int) -> list[float] | None:
+    known = recall.gold_known(ranks)
+    if not len(known):
         return None
-    found = bootstrap.interval(hits, question_ids, resamples=RESAMPLES, seed=0)
+    hits = (known["gold_rank"] < k).cast(pl.Float64).to_numpy()
+    found = bootstrap.interval(hits, known["question_id"].to_list(), resamples=RESAMPLES, seed=0)
     return [found.low, found.high]
 
 
 def _summary_line(rows: list[dict[str, Any]], num_examples: int, measured_as: dict[int, int], seconds: float) -> str:
-    """What the retrievers reach at the smallest size, on the split that settings are chosen on if there is one."""
+    """Recall of the retrievers at the smallest size, on the split that settings are chosen on if there is one."""
     split = next(name for name in ("dev", "train", "test") if any(row["split"] == name for row in rows))
     words = rows[0]["chunk_words"]
     shown = [row for row in rows if (row["split"], row["chunk_words"]) == (split, words)]
-    reached = ", ".join(f"{row['retriever']} {_percent(row['recall'][str(SHOWN_K)])}" for row in shown)
+    reached = ", ".join(f"{row['retriever']} {recall.percent(row['recall'][str(SHOWN_K)])}" for row in shown)
     sizes = ", ".join(str(size) if size == same else f"{size} (as {same})" for size, same in measured_as.items())
     return (
         f"validate: {num_examples:,} examples, {len(shown)} retrievers, chunks of {sizes} words in {seconds:.1f} s; "
         f"gold chunk among the best {SHOWN_K} at {words} words, {split}: {reached}"
     )
-
-
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.1%}"
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_every_retriever_scores_a_context_by_one_signature(kind, tmp_path, cache
         "fusion": lambda: fusion(tmp_path / "bert"),
     }.get(kind, lambda: ControlRetriever(kind=kind, seed=1))()
     built = build.build(settings, TEXTS, QUESTIONS)
-    scores = built.scorer.scores(retrievers.Context("e", "abc", np.array([2, 0]), np.array([True, False])))
+    scores = built.scorer.scores(retrievers.Candidates("e", "abc", np.array([2, 0]), np.array([True, False])))
     assert scores.shape == (2,) and scores.dtype == np.float32
     assert (built.encoder is not None) == (kind in ("encoder", "fusion"))
 
@@ -49,8 +49,8 @@ def test_an_encoder_tells_its_weights_its_encodes_and_what_it_cut(tmp_path, cach
     assert (cold.identity, cold.encoder) == (warm.identity, warm.encoder)
     assert set(cold.identity) == {"sha256", "dtype"}
     # "abc" is a question too: it was in the cache when the chunks came.
-    assert "2 encoded now, 1 from the cache" in cold.words
-    assert "0 encoded now, 3 from the cache" in warm.words
+    assert "2 encoded now, 1 from the cache" in cold.summary
+    assert "0 encoded now, 3 from the cache" in warm.summary
 
 
 def test_fusion_joins_the_ranks_of_its_encoder_and_bm25_and_encodes_nothing_twice(tmp_path, cache):
@@ -58,11 +58,11 @@ def test_fusion_joins_the_ranks_of_its_encoder_and_bm25_and_encodes_nothing_twic
     alone = both.model_dump(exclude={"k1", "b", "rank_constant"}) | {"kind": "encoder"}
     encoder = build.build(EncoderRetriever(**alone), TEXTS, QUESTIONS)
     built = build.build(both, TEXTS, QUESTIONS)
-    assert "0 encoded now, 3 from the cache" in built.words
+    assert "0 encoded now, 3 from the cache" in built.summary
     assert (built.identity, built.encoder) == (encoder.identity, encoder.encoder)
     parts = [encoder.scorer, build.build(BM25, TEXTS, QUESTIONS).scorer]
-    expected = retrievers.FusionScorer(parts, 60.0).collection_scores(QUESTIONS)
-    assert built.scorer.collection_scores(QUESTIONS).tolist() == expected.tolist()
+    expected = retrievers.FusionScorer(parts, 60.0).corpus_scores(QUESTIONS)
+    assert built.scorer.corpus_scores(QUESTIONS).tolist() == expected.tolist()
 
 
 def test_bm25_and_the_controls_do_without_torch():
@@ -85,7 +85,7 @@ def test_minilm_reaches_the_known_recall_on_natural_questions(shared, cache):
     settings = config.load(ScoreStage, ROOT).retriever
     built = build.build(settings, list(row_of), list(gold))
     assert isinstance(built.scorer, retrievers.DenseScorer)
-    found = recall.in_collection(built.scorer, len(row_of), gold)["recall"]
+    found = recall.in_corpus(built.scorer, len(row_of), gold)["recall"]
     # All 2,655 questions over all 2,600 passages: 89.7 and 99.1 %. Among these 119 passages 97.5 and 100 %, but without
     # titles 92.5 and 99.2, with [CLS] 94.2, cut to 32 tokens 93.3 and 98.3.
     assert found["1"] >= 0.96 and found["5"] >= 0.99, found

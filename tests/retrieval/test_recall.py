@@ -1,83 +1,119 @@
-"""Recall, answer retention and reciprocal rank, worked out by hand; the collection's rank against sorting."""
+"""Recall, answer retention and reciprocal rank, worked out by hand; the rank in the corpus against sorting."""
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.retrieval import recall, retrievers
-from pipeline.retrieval.index import Chunk, Collection
+from pipeline.retrieval.index import ChunkIndex
 
 
-def ranked(ranks, gold, answer, documents=None, question="q"):
-    """Chunks d0#0, d1#0, ... of these ranks, or of the documents named."""
+class InOrder:
+    """A retriever that ranks the chunks of every context as listed."""
+
+    def __init__(self, ranks):
+        self._ranks = ranks
+
+    def scores(self, candidates):
+        return -np.array(self._ranks, dtype=np.float32)
+
+
+def ranked(ranks, gold, answer, documents=None, *, split="test", num_documents=1, question="q", answers=("word",)):
+    """The row of ranks of one example: its chunks have these ranks, and lie in d0, d1, ... or in these documents."""
     names = documents or [f"d{place}" for place in range(len(ranks))]
-    chunks = [Chunk(f"{name}#{place}", name, 0, 1, "", place) for place, name in enumerate(names)]
-    context = retrievers.Context("e", question, np.arange(len(ranks), dtype=np.int32), np.array(gold, dtype=np.bool_))
-    numbers = np.array(ranks, dtype=np.int32)
-    return recall.Ranked(chunks, context, -numbers.astype(np.float32), numbers, np.array(answer, dtype=np.bool_))
-
-
-def add(quality, split, num_documents, ranks, gold, answer, question="q", answers=("a",)):
+    chunks = [
+        {
+            "chunk_id": f"{name}#{place}", "document_id": name, "start": 10 * place, "end": 10 * place + 9, "title": "",
+            "text": f"{place} {'word' if has else 'none'}",
+        }
+        for place, (name, has) in enumerate(zip(names, answer, strict=True))
+    ]  # fmt: skip
+    evidence = [
+        {"document_id": name, "start": 10 * place, "end": 10 * place + 9}
+        for place, (name, is_gold) in enumerate(zip(names, gold, strict=True)) if is_gold
+    ]  # fmt: skip
     example = {
-        "split": split,
-        "question_id": f"id of {question}",
-        "document_ids": ["d"] * num_documents,
-        "answers": answers,
-    }
-    quality.add(example, ranked(ranks, gold, answer, question=question))
+        "example_id": "e", "split": split, "question_id": f"id of {question}", "question": question,
+        "document_ids": list(dict.fromkeys(names)), "answers": list(answers), "evidence": evidence,
+        "gold_document_ids": [],
+    }  # fmt: skip
+    found = recall.rank(example, ChunkIndex(chunks, with_title=True), InOrder(ranks), "toy").ranks
+    return {**found, "num_documents": num_documents}
 
 
-def test_shares_of_three_examples():
-    quality = recall.Quality()
-    add(quality, "test", 2, [0, 1], gold=[False, True], answer=[True, False])
-    add(quality, "test", 4, [3, 2, 1, 0], gold=[True, True, False, False], answer=[True, False, False, False])
-    add(quality, "test", 4, [0, 1, 2, 3], gold=[False] * 4, answer=[False] * 4)
-    found = quality.splits()["test"]
+def frame(*rows):
+    return pl.DataFrame(rows, schema=recall.RANKS)
+
+
+def test_metrics_of_three_examples():
+    found = recall.metrics_of_splits(
+        frame(
+            ranked([0, 1], [False, True], [True, False], num_documents=2),
+            ranked([3, 2, 1, 0], [True, True, False, False], [True, False, False, False], num_documents=4),
+            ranked([0, 1, 2, 3], [False] * 4, [False] * 4, num_documents=4),
+        )
+    )["test"]
     assert found["all"] == {
         "num_examples": 3,
         "num_gold_known": 2,
-        "mean_chunks": 10 / 3,
+        "mean_chunks": pytest.approx(10 / 3),
         "recall": {"1": 0.0, "3": 1.0, "5": 1.0, "7": 1.0, "10": 1.0},
         "all_gold": {"1": 0.0, "3": 0.5, "5": 1.0, "7": 1.0, "10": 1.0},
-        "mrr": (1 / 2 + 1 / 3) / 2,
+        "mrr": pytest.approx((1 / 2 + 1 / 3) / 2),
         "answer_retention": {"1": 1 / 3, "3": 1 / 3, "5": 2 / 3, "7": 2 / 3, "10": 2 / 3},
     }
     assert list(found["by_num_documents"]) == ["2", "4"]
     assert found["by_num_documents"]["4"]["num_gold_known"] == 1
 
 
-def test_hits_come_with_the_question_they_belong_to_and_only_where_gold_is_known():
-    quality = recall.Quality()
-    add(quality, "test", 1, [0, 1], gold=[False, True], answer=[False] * 2, question="q")
-    add(quality, "test", 1, [0, 1], gold=[False, False], answer=[False] * 2, question="unknown")
-    add(quality, "test", 1, [0, 1], gold=[True, False], answer=[False] * 2, question="r")
-    assert quality.of_split["test"].gold_hits(1) == ([False, True], ["id of q", "id of r"])
-    assert quality.of_split["test"].gold_hits(3)[0] == [True, True]
+def test_splits_come_in_the_order_of_the_examples_and_sizes_in_that_of_numbers():
+    rows = [
+        ranked([0], [True], [True], split=split, num_documents=number)
+        for split, number in (("train", 10), ("train", 2), ("dev", 3), ("train", 10))
+    ]
+    found = recall.metrics_of_splits(frame(*rows))
+    assert list(found) == ["train", "dev"]
+    assert {number: part["num_examples"] for number, part in found["train"]["by_num_documents"].items()} == {
+        "2": 1, "10": 2,
+    }  # fmt: skip
+    assert list(found["train"]["by_num_documents"]) == ["2", "10"]
 
 
-def test_gold_rows_are_those_of_one_split_or_of_all():
-    quality = recall.Quality()
-    add(quality, "train", 1, [0, 1], gold=[True, False], answer=[False] * 2)
-    add(quality, "test", 1, [0, 1], gold=[False, True], answer=[False] * 2)
-    add(quality, "test", 1, [0, 1], gold=[False, False], answer=[False] * 2, question="unknown")
-    assert quality.gold_rows() == {"q": {0, 1}, "unknown": set()}
-    assert quality.gold_rows("train") == {"q": {0}}
-    assert quality.gold_rows("test") == {"q": {1}, "unknown": set()}
+def test_only_examples_with_a_known_gold_chunk_count_for_recall():
+    found = frame(
+        ranked([0, 1], [False, True], [False] * 2, question="q"),
+        ranked([0, 1], [False, False], [False] * 2, question="unknown"),
+        ranked([0, 1], [True, False], [False] * 2, question="r"),
+    )
+    assert recall.gold_known(found)["question_id"].to_list() == ["id of q", "id of r"]
+    assert recall.metrics(found)["recall"]["1"] == 0.5
+
+
+def test_gold_rows_are_those_of_all_contexts_of_a_question():
+    found = frame(
+        ranked([0, 1], [True, False], [False] * 2, split="train"),
+        ranked([0, 1], [False, True], [False] * 2),
+        ranked([0, 1], [False, False], [False] * 2, question="unknown"),
+    )
+    assert recall.gold_rows(found) == {"q": {0, 1}, "unknown": set()}
+    assert recall.gold_rows(found.filter(split="train")) == {"q": {0}}
+    assert recall.gold_rows(found.filter(split="test")) == {"q": {1}, "unknown": set()}
 
 
 @pytest.mark.parametrize(
     ("documents", "gold", "expected"),
     [
-        (["a", "b", "c"], [True, False, True], 5),  # a shows at rank 2, c at 5
-        (["a", "a", "c"], [True, True, True], 5),  # a at 0 by its second chunk
+        (["a", "b", "c"], [True, False, True], 2),  # a shows at rank 1, c at 2
+        (["a", "a", "c"], [True, True, True], 2),  # a at 0 by its second chunk
         (["a", "a", "c"], [True, True, False], 0),  # one gold document: the best of its gold chunks
-        (["a", "a", "c"], [True, False, False], 2),
+        (["a", "a", "c"], [True, False, False], 1),
         (["a", "b", "c"], [False] * 3, None),
     ],
 )
 def test_all_gold_asks_for_a_gold_chunk_of_every_gold_document(documents, gold, expected):
-    assert recall.all_gold_rank(ranked([2, 0, 5], gold, [False] * 3, documents)) == expected
+    assert ranked([1, 0, 2], gold, [False] * 3, documents)["all_gold_rank"] == expected
 
 
 def test_one_row_of_the_examples_is_scored_ranked_and_searched_for_its_answer():
@@ -91,39 +127,41 @@ def test_one_row_of_the_examples_is_scored_ranked_and_searched_for_its_answer():
             "title": "",
             "text": text,
         }
-        for name, text in {"a": "The cat sat.", "b": "A dog ran to Rome.", "c": "Dogs and a dog."}.items()
+        for name, text in {
+            "a": "The cat sat.",
+            "b": "A dog ran to san josé.",
+            "c": "A dog in Sanjose.",
+        }.items()
     ]
-    known = Collection(rows, with_title=True)
+    chunks = ChunkIndex(rows, with_title=True)
     example = {
-        "example_id": "e", "question": "the dog", "answers": ["rome"], "document_ids": ["c", "b"],
+        "example_id": "e", "split": "test", "question_id": "q", "question": "the dog", "answers": ["San  José"],
+        "document_ids": ["c", "b"],
         "gold_document_ids": ["b"], "evidence": [],
     }  # fmt: skip
-    found = recall.rank(example, known, retrievers.Bm25Scorer(known.texts, 1.5, 0.75), "bm25")
-    assert [chunk.chunk_id for chunk in found.chunks] == ["c#0", "b#0"]
-    assert found.context.gold_C.tolist() == found.answer_C.tolist() == [False, True]
-    assert found.scores_C[0] > found.scores_C[1] > 0 and found.ranks_C.tolist() == [0, 1]
+    found = recall.rank(example, chunks, retrievers.Bm25Scorer(chunks.texts, 1.5, 0.75), "bm25")
+    scores = found.scores.pop("scores")
+    assert scores[0] > scores[1] > 0
+    assert found.scores == {
+        "example_id": "e", "chunk_ids": ["c#0", "b#0"], "ranks": [0, 1], "gold": [False, True],
+    }  # fmt: skip
+    assert found.ranks == {
+        "split": "test", "question_id": "q", "question": "the dog", "num_documents": 2, "num_chunks": 2,
+        "has_answers": True, "gold_rank": 1, "all_gold_rank": 1, "answer_rank": 1, "gold_rows": [1],
+    }  # fmt: skip
 
 
 def test_without_a_known_gold_chunk_recall_is_unknown_and_not_zero():
-    quality = recall.Quality()
-    add(quality, "dev", 2, [0, 1], gold=[False, False], answer=[True, False])
-    found = quality.splits()["dev"]["all"]
+    found = recall.metrics(frame(ranked([0, 1], [False, False], [True, False])))
     assert found["mrr"] is None and {*found["recall"].values(), *found["all_gold"].values()} == {None}
     assert found["answer_retention"]["1"] == 1.0
 
 
 def test_answers_are_looked_for_where_there_are_some():
-    quality = recall.Quality()
-    add(quality, "unlabelled", 2, [0, 1], gold=[False, False], answer=[False, False], answers=[])
-    assert set(quality.splits()["unlabelled"]["all"]["answer_retention"].values()) == {None}
-    add(quality, "unlabelled", 2, [0, 1], gold=[False, False], answer=[True, False])
-    found = quality.splits()["unlabelled"]["all"]
+    unlabelled = ranked([0, 1], [False, False], [True, False], answers=())
+    assert set(recall.metrics(frame(unlabelled))["answer_retention"].values()) == {None}
+    found = recall.metrics(frame(unlabelled, ranked([0, 1], [False, False], [True, False])))
     assert found["num_examples"] == 2 and found["answer_retention"]["1"] == 1.0
-
-
-def test_an_answer_stands_in_a_chunk_as_whole_words_whatever_its_case():
-    texts = ["She moved to San  José.", "sanjose", "nothing"]
-    assert recall.answer_flags(texts, ["Paris", "san josé"]).tolist() == [True, False, False]
 
 
 @given(
@@ -131,30 +169,30 @@ def test_an_answer_stands_in_a_chunk_as_whole_words_whatever_its_case():
         lambda scores: st.tuples(st.just(scores), st.sets(st.integers(0, len(scores) - 1), min_size=1))
     )
 )
-def test_collection_rank_agrees_with_sorting(scores_and_gold):
+def test_corpus_rank_agrees_with_sorting(scores_and_gold):
     scores, gold = scores_and_gold
     order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
-    assert recall.collection_rank(np.array(scores, dtype=np.float32), gold) == min(order.index(row) for row in gold)
+    assert recall.corpus_rank(np.array(scores, dtype=np.float32), gold) == min(order.index(row) for row in gold)
 
 
-def test_every_question_with_a_gold_chunk_ranks_the_whole_collection(monkeypatch):
+def test_every_question_with_a_gold_chunk_ranks_the_whole_corpus(monkeypatch):
     monkeypatch.setattr(recall, "QUESTIONS_PER_BLOCK", 2)
     names = [f"q{n}" for n in range(5)]
     scorer = retrievers.DenseScorer(names, np.eye(5, dtype=np.float32), np.eye(5, dtype=np.float32), "dot")
     gold = {"q0": {0}, "q1": {0}, "q2": {2, 3}, "q3": set(), "q4": {3}}
-    found = recall.in_collection(scorer, 5, gold)
+    found = recall.in_corpus(scorer, 5, gold)
     # q1 finds chunk 1, then 0; q4 finds 4, then 0, 1, 2 and at rank 4 its gold chunk 3.
     assert found == {"num_questions": 4, "num_chunks": 5, "recall": {"1": 0.5, "5": 1.0, "10": 1.0, "20": 1.0}}
-    assert recall.in_collection(scorer, 5, {"q0": set()})["recall"]["1"] is None
+    assert recall.in_corpus(scorer, 5, {"q0": set()})["recall"]["1"] is None
 
 
-def test_controls_rank_no_collection_and_a_large_one_is_not_ranked(monkeypatch):
+def test_controls_rank_no_corpus_and_a_large_one_is_not_ranked(monkeypatch):
     scorer = retrievers.Bm25Scorer(["a", "b"], 1.5, 0.75)
-    monkeypatch.setattr(recall, "MAX_COLLECTION", 2)
-    assert recall.in_collection(scorer, 2, {"a": {0}})["recall"]["1"] == 1.0
-    assert recall.in_collection(retrievers.ControlScorer("random", 1), 2, {"a": {0}}) is None
-    monkeypatch.setattr(recall, "MAX_COLLECTION", 1)
-    assert recall.in_collection(scorer, 2, {"a": {0}}) is None
+    monkeypatch.setattr(recall, "MAX_CORPUS", 2)
+    assert recall.in_corpus(scorer, 2, {"a": {0}})["recall"]["1"] == 1.0
+    assert recall.in_corpus(retrievers.ControlScorer("random", 1), 2, {"a": {0}}) is None
+    monkeypatch.setattr(recall, "MAX_CORPUS", 1)
+    assert recall.in_corpus(scorer, 2, {"a": {0}}) is None
 
 
 @pytest.mark.parametrize(("flags", "expected"), [([True, True], 1), ([False, True], 3), ([False, False], None)])

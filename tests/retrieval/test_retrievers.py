@@ -16,7 +16,7 @@ from pipeline.runtime.errors import DataError, NumericError
 
 
 def context(question="q", rows=(0, 1, 2), gold=(False, True, False), example_id="e"):
-    return retrievers.Context(example_id, question, np.array(rows, dtype=np.int32), np.array(gold, dtype=np.bool_))
+    return retrievers.Candidates(example_id, question, np.array(rows, dtype=np.int32), np.array(gold, dtype=np.bool_))
 
 
 def test_title_stands_before_the_text_unless_there_is_none_or_none_is_wanted():
@@ -60,7 +60,7 @@ def test_a_score_is_the_same_bits_in_every_context_and_threads_or_order_change_n
     for size in range(2, 51):
         rows = generator.permutation(50)[:size]
         assert scorer.scores(context(rows=rows, gold=rows == 0)).tolist() == [alone[row] for row in rows]
-    collection = scorer.collection_scores(["q"])[0]
+    collection = scorer.corpus_scores(["q"])[0]
     assert collection == pytest.approx(alone, abs=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_bm25_agrees_with_the_textbook(texts, question, k1, b):
     expected = [okapi(question, text, texts, k1, b) for text in texts]
     rows = list(range(len(texts)))
     assert scorer.scores(context(question, rows, [False] * len(rows))) == pytest.approx(expected, rel=1e-5, abs=1e-7)
-    assert scorer.collection_scores([question])[0] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert scorer.corpus_scores([question])[0] == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 def test_bm25_scores_the_chunks_of_the_context_by_the_statistics_of_the_collection():
@@ -107,7 +107,7 @@ class Given:
     def scores(self, asked):
         return self._of[asked.question][asked.rows_C]
 
-    def collection_scores(self, questions):
+    def corpus_scores(self, questions):
         return np.stack([self._of[question] for question in questions])
 
 
@@ -147,7 +147,7 @@ def test_fusion_agrees_with_counting_and_no_chunk_gains_from_its_place(drawn, ra
     assert in_order == pytest.approx(counted(first, second), rel=1e-6)
     shuffled = fusion.scores(context(rows=order, gold=[True] * len(first)))
     assert shuffled.tolist() == in_order[list(order)].tolist()
-    everywhere = fusion.collection_scores(["r", "q"])
+    everywhere = fusion.corpus_scores(["r", "q"])
     assert everywhere[1].tolist() == in_order.tolist()
     assert everywhere[0] == pytest.approx(counted(other_first, other_second), rel=1e-6)
 
@@ -158,7 +158,7 @@ def test_fusion_hides_no_score_that_is_no_number(bad):
     fusion = retrievers.FusionScorer(scorers, 60.0)
     with pytest.raises(NumericError, match=r"retriever fusion: example e .*NaN or infinite"):
         retrievers.ranks(fusion.scores(context()), "fusion", "e")
-    assert np.isfinite(fusion.collection_scores(["r", "q"])).all(axis=1).tolist() == [True, False]
+    assert np.isfinite(fusion.corpus_scores(["r", "q"])).all(axis=1).tolist() == [True, False]
 
 
 def test_oracle_ranks_gold_first_and_worst_ranks_it_last_the_rest_in_order():
@@ -205,5 +205,5 @@ def natural_questions(shared, first):
 def test_bm25_reaches_the_known_recall_on_natural_questions(shared):
     texts, gold = natural_questions(shared, 500)
     assert (len(texts), len(gold)) == (2600, 500)
-    found = recall.in_collection(retrievers.Bm25Scorer(texts, 1.5, 0.75), len(texts), gold)["recall"]
+    found = recall.in_corpus(retrievers.Bm25Scorer(texts, 1.5, 0.75), len(texts), gold)["recall"]
     assert found["1"] >= 0.73 and found["10"] >= 0.91, found

@@ -193,6 +193,6 @@ def test_nothing_to_score_is_an_error_and_not_an_empty_report(project, which):
         score.main()
 
 
-def test_a_large_collection_is_not_ranked(project, monkeypatch):
-    monkeypatch.setattr(recall, "MAX_COLLECTION", 3)
+def test_a_large_corpus_is_not_ranked(project, monkeypatch):
+    monkeypatch.setattr(recall, "MAX_CORPUS", 3)
     assert scored("bm25")[1]["collection"] is None

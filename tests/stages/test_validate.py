@@ -152,9 +152,9 @@ def test_documents_of_no_chosen_example_do_not_count():
     assert report["num_documents"] == 1 and report["rows"][0]["collection"]["num_chunks"] == 4
 
 
-def test_controls_and_large_collections_have_no_collection_row(monkeypatch):
+def test_the_controls_and_a_large_corpus_have_no_corpus_metrics(monkeypatch):
     assert {row["collection"] for row in validated(retrievers=["random", "random"])["rows"]} == {None}
-    monkeypatch.setattr(recall, "MAX_COLLECTION", 5)
+    monkeypatch.setattr(recall, "MAX_CORPUS", 5)
     assert {row["collection"] for row in validated()["rows"]} == {None}
 
 

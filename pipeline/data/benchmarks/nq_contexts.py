@@ -14,7 +14,6 @@ import numpy as np
 from pipeline.common.text import tokens
 from pipeline.data.benchmarks.nq_lines import Passage
 from pipeline.retrieval import retrievers
-from pipeline.retrieval.retrievers import Floats
 from pipeline.runtime.errors import DataError
 
 # Q questions, N passages of the collection
@@ -33,11 +32,11 @@ class Collection:
         texts = [retrievers.chunk_text(passage.title, passage.text, with_title=True) for passage in passages]
         self._bm25 = retrievers.Bm25Scorer(texts, k1=1.5, b=0.75)
 
-    def scores(self, questions: Sequence[str]) -> Floats:
+    def scores(self, questions: Sequence[str]) -> retrievers.Scores:
         """scores_QN: of every passage for every question."""
-        return self._bm25.collection_scores(questions)
+        return self._bm25.corpus_scores(questions)
 
-    def gold(self, references: Sequence[str], scores_N: Floats) -> Passage | None:
+    def gold(self, references: Sequence[str], scores_N: retrievers.Scores) -> Passage | None:
         """The best of the first passages whose text holds an answer; None: none of them does."""
         wanted = _wanted(references)
         for index in islice(best_first(scores_N, RANKED_FOR_GOLD), RANKED_FOR_GOLD):
@@ -47,7 +46,7 @@ class Collection:
         return None
 
     def distractors(
-        self, question: str, references: Sequence[str], gold: Passage, scores_N: Floats, count: int
+        self, question: str, references: Sequence[str], gold: Passage, scores_N: retrievers.Scores, count: int
     ) -> list[Passage]:
         """The `count` best passages that hold no answer and are not the gold text again, best first.
 
@@ -72,7 +71,7 @@ class Collection:
         return chosen
 
 
-def best_first(scores_N: Floats, num_likely: int) -> Iterator[int]:
+def best_first(scores_N: retrievers.Scores, num_likely: int) -> Iterator[int]:
     """Places of the scores, best first, equal ones in order; sorts `num_likely` and their ties until more are read."""
     split = max(len(scores_N) - num_likely, 0)
     likely_N = scores_N >= np.partition(scores_N, split)[split] if split else np.ones(len(scores_N), dtype=np.bool_)
