@@ -10,7 +10,6 @@ less those of the first row, in points, with the p-value of McNemar's exact test
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import cached_property
@@ -25,8 +24,10 @@ from numpy.typing import NDArray
 
 from pipeline.common import files, tables
 from pipeline.common.tables import Document, Example
+from pipeline.data import splits
 from pipeline.data.benchmarks import hotpot, qasper
 from pipeline.data.jsonl import JsonEntries, JsonLines, Rejects
+from pipeline.data.splits import OfficialFiles
 from pipeline.evaluation import bootstrap
 from pipeline.retrieval import chunking, embed, embedding_cache, recall, retrievers
 from pipeline.retrieval.retrievers import Candidates
@@ -93,15 +94,7 @@ def within_papers(folder: Path, max_words: int) -> Task:
     """Qasper's questions with evidence, each over the chunks of its paper."""
     rejects = Rejects()
     entries = JsonEntries([folder / "qasper/qasper_pieces.json"], rejects)
-    benchmark = qasper.benchmark(
-        {"train": entries},
-        rejects.reject,
-        left_out=Counter(),
-        dev_fraction=0.0,
-        test_fraction=0.0,
-        seed=0,
-        max_questions=None,
-    )
+    benchmark = splits.benchmark(qasper.read, OfficialFiles({"train": entries}, rejects.reject, seed=0))
     headings = {name: _headings(qasper.Paper(paper_id=name, **paper)) for _, (name, paper) in entries}
     chunks_of: dict[str, list[Chunk]] = {}
     for document in benchmark.documents:
@@ -115,14 +108,8 @@ def within_papers(folder: Path, max_words: int) -> Task:
 def paragraphs(folder: Path) -> Task:
     """HotpotQA's questions, each over its paragraphs."""
     rejects = Rejects()
-    benchmark = hotpot.benchmark(
-        {"train": JsonEntries([folder / "hotpotqa/hotpot_dev_distractor_sample.json"], rejects)},
-        rejects.reject,
-        dev_fraction=0.0,
-        test_fraction=0.0,
-        seed=0,
-        max_questions=None,
-    )
+    entries = JsonEntries([folder / "hotpotqa/hotpot_dev_distractor_sample.json"], rejects)
+    benchmark = splits.benchmark(hotpot.read, OfficialFiles({"train": entries}, rejects.reject, seed=0))
     chunks_of = {document.document_id: [Chunk(document, 0, len(document.text))] for document in benchmark.documents}
     return _task("HotpotQA, paragraphs", chunks_of, benchmark.examples)
 

@@ -1,4 +1,4 @@
-"""What every benchmark must hold, whoever made it, and the counts that `prepare` reports."""
+"""Checks that every benchmark must pass, whoever made it, and the counts that `prepare` reports."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -9,11 +9,10 @@ from pipeline.runtime.errors import DataError
 
 SPLITS = ("train", "unlabelled", "dev", "test", "surface")
 _TRAINED_ON = ("train", "unlabelled")
-_BIT = {split: 1 << place for place, split in enumerate(SPLITS)}
 
 
 class Census:
-    """Sees all documents, then all examples; refuses what would break a later stage, counts the rest.
+    """Takes all documents, then all examples; refuses what would break a later stage, counts the rest.
 
     Memory holds ids and digests, never a text.
     """
@@ -27,9 +26,9 @@ class Census:
         self._example_ids: set[str] = set()
         self._question_ids: dict[str, set[str]] = defaultdict(set)
         self._sizes: dict[str, Counter[int]] = defaultdict(Counter)
-        # Bits of the splits in which a document's text, or a question's wording and answer, occurs.
-        self._document_splits: dict[int, int] = defaultdict(int)
-        self._question_splits: dict[int, int] = defaultdict(int)
+        # Digests of texts in contexts, and of questions with their answers, by whether they are trained on.
+        self._texts: dict[bool, set[int]] = {True: set(), False: set()}
+        self._questions: dict[bool, set[int]] = {True: set(), False: set()}
 
     def add_document(self, document: Document) -> None:
         """Raises DataError: the id is taken, or the text is blank."""
@@ -52,12 +51,11 @@ class Census:
         self._example_ids.add(example.example_id)
         self._question_ids[example.split].add(example.question_id)
         self._sizes[example.split][len(example.document_ids)] += 1
-        bit = _BIT[example.split]
+        is_trained_on = example.split in _TRAINED_ON
         # Benchmarks ask every story the same things: only with its answer is a wording a leak.
         if example.answers:
-            self._question_splits[_digest(f"{example.question} {example.answers[0]}")] |= bit
-        for document_id in example.document_ids:
-            self._document_splits[self._digest_of[document_id]] |= bit
+            self._questions[is_trained_on].add(_digest(f"{example.question} {example.answers[0]}"))
+        self._texts[is_trained_on].update(self._digest_of[document_id] for document_id in example.document_ids)
 
     def _problem(self, example: Example) -> str:
         if example.example_id in self._example_ids:
@@ -90,22 +88,23 @@ class Census:
 
     @property
     def num_leaked_documents(self) -> int:
-        """Texts that stand in a context that is trained on and in one that is asked."""
-        return sum(map(_leaks, self._document_splits.values()))
+        """Count the texts that stand in a context of training and in one of dev, test or surface."""
+        return len(self._texts[True] & self._texts[False])
 
     @property
     def num_leaked_questions(self) -> int:
-        """Wordings that are asked, with the same answer, in train and in dev or test."""
-        return sum(map(_leaks, self._question_splits.values()))
+        """Count the wordings that are asked, with the same answer, in training and in dev, test or surface."""
+        return len(self._questions[True] & self._questions[False])
 
     def summary(self) -> dict[str, Any]:
-        """All counts, as reports/prepare.json holds them. Raises DataError: there is not one example."""
+        """Collect all counts for reports/prepare.json. Raises DataError: there is not one example."""
         if self.num_examples == 0:
             raise DataError("there is not one question to ask; look at the data settings and the counts of rejects")
+        used = self._texts[True] | self._texts[False]
         return {
             "documents": {
                 "num_documents": self.num_documents,
-                "num_unused": sum(digest not in self._document_splits for digest in self._digest_of.values()),
+                "num_unused": sum(digest not in used for digest in self._digest_of.values()),
                 "words": {"mean": self._num_words / self.num_documents, "max": self._max_words},
             },
             "splits": {
@@ -124,10 +123,5 @@ class Census:
 
 
 def _digest(text: str) -> int:
-    """Of the words, whatever their case and spacing."""
+    """Digest the words of a text, whatever their case and spacing."""
     return int.from_bytes(hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest())
-
-
-def _leaks(bits: int) -> bool:
-    trained = sum(_BIT[split] for split in _TRAINED_ON)
-    return bool(bits & trained) and bool(bits & ~trained)

@@ -7,16 +7,17 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
 from pipeline.runtime.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_BLANKS = re.compile(r"[ \n\r\t]*")
 SHOWN_REJECTS = 20
 
 
@@ -62,130 +63,129 @@ class Rejects:
         return {"num_lines": self.num_lines, "num_rejects": self.num_bad, "first_rejects": first}
 
 
+Line = tuple[str, Any]
+"""The place of a value ("<file>, line <number>") and the value that its JSON holds."""
+
+Lines = Iterable[Line]
+"""All lines of a source; may be iterated again from the start."""
+
+Reject = Callable[[str, str], None]
+"""Takes the place of a bad line and the reason; raises DataError, or returns when the line is to be left out."""
+
+
 class JsonLines:
-    """The lines of some JSONL files as (place, JSON value); each iteration reads the files anew, in bounded memory."""
+    """The lines of some JSONL files as (place, JSON value); each iteration reads the files anew, in bounded memory.
+
+    Blank lines, a byte order mark and Windows line ends are passed over.
+    """
 
     def __init__(self, paths: list[Path], rejects: Rejects) -> None:
         self._paths, self._rejects = paths, rejects
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """Blank lines, a byte order mark and Windows line ends are passed over.
+    def __iter__(self) -> Iterator[Line]:
+        """Yield all values and count the lines.
 
         Raises:
             DataError: a file cannot be opened or is not whole; or a line is bad and bad lines are not skipped.
         """
         for path in self._paths:
             num_lines = 0
-            for place, raw in _raw_lines(path):
+            for place, value, problem in self._read(path):
                 num_lines += 1
-                try:
-                    value = _json(raw)
-                except (ValueError, RecursionError) as error:
-                    self._rejects.reject(place, _reason(error, raw))
+                if problem:
+                    self._rejects.reject(place, problem)
                 else:
                     yield place, value
             self._rejects.count(path, num_lines)
 
+    def _read(self, path: Path) -> Iterator[tuple[str, Any, str]]:
+        """Yield (place, value, what is wrong with it)."""
+        return _lines(path)
 
-class JsonEntries:
-    """The entries of some files that hold one JSON list or object each, as (place, item) or (place, (key, value)).
 
-    Each iteration reads the files anew; memory holds the text of one file and the values of one entry.
+class JsonEntries(JsonLines):
+    """The entries of files that hold one JSON list or object each, as (place, item) or (place, (key, value)).
+
+    Entries count as lines. Memory holds the text of one file and the values of one entry. An entry is bad if half a
+    surrogate pair stands in it; a file that is not valid JSON, or has a key twice, raises DataError in any case.
     """
 
-    def __init__(self, paths: list[Path], rejects: Rejects) -> None:
-        self._paths, self._rejects = paths, rejects
+    def _read(self, path: Path) -> Iterator[tuple[str, Any, str]]:
+        return _entries(path)
 
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        """JsonEntries count as lines. A byte order mark is passed over.
 
-        Raises:
-            DataError: a file cannot be opened, is not whole or not valid JSON, or a key stands in it twice; or half a
-                surrogate pair stands in an entry and bad lines are not skipped.
-        """
-        for path in self._paths:
-            num_entries = 0
-            for place, raw, value in _raw_entries(path):
-                num_entries += 1
-                try:
-                    _refuse_half_pairs(raw, value)
-                except UnicodeEncodeError as error:
-                    self._rejects.reject(place, _reason(error, raw))
-                else:
-                    yield place, value
-            self._rejects.count(path, num_entries)
+class JsonByName(JsonLines):
+    """The lines of files that have `.jsonl` in their name, and the entries of all others."""
+
+    def _read(self, path: Path) -> Iterator[tuple[str, Any, str]]:
+        return _lines(path) if ".jsonl" in path.name else _entries(path)
+
+
+def refuse_twice(place_of: dict[str, str], place: str, what: str, key: str = "") -> None:
+    """Remember the place of `what`, by `key` or else by its name. Raises DataError: it has a place already."""
+    if (key or what) in place_of:
+        raise DataError(f"{place}: {what} already stands in {place_of[key or what]}; keep one of them")
+    place_of[key or what] = place
 
 
 def find(folder: Path, name: str) -> Path:
-    """The file `name`.jsonl or `name`.jsonl.gz in `folder`. Raises DataError when there is none, or both."""
+    """Find the file `name`.jsonl or `name`.jsonl.gz in `folder`. Raises DataError when there is none, or both."""
     paths = [path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.is_file()]
     if len(paths) == 2:
         raise DataError(f"{paths[0]} and {paths[1].name} both stand there; keep one of them")
     if not paths:
-        raise DataError(f"{folder / name}.jsonl: no such file, gzipped or not{_elsewhere(folder)}")
+        state = "" if folder.exists() else f" ({folder} does not exist)"
+        raise DataError(
+            f"{folder / name}.jsonl: no such file, gzipped or not{state}; put it there, or name the right place with "
+            "`data: {source: ...}` in params.yaml"
+        )
     return paths[0]
 
 
-def find_all(source: Path) -> list[Path]:
-    """`source` itself if it is a file, else the JSONL files in it, gzipped or not. Raises DataError if it has none."""
-    if source.is_file():
-        return [source]
-    paths = sorted(path for path in source.glob("*.jsonl*") if path.name.endswith((".jsonl", ".jsonl.gz")))
-    if not paths:
-        raise DataError(f"{source}: no JSONL file here, gzipped or not{_elsewhere(source)}")
-    return paths
+def _lines(path: Path) -> Iterator[tuple[str, Any, str]]:
+    for number, raw in _binary_lines(path):
+        if not raw.strip():
+            continue
+        value, problem = None, ""
+        try:
+            text = raw.decode("utf-8")
+            value = json.loads(text, parse_constant=_refuse_constant)
+            problem = _half_pair(text, value)
+        except (ValueError, RecursionError) as error:
+            problem = _reason(error, raw)
+        yield f"{path}, line {number}", value, problem
 
 
-def _elsewhere(folder: Path) -> str:
-    state = "" if folder.exists() else f" ({folder} does not exist)"
-    return f"{state}; put it there, or name the right place with `data: {{source: ...}}` in params.yaml"
+def _entries(path: Path) -> Iterator[tuple[str, Any, str]]:
+    """Take off the outermost brackets and decode what is between them, entry by entry.
 
-
-def _raw_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(place, bytes) of each line that is not blank, with its line end."""
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, raw in enumerate(file, start=1):
-                content = raw.removeprefix(_BOM) if number == 1 else raw
-                if content.strip():
-                    yield f"{path}, line {number}", content
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: the gzip file is damaged behind line {number} ({error}); fetch it again") from None
-
-
-def _raw_entries(path: Path) -> Iterator[tuple[str, bytes, Any]]:
-    """(place, JSON, value) of each entry of the list or object that the file is; in an object value is (key, value).
-
-    The outermost brackets are taken off here: the standard library would read a whole file or nothing, keep the last of
-    two equal keys, and could not say which entry is bad.
+    The standard library would read a whole file or nothing, keep the last of two equal keys, and could not tell which
+    entry is bad.
     """
     text = _whole_text(path)
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-    place, keys, number = str(path), set(), 0
+    decode = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
+    place, number, keys = str(path), 0, set()
     try:
-        at = _after(text, 0)
-        opening, closing = "{}" if text.startswith("{", at) else "[]"
-        at = _after(text, at, opening)
-        more = not text.startswith(closing, at)
-        while more:
+        opening, at = _sign(text, 0, "[", "{")
+        closing = "]" if opening == "[" else "}"
+        sign = text[at : at + 1]
+        if sign == closing:
+            _, at = _sign(text, at, closing)
+        while sign != closing:
             number += 1
             place, start = f"{path}, entry {number}", at
             if opening == "{":
-                _after(text, at, '"')
-                key, at = decoder.raw_decode(text, at)
+                _sign(text, at, '"')
+                key, at = decode(text, at)
                 place = f"{path}, entry {key if key.isprintable() else repr(key)}"
                 if key in keys:
                     raise DataError(f"{place}: the key stands twice in the file; keep one of them")
                 keys.add(key)
-                at = _after(text, _after(text, at), ":")
-            value, at = decoder.raw_decode(text, at)
-            yield place, text[start:at].encode(), (key, value) if opening == "{" else value
-            at = _after(text, at)
-            more = not text.startswith(closing, at)
-            if more:
-                at = _after(text, at, ",")
-        at = _after(text, at, closing)
+                _, at = _sign(text, at, ":")
+            value, at = decode(text, at)
+            entry = (key, value) if opening == "{" else value
+            yield place, entry, _half_pair(text[start:at], entry)
+            sign, at = _sign(text, at, ",", closing)
         if at < len(text):
             raise json.JSONDecodeError("Extra data", text, at)
     except json.JSONDecodeError as error:
@@ -196,45 +196,44 @@ def _raw_entries(path: Path) -> Iterator[tuple[str, bytes, Any]]:
         raise DataError(f"{place}: {_reason(error, b'')}") from None
 
 
+def _sign(text: str, at: int, *signs: str) -> tuple[str, int]:
+    """Find the sign that stands at `at`, behind blanks, and where the text goes on. Raises JSONDecodeError: none."""
+    at = _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # matches anywhere
+    if text[at : at + 1] not in signs:
+        raise json.JSONDecodeError(f"Expecting {' or '.join(map(repr, signs))}", text, at)
+    return text[at], _BLANKS.match(text, at + 1).end()  # type: ignore[union-attr]
+
+
 def _whole_text(path: Path) -> str:
-    try:
-        with _open(path) as file:
-            raw = file.read().removeprefix(_BOM)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: the gzip file is damaged ({error}); fetch it again") from None
+    raw = b"".join(line for _, line in _binary_lines(path))
     try:
         return raw.decode("utf-8").rstrip(" \t\r\n")
     except UnicodeDecodeError as error:
-        found = f"byte {error.start + 1} is 0x{raw[error.start]:02x}"
-        raise DataError(f"{path}: not UTF-8 ({found}); save the file as UTF-8") from None
+        raise DataError(f"{path}: {_reason(error, raw).replace(' of the line', '')}") from None
 
 
-def _after(text: str, at: int, sign: str = "") -> int:
-    """Where it goes on behind `sign`, which must stand at `at`, and blanks. Raises JSONDecodeError."""
-    if not text.startswith(sign, at):
-        raise json.JSONDecodeError(f"Expecting {sign!r}", text, at)
-    at += len(sign)
-    while text[at : at + 1] in (" ", "\n", "\r", "\t"):
-        at += 1
-    return at
-
-
-def _open(path: Path) -> gzip.GzipFile | BinaryIO:
-    """Gzipped or not is told by the first bytes: browsers unpack files and keep the name."""
+def _binary_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (number, line with its end), without a byte order mark; the first bytes tell whether the file is gzipped,
+    because browsers unpack files and keep the name."""
+    number = 0
     with path.open("rb") as file:
         gzipped = file.read(2) == _GZIP
-    return gzip.open(path, "rb") if gzipped else path.open("rb")
+    try:
+        with gzip.open(path, "rb") if gzipped else path.open("rb") as lines:
+            for number, raw in enumerate(lines, start=1):
+                yield number, raw.removeprefix(_BOM) if number == 1 else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip file is damaged behind line {number} ({error}); fetch it again") from None
 
 
-def _json(raw: bytes) -> Any:
-    value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
-    _refuse_half_pairs(raw, value)
-    return value
-
-
-def _refuse_half_pairs(raw: bytes, value: Any) -> None:
-    if _SURROGATE.search(raw):
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+def _half_pair(text: str, value: Any) -> str:
+    """Tell whether an escape in the text is half of a surrogate pair; empty: none."""
+    try:
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return "a \\u escape is half of a surrogate pair, which is no character"
+    return ""
 
 
 def _refuse_constant(name: str) -> None:
@@ -244,8 +243,6 @@ def _refuse_constant(name: str) -> None:
 def _reason(error: Exception, raw: bytes) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x}); save the file as UTF-8"
-    if isinstance(error, UnicodeEncodeError):
-        return "a \\u escape is half of a surrogate pair, which is no character"
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, json.JSONDecodeError):
@@ -254,16 +251,13 @@ def _reason(error: Exception, raw: bytes) -> str:
     return str(error)
 
 
-Line = tuple[str, Any]
-"""Where it stands ("<file>, line <number>") and what its JSON holds."""
+class OfficialRecord(BaseModel):
+    """An object of a benchmark's official file; keys that no reader needs are passed over."""
 
-Lines = Iterable[Line]
-"""All lines of a source; may be iterated again from the start."""
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
-Reject = Callable[[str, str], None]
-"""Takes the place of a bad line and the reason; raises DataError, or returns when the line is to be left out."""
 
-Record = TypeVar("Record", bound=BaseModel)
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def _not_blank(text: str) -> str:
@@ -283,26 +277,18 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 Some = Annotated[list[Item], AfterValidator(_not_empty)]
 
 
-def parse(lines: Lines, record: type[Record], reject: Reject) -> Iterator[tuple[str, Record]]:
+def parse(lines: Lines, record: type[Parsed], reject: Reject) -> Iterator[tuple[str, Parsed]]:
     """Yield (place, record) of each line that is one; the others go to `reject` with every reason in one clause."""
     for place, value in lines:
         if not isinstance(value, dict):
             reject(place, f"expected an object {{...}}, found {_shown(value)}")
             continue
-        # Keys that open with an underscore are the user's own notes.
-        named = {key: item for key, item in value.items() if not key.startswith("_")}
         try:
-            parsed = record.model_validate(named)
+            parsed = record.model_validate(value)
         except ValidationError as error:
-            reject(place, "; ".join(_reasons(error, record, set(named))))
+            reject(place, "; ".join(_reasons(error, record, set(value))))
             continue
         yield place, parsed
-
-
-def with_id(values: Lines) -> Iterator[Line]:
-    """Official records, their `_id` under `id` too: for `parse` a key that opens with `_` is a note of the user's."""
-    for place, value in values:
-        yield place, {**value, "id": value["_id"]} if isinstance(value, dict) and "_id" in value else value
 
 
 def _reasons(error: ValidationError, record: type[BaseModel], given: set[str]) -> Iterator[str]:

@@ -1,97 +1,141 @@
-"""Splits of questions and documents, and contexts made of documents."""
+"""What readers of official files share: their input, the example of a question, and the split it goes to."""
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import takewhile
+from typing import Any, Literal, NamedTuple
 
-from pipeline.common.tables import Benchmark, Document, Example
-from pipeline.runtime.errors import DataError
+from pipeline.common.tables import Benchmark, Document, Evidence, Example
+from pipeline.data import jsonl
+from pipeline.data.jsonl import Lines, Parsed, Reject
 
+SPLITS = ("train", "dev", "test")
 
-def held_out(document_ids: Iterable[str], *, dev_fraction: float, test_fraction: float, seed: int) -> dict[str, str]:
-    """train, dev or test for each document, by the digest of seed and id: what stands beside it changes little.
-
-    The shares are rounded to whole documents, at least one where the share is above 0; dev is filled first.
-    """
-    ordered = sorted(set(document_ids), key=lambda name: hashlib.sha256(f"{seed}\n{name}".encode()).digest())
-    num_dev, num_test = (
-        max(1, round(share * len(ordered))) if share > 0.0 else 0 for share in (dev_fraction, test_fraction)
-    )
-    return {
-        name: "dev" if place < num_dev else "test" if place < num_dev + num_test else "train"
-        for place, name in enumerate(ordered)
-    }
+GoldPosition = Literal["spread", "first", "middle", "last"]
+"""Where the gold document stands in a context that we build; spread: anywhere, each place about equally often."""
 
 
-class Question(NamedTuple):
-    """A question as a reader finds it."""
+@dataclass(frozen=True)
+class OfficialFiles:
+    """The official files of a benchmark and how their questions are split; every reader takes one."""
 
+    lines: Mapping[str, Lines]
+    """Lines or entries of the files of each split."""
+    reject: Reject
+    """Takes what is no record of the benchmark, or a question that nothing can be learnt from."""
+    seed: int
+    dev_fraction: float = 0.0
+    """Share of train's groups that is held out as dev, in addition to the files of dev."""
+    test_fraction: float = 0.0
+    max_questions: int | None = None
+    """Of each split, the first ones are taken; None: all."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Questions that are left out without being errors, by reason; complete when all examples have been taken."""
+
+    def parse(self, record: type[Parsed]) -> Iterator[tuple[str, str, Parsed]]:
+        """Yield (split, place, record) of every line, train first."""
+        for split in SPLITS:
+            for place, parsed in jsonl.parse(self.lines.get(split, ()), record, self.reject):
+                yield split, place, parsed
+
+    def held_out(self, names: Iterable[str]) -> dict[str, str]:
+        """Assign train, dev or test to each name by the digest of seed and name, so that other names change little.
+
+        The shares are rounded to whole names, at least one where the share is above 0; dev is filled first.
+        """
+        ordered = sorted(set(names), key=lambda name: hashlib.sha256(f"{self.seed}\n{name}".encode()).digest())
+        num_dev, num_test = (
+            max(1, round(share * len(ordered))) if share > 0.0 else 0
+            for share in (self.dev_fraction, self.test_fraction)
+        )
+        return {
+            name: "dev" if place < num_dev else "test" if place < num_dev + num_test else "train"
+            for place, name in enumerate(ordered)
+        }
+
+
+class Group(NamedTuple):
+    """A record as its reader understands it: documents, and the examples over them."""
+
+    split: str
+    """The split of its file."""
     place: str
-    unit: str
-    """What is held out whole: questions of one unit stand in one split."""
+    name: str
+    """Records of one name stay together when a part of train is held out."""
     documents: list[Document]
-    example: Example
-    """Its split is set later."""
+    examples: list[Example]
 
 
-Read = Callable[[str], Iterator[Question]]
-"""The questions in the files of a split, in order; the same each time."""
+Read = Callable[[OfficialFiles], Iterator[Group]]
+"""A reader: yields all groups in the order of the files, train first, and the same ones each time it is called."""
 
 
-def benchmark(
-    read: Read, *, dev_fraction: float, test_fraction: float, seed: int, max_questions: int | None
-) -> Benchmark:
-    """Each distinct document once, each question as one example; `max_questions` of each split, the first ones.
+def benchmark(read: Read, files: OfficialFiles) -> Benchmark:
+    """Split the questions of a reader; documents without a question that is taken are left out.
+
+    The files are read once for the split, once for the documents and once for the examples.
 
     Raises:
-        DataError: a question id stands twice, in one split or in two.
+        DataError: a question stands twice, in one split or in two.
     """
-    questions = _Questions(read, dev_fraction, test_fraction, seed, max_questions)
-    return Benchmark(_documents(questions), (example for _, example in questions))
 
+    @cache
+    def split_of() -> dict[str, str]:
+        return files.held_out(group.name for group in takewhile(lambda group: group.split == "train", read(files)))
 
-class _Questions:
-    """Every question as the documents of its context and an example; each iteration reads anew and gives the same."""
-
-    def __init__(
-        self, read: Read, dev_fraction: float, test_fraction: float, seed: int, max_questions: int | None
-    ) -> None:
-        self._read, self._max_questions = read, max_questions
-        self._dev_fraction, self._test_fraction, self._seed = dev_fraction, test_fraction, seed
-
-    def __iter__(self) -> Iterator[tuple[list[Document], Example]]:
+    def taken() -> Iterator[tuple[list[Document], Example]]:
         place_of: dict[str, str] = {}
         num_taken: Counter[str] = Counter()
-        for name in ("train", "dev", "test"):
-            for place, unit, documents, example in self._read(name):
-                question_id = example.question_id
-                if question_id in place_of:
-                    raise DataError(
-                        f"{place}: question {question_id!r} already stands in {place_of[question_id]}; keep one of them"
-                    )
-                place_of[question_id] = place
-                split = self._held_out[unit] if name == "train" else name
-                if self._max_questions is None or num_taken[split] < self._max_questions:
+        for group in read(files):
+            split = split_of()[group.name] if group.split == "train" else group.split
+            for asked in group.examples:
+                jsonl.refuse_twice(place_of, group.place, f"question {asked.question_id!r}")
+                if files.max_questions is None or num_taken[split] < files.max_questions:
                     num_taken[split] += 1
-                    yield documents, replace(example, split=split)
+                    yield group.documents, replace(asked, split=split)
 
-    @cached_property
-    def _held_out(self) -> dict[str, str]:
-        return held_out(
-            (question.unit for question in self._read("train")),
-            dev_fraction=self._dev_fraction,
-            test_fraction=self._test_fraction,
-            seed=self._seed,
-        )
+    return Benchmark(
+        distinct(document for documents, _ in taken() for document in documents), (asked for _, asked in taken())
+    )
 
 
-def _documents(questions: _Questions) -> Iterator[Document]:
+def distinct(documents: Iterable[Document]) -> Iterator[Document]:
+    """Yield the first document of each id."""
     seen: set[str] = set()
-    for documents, _ in questions:
-        for document in documents:
-            if document.document_id not in seen:
-                seen.add(document.document_id)
-                yield document
+    for document in documents:
+        if document.document_id not in seen:
+            seen.add(document.document_id)
+            yield document
+
+
+def example(
+    benchmark: str,
+    split: str,
+    question_id: str,
+    question: str,
+    answers: Sequence[str],
+    document_ids: list[str],
+    evidence: Sequence[Evidence] = (),
+    **more: Any,
+) -> Example:
+    """Build the example of a question. Its gold documents are those that hold evidence.
+
+    `more` are further fields of Example; `example_id` only where a question is asked over several contexts.
+    """
+    quoted = {found.document_id for found in evidence}
+    gold = [name for name in document_ids if name in quoted]
+    return Example(
+        **{"example_id": question_id, "answer_lead": "", **more},
+        question_id=question_id,
+        benchmark=benchmark,
+        split=split,
+        question=question,
+        answers=list(answers),
+        document_ids=document_ids,
+        gold_document_ids=gold,
+        evidence=list(evidence),
+        gold_position=document_ids.index(gold[0]) if gold else -1,
+    )

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.data import jsonl
-from pipeline.data.benchmarks import hotpot, longbench, nq_lines, own_jsonl, qasper, quality, squality
-from pipeline.data.jsonl import Line, Lines, Reject
+from pipeline.data.benchmarks import hotpot, longbench, nq, own_jsonl, qasper, quality, squality
+from pipeline.data.jsonl import Lines, Reject
 from pipeline.evaluation import metrics
 from pipeline.runtime.errors import DataError
 
@@ -44,9 +44,7 @@ def read(benchmark: str, found: Lines, reject: Reject) -> list[Reference]:
     references = []
     for place, reference in _READERS[benchmark](found, reject):
         for name in reference.names:
-            if name in place_of:
-                raise DataError(f"{place}: question {name!r} already stands in {place_of[name]}; keep one of them")
-            place_of[name] = place
+            jsonl.refuse_twice(place_of, place, f"question {name!r}")
         references.append(reference)
     if not references:
         raise DataError(f"the references hold no question of {benchmark}; give the official file of that benchmark")
@@ -54,9 +52,8 @@ def read(benchmark: str, found: Lines, reject: Reject) -> list[Reference]:
 
 
 def _quality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in jsonl.parse(found, quality.Record, reject):
-        for number, question in enumerate(record.questions, start=1):
-            name = question.question_unique_id or f"{record.set_unique_id}_{number}"
+    for place, record in jsonl.parse(found, quality.QualityRecord, reject):
+        for name, question in record.by_id():
             label, num_options = question.gold_label, len(question.options)
             if label is None or not 1 <= label <= num_options:
                 reject(
@@ -74,40 +71,34 @@ def _quality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
 
 
 def _qasper(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, entry in found:
-        match entry:
-            case (str() as paper_id, dict() as paper):
-                line: Line = (place, {**paper, "paper_id": paper_id})
-            case _:
-                line = (place, entry)
-        for _, record in jsonl.parse([line], qasper.Paper, reject):
-            for question in record.qas:
-                answers = [annotation.answer for annotation in question.answers]
-                if not all(answer.reference[1] for answer in answers):
-                    reject(f"{place}, question {question.question_id}", "an annotator's answer says nothing")
-                    continue
-                yield (
-                    place,
-                    Reference(
-                        (question.question_id,),
-                        [answer.reference[0] for answer in answers],
-                        annotations=[{"answer": answer.model_dump()} for answer in answers],
-                    ),
-                )
+    for place, paper in jsonl.parse(qasper.with_paper_ids(found), qasper.Paper, reject):
+        for question in paper.qas:
+            answers = [annotation.answer for annotation in question.answers]
+            if not all(answer.reference[1] for answer in answers):
+                reject(f"{place}, question {question.question_id}", "an annotator's answer says nothing")
+                continue
+            yield (
+                place,
+                Reference(
+                    (question.question_id,),
+                    [answer.reference[0] for answer in answers],
+                    annotations=[{"answer": answer.model_dump()} for answer in answers],
+                ),
+            )
 
 
 def _nq(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for question in nq_lines.questions(found, reject):
+    for question in nq.questions(found, reject):
         yield question.place, Reference((question.text, question.question_id), question.answers, cut=metrics.first_line)
 
 
 def _hotpot(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in jsonl.parse(_with_id(found), hotpot.Record, reject):
+    for place, record in jsonl.parse(found, hotpot.HotpotRecord, reject):
         yield place, Reference((record.id,), [record.answer])
 
 
 def _longbench(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in jsonl.parse(_with_id(found), longbench.Record, reject):
+    for place, record in jsonl.parse(found, longbench.LongbenchRecord, reject):
         task = record.dataset.removesuffix("_e")
         if task and task not in _LONGBENCH:
             reject(place, f"dataset is {task!r}, scored here are those that LongBench scores by F1: {_LONGBENCH}")
@@ -116,7 +107,7 @@ def _longbench(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
 
 
 def _squality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in jsonl.parse(found, squality.Record, reject):
+    for place, record in jsonl.parse(found, squality.SqualityRecord, reject):
         for question in record.questions:
             number = question.question_number
             names = (f"{record.document_id}-{number}", f"{record.metadata.passage_id}-{number}")
@@ -131,12 +122,6 @@ def _jsonl(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
 
 def _first_filled_line(text: str) -> str:
     return text.lstrip("\n").split("\n")[0]
-
-
-def _with_id(found: Lines) -> Iterator[Line]:
-    for place, entry in found:
-        # Keys that open with an underscore pass for notes of the user's own.
-        yield place, {**entry, "id": entry["_id"]} if isinstance(entry, dict) and "_id" in entry else entry
 
 
 _READERS: dict[str, Callable[[Lines, Reject], Iterator[tuple[str, Reference]]]] = {

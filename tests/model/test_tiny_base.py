@@ -11,7 +11,7 @@ import yaml
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.data.benchmarks import bios, bios_words
+from pipeline.data.benchmarks import bios
 
 FOLDER = Path(__file__).parents[1] / "models" / "tiny-base"
 
@@ -79,8 +79,8 @@ def test_any_text_survives_and_never_becomes_a_control_token(tokenizer, text):
 
 
 def test_names_and_words_of_values_are_single_tokens(tokenizer):
-    values = (value for relation in bios_words.RELATIONS for value in relation.values)
-    for text in (*bios_words.FIRST_NAMES, *bios_words.LAST_NAMES, *values):
+    values = (value for relation in bios.RELATIONS for value in relation.values)
+    for text in (*bios.FIRST_NAMES, *bios.LAST_NAMES, *values):
         assert len(tokenizer.encode(f" {text}").ids) == len(text.split())
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.common import tables
 from pipeline.data import jsonl
-from pipeline.data.benchmarks import nq_lines
+from pipeline.data.benchmarks import nq
 from pipeline.evaluation import schema
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from pipeline.tools import references, score_predictions
@@ -253,7 +253,7 @@ def write_own(path: Path, rows) -> Path:
 def test_our_own_predictions_are_scored_by_input_and_number_of_documents(tmp_path):
     asked = [{"question": f"Who is {name}?", "answer": [name]} for name in ("Ann", "Bob")]
     official = write_lines(tmp_path / "official.jsonl", asked)
-    found = nq_lines.questions(jsonl.JsonLines([official], jsonl.Rejects()), jsonl.Rejects().reject)
+    found = nq.questions(jsonl.JsonLines([official], jsonl.Rejects()), jsonl.Rejects().reject)
     rows = [
         {
             "example_id": f"{question.question_id}-{size}-0",
@@ -287,7 +287,7 @@ def test_our_own_predictions_are_scored_by_input_and_number_of_documents(tmp_pat
 
 def test_our_own_predictions_over_one_number_of_documents_are_scored_by_the_place_of_the_gold_one(tmp_path):
     official = write_lines(tmp_path / "official.jsonl", [{"question": "Who is Ann?", "answer": ["Ann"]}])
-    [question] = nq_lines.questions(jsonl.JsonLines([official], jsonl.Rejects()), jsonl.Rejects().reject)
+    [question] = nq.questions(jsonl.JsonLines([official], jsonl.Rejects()), jsonl.Rejects().reject)
     rows = [
         {
             "example_id": f"{question.question_id}-10-{place}", "question_id": question.question_id, "benchmark": "nq",

@@ -1,27 +1,45 @@
-"""The people of the generated biographies: their names, and what their documents tell.
-
-A full name belongs to one share by its place in the name lists, whatever the seed: to one split, or to the people
-that only the recipe of models/tiny-base sees. A split's people are four grids of k first by k last names.
-
-Generated biographies: questions about one attribute of one person, among biographies of other people.
+"""Generated biographies: questions about one attribute of one person, among biographies of other people.
 
 Each attribute is told as full name, fixed phrase, value ("Alice Moreau was born in Lisbon"), and the answer lead is
 name and phrase: what precedes the value in the text. Distractors that share the first or the last name with the
 person asked about, and values that several relations have in common, are what a model gets distracted by.
 
-Questions without answers are asked about train's people, those of the difficulty surface about test's.
+A full name belongs to one share by its place in the name lists, whatever the seed: to one split, or to the people
+that only the recipe of models/tiny-base sees. A split's people are four grids of k first by k last names. Questions
+without answers are asked about train's people, questions of the difficulty surface about test's.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from importlib import resources
 from itertools import pairwise
 from random import Random
 from typing import Literal, NamedTuple
 
+from ruamel.yaml import YAML
+
 from pipeline.common.tables import Benchmark, Document, Evidence, Example, subset_of
-from pipeline.data.benchmarks.bios_words import FIRST_NAMES, LAST_NAMES, RELATIONS
+from pipeline.data import splits
+from pipeline.data.splits import GoldPosition
 from pipeline.runtime.errors import ConfigError
+
+
+class Relation(NamedTuple):
+    """One attribute: "{opening}{name} {phrase} {value}{closing}." tells it, `question` asks for it."""
+
+    phrase: str
+    question: str
+    paraphrases: list[str]
+    values: list[str]
+    openings: list[str]
+    closings: list[str]
+
+
+_WORDS = YAML(typ="safe").load(resources.files(__package__).joinpath("bios_words.yaml").read_text(encoding="utf-8"))
+FIRST_NAMES: list[str] = _WORDS["first_names"]
+LAST_NAMES: list[str] = _WORDS["last_names"]
+RELATIONS = [Relation(**relation) for relation in _WORDS["relations"]]
 
 SHARES = ("pretraining", "train", "dev", "test")
 MAX_SIDE = min(len(FIRST_NAMES), len(LAST_NAMES)) // len(SHARES)
@@ -144,7 +162,6 @@ class People:
 SHARE_OF = {"unlabelled": "train", "surface": "test"}  # of the other splits, the share of the same name
 PEOPLE_PER_QUESTION = 0.75
 
-GoldPosition = Literal["spread", "first", "middle", "last"]
 Wording = Literal["fixed", "paraphrased"]
 
 
@@ -156,7 +173,7 @@ class Surface(NamedTuple):
     name_sharing_rates: Sequence[float]
 
 
-class _Asked(NamedTuple):
+class _SplitQuestions(NamedTuple):
     """Questions of a split, each over contexts of several sizes."""
 
     split: str
@@ -195,7 +212,7 @@ def generate(
     Raises:
         ConfigError: a context needs more people than there are, or the same size is asked for twice.
     """
-    asked: list[_Asked] = []
+    asked: list[_SplitQuestions] = []
 
     def add(split: str, count: int, sizes: Sequence[int], sharing_rates: Sequence[float]) -> None:
         if len(set(sizes)) != len(sizes):
@@ -203,7 +220,7 @@ def generate(
         if count:
             side = max(_side(split, count, max(sizes), rate, min(facts_per_person)) for rate in sharing_rates)
             people = People(seed, SHARE_OF.get(split, split), side, facts_per_person)
-            asked.extend(_Asked(split, people, count, sizes, rate) for rate in sharing_rates)
+            asked.extend(_SplitQuestions(split, people, count, sizes, rate) for rate in sharing_rates)
 
     for split, count in num_questions.items():
         add(split, count, num_documents[split], [name_sharing_rate])
@@ -225,7 +242,7 @@ def _documents(peoples: Sequence[People]) -> Iterator[Document]:
                 yield people.biography(person).document
 
 
-def _examples(asked: _Asked, gold_position: GoldPosition, wording: Wording) -> Iterator[Example]:
+def _examples(asked: _SplitQuestions, gold_position: GoldPosition, wording: Wording) -> Iterator[Example]:
     split, people, sizes = asked.split, asked.people, asked.sizes
     # The other splits of a share ask other questions over other contexts.
     key = () if split == people.share else (split,)
@@ -247,19 +264,17 @@ def _examples(asked: _Asked, gold_position: GoldPosition, wording: Wording) -> I
             place = {"spread": random.randrange(size), "first": 0, "middle": size // 2, "last": size - 1}[gold_position]
             document_ids.insert(place, gold_id)
             known = split != "unlabelled"
-            yield Example(
+            yield splits.example(
+                "bios",
+                split,
+                question_id,
+                question,
+                [fact.value] if known else [],
+                document_ids,
+                [Evidence(gold_id, fact.start, fact.end)] if known else [],
                 example_id=f"{question_id}-in-{size}"
                 + (f"-sharing-{asked.sharing_rate:g}" if split == "surface" else ""),
-                question_id=question_id,
-                benchmark="bios",
-                split=split,
-                question=question,
                 answer_lead=answer_lead,
-                answers=[fact.value] if known else [],
-                document_ids=document_ids,
-                gold_document_ids=[gold_id] if known else [],
-                evidence=[Evidence(gold_id, fact.start, fact.end)] if known else [],
-                gold_position=place if known else -1,
                 subset=subset_of(asked.sharing_rate) if split == "surface" else "",
             )
 

@@ -7,31 +7,29 @@ evidence. Where two paragraphs of a context share the title, both are gold.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, Field
 
-from pipeline.common.tables import Benchmark, Document, Evidence, Example
-from pipeline.data import jsonl, splits
-from pipeline.data.jsonl import Lines, Reject, Some, Text
-from pipeline.data.splits import Question
+from pipeline.common.tables import Document, Evidence
+from pipeline.data import splits
+from pipeline.data.jsonl import OfficialRecord, Some, Text
+from pipeline.data.splits import Group, OfficialFiles
 
 # JSON has lists only; the items stay strict.
-Fact = Annotated[tuple[str, int], Field(strict=False)]
-Titled = Annotated[tuple[str, list[str]], Field(strict=False)]
+SupportingFact = Annotated[tuple[str, int], Field(strict=False)]
+TitledSentences = Annotated[tuple[str, list[str]], Field(strict=False)]
 
 
-class Record(BaseModel):
-    """An entry of a file, its `_id` as `id`."""
+class HotpotRecord(OfficialRecord):
+    """An entry of a file."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    id: Text
+    id: Text = Field(validation_alias=AliasChoices("_id", "id"))
     question: Text
     answer: Text
-    supporting_facts: list[Fact]
-    context: Some[Titled]
+    supporting_facts: list[SupportingFact]
+    context: Some[TitledSentences]
 
 
 class Paragraph(NamedTuple):
@@ -41,7 +39,7 @@ class Paragraph(NamedTuple):
     sentences: list[str]
 
     def evidence(self, numbers: set[int]) -> list[Evidence]:
-        """The spans of these sentences, in order; if none of them is there, all of the paragraph."""
+        """Locate the sentences with these numbers, in order; if none of them exists, take the whole paragraph."""
         name, text = self.document.document_id, self.document.text
         found, end = [], 0
         for number, sentence in enumerate(self.sentences):
@@ -51,39 +49,37 @@ class Paragraph(NamedTuple):
         return found or [Evidence(name, 0, len(text))]
 
 
-def benchmark(
-    files: Mapping[str, Lines],
-    reject: Reject,
-    *,
-    dev_fraction: float,
-    test_fraction: float,
-    seed: int,
-    max_questions: int | None,
-) -> Benchmark:
-    """Each distinct paragraph as one document, each question as one example; train is held out by question ids.
-
-    `files` gives the records of each split. What is no record with an answer and a context goes to `reject`.
-
-    Raises:
-        DataError: a question id stands twice, in one split or in two.
-    """
-
-    def read(split: str) -> Iterator[Question]:
-        for place, record in jsonl.parse(jsonl.with_id(files.get(split, ())), Record, reject):
-            context = shuffled(list(_paragraphs(record)), record.id, seed)
-            if context:
-                documents = [paragraph.document for paragraph in context]
-                yield Question(place, record.id, documents, _example(record, context))
-            else:
-                reject(place, "context holds no paragraph with text")
-
-    return splits.benchmark(
-        read, dev_fraction=dev_fraction, test_fraction=test_fraction, seed=seed, max_questions=max_questions
-    )
+def read(files: OfficialFiles) -> Iterator[Group]:
+    """Yield each question with the paragraphs of its context as documents; train is held out by question ids."""
+    for split, place, record in files.parse(HotpotRecord):
+        context = shuffled(list(_paragraphs(record)), record.id, files.seed)
+        if not context:
+            files.reject(place, "context holds no paragraph with text")
+            continue
+        documents = [paragraph.document for paragraph in context]
+        numbers_of: dict[str, set[int]] = {}
+        for title, number in record.supporting_facts:
+            numbers_of.setdefault(title, set()).add(number)
+        evidence = [
+            found
+            for paragraph in context
+            if paragraph.document.title in numbers_of
+            for found in paragraph.evidence(numbers_of[paragraph.document.title])
+        ]
+        asked = splits.example(
+            "hotpot",
+            split,
+            record.id,
+            record.question,
+            [record.answer],
+            [document.document_id for document in documents],
+            evidence,
+        )
+        yield Group(split, place, record.id, documents, [asked])
 
 
 def shuffled(paragraphs: list[Paragraph], question_id: str, seed: int) -> list[Paragraph]:
-    """In an order that depends on seed, question and the paragraphs themselves, not on the order they came in."""
+    """Order the paragraphs by seed, question and their own texts, whatever order they come in."""
 
     def drawn(paragraph: Paragraph) -> bytes:
         return hashlib.sha256(f"{seed}\n{question_id}\n{paragraph.document.document_id}".encode()).digest()
@@ -91,8 +87,8 @@ def shuffled(paragraphs: list[Paragraph], question_id: str, seed: int) -> list[P
     return sorted(paragraphs, key=drawn)
 
 
-def _paragraphs(record: Record) -> Iterator[Paragraph]:
-    """The paragraphs of the context that have text, each once."""
+def _paragraphs(record: HotpotRecord) -> Iterator[Paragraph]:
+    """Yield the paragraphs of the context that have text, each once."""
     seen = set()
     for title, sentences in record.context:
         text = "".join(sentences)
@@ -101,25 +97,3 @@ def _paragraphs(record: Record) -> Iterator[Paragraph]:
         if text.strip() and name not in seen:
             seen.add(name)
             yield Paragraph(Document(name, title, text, whole=True), sentences)
-
-
-def _example(record: Record, context: list[Paragraph]) -> Example:
-    numbers_of: dict[str, set[int]] = {}
-    for title, number in record.supporting_facts:
-        numbers_of.setdefault(title, set()).add(number)
-    gold = [place for place, paragraph in enumerate(context) if paragraph.document.title in numbers_of]
-    return Example(
-        example_id=record.id,
-        question_id=record.id,
-        benchmark="hotpot",
-        split="",
-        question=record.question,
-        answer_lead="",
-        answers=[record.answer],
-        document_ids=[paragraph.document.document_id for paragraph in context],
-        gold_document_ids=[context[place].document.document_id for place in gold],
-        evidence=[
-            found for place in gold for found in context[place].evidence(numbers_of[context[place].document.title])
-        ],
-        gold_position=gold[0] if gold else -1,
-    )

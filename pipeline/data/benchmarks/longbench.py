@@ -7,70 +7,48 @@ document. Which passages hold the answer is not told. The name of the task is th
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, Field
 
-from pipeline.common.tables import Benchmark, Document, Example
-from pipeline.data import jsonl, splits
-from pipeline.data.jsonl import Lines, Reject, Some, Text
-from pipeline.data.splits import Question
+from pipeline.common.tables import Document
+from pipeline.data import splits
+from pipeline.data.jsonl import OfficialRecord, Some, Text
+from pipeline.data.splits import Group, OfficialFiles
 
 TITLE_CHARACTERS = 100  # a first line up to this long is the title; the longest seen in the data has 67
 _HEADER = re.compile(r"^Passage [0-9]+:\n", re.MULTILINE)
 
 
-class Record(BaseModel):
-    """A line of a file, its `_id` as `id`."""
+class LongbenchRecord(OfficialRecord):
+    """A line of a file."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    id: Text
+    id: Text = Field(validation_alias=AliasChoices("_id", "id"))
     dataset: str = ""
     input: Text
     context: Text
     answers: Some[Text]
 
 
-def benchmark(
-    files: Mapping[str, Lines],
-    reject: Reject,
-    *,
-    dev_fraction: float,
-    test_fraction: float,
-    seed: int,
-    max_questions: int | None,
-) -> Benchmark:
-    """Each distinct passage as one document, each question as one example; train is held out by whole contexts.
-
-    `files` gives the records of each split. A record that is none, and a context that `passages` does not split, go to
-    `reject`.
-
-    Raises:
-        DataError: a question id stands twice, in one split or in two.
-    """
-
-    def read(split: str) -> Iterator[Question]:
-        for place, record in jsonl.parse(jsonl.with_id(files.get(split, ())), Record, reject):
-            # A passage that is empty, or there twice, would be a document without text, or twice in a context.
-            documents = {found.document_id: found for found in passages(record.context) if found.text.strip()}
-            if documents:
-                yield Question(
-                    place, _digest(record.context), list(documents.values()), _example(record, list(documents))
-                )
-            else:
-                reject(place, 'context does not split at its lines "Passage <n>:", n from 1, into passages')
-
-    return splits.benchmark(
-        read, dev_fraction=dev_fraction, test_fraction=test_fraction, seed=seed, max_questions=max_questions
-    )
+def read(files: OfficialFiles) -> Iterator[Group]:
+    """Yield each question with the passages of its context as documents; train is held out by whole contexts."""
+    for split, place, record in files.parse(LongbenchRecord):
+        # A passage that is empty, or there twice, would be a document without text, or twice in a context.
+        documents = {found.document_id: found for found in passages(record.context) if found.text.strip()}
+        if documents:
+            asked = splits.example(
+                "longbench", split, record.id, record.input, record.answers, list(documents), subset=record.dataset
+            )
+            yield Group(split, place, _digest(record.context), list(documents.values()), [asked])
+        else:
+            files.reject(place, 'context does not split at its lines "Passage <n>:", n from 1, into passages')
 
 
 def passages(context: str) -> list[Document]:
-    """The passages of a context in order, or the context as one document.
+    """Split a context into its passages in order; a context without headers is one document.
 
-    Headers that count up from 1, titles and texts, joined by line ends, give the context back; where they do not, it is
-    not of this format and has no passages.
+    Headers that count up from 1, titles and texts, joined by line ends, must be the context again; otherwise it is not
+    of this format, and the list is empty.
     """
     before, *written = _HEADER.split(context)
     if not written:
@@ -85,23 +63,6 @@ def _passage(written: str) -> Document:
     if not title.strip() or not text.strip() or len(title) > TITLE_CHARACTERS:
         title, text = "", written
     return Document(f"longbench-passage-{_digest(title, text)}", title, text, whole=True)
-
-
-def _example(record: Record, document_ids: list[str]) -> Example:
-    return Example(
-        example_id=record.id,
-        question_id=record.id,
-        benchmark="longbench",
-        split="",
-        question=record.input,
-        answer_lead="",
-        answers=record.answers,
-        document_ids=document_ids,
-        gold_document_ids=[],
-        evidence=[],
-        gold_position=-1,
-        subset=record.dataset,
-    )
 
 
 def _digest(*texts: str) -> str:

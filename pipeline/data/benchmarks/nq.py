@@ -5,14 +5,19 @@ Records that carry a context of several passages are taken as they are. Around a
 (nq-open-oracle) we build contexts: the passages of the other such records that BM25 ranks best for the question,
 without any that holds an answer, as the authors' distractors hold none. Theirs come from all of Wikipedia, ours from
 the gold passages of the same files: figures on our contexts are not comparable with the paper's. Every other question
-without a context, so all of NQ-open.train, gets gold passage and distractors out of `passages` (nq_contexts.py).
+without a context, so all of NQ-open.train, gets gold passage and distractors out of a collection of passages, by BM25.
 
 A question stays in the last of train, dev and test whose files ask it, whatever its case, blanks and final question
 mark: Lost in the Middle's are NQ's own development side, never to be trained on. A passage whose words are those of a
-passage of the test files is left out of `passages`. Questions held out from train share the collection with it, and
+passage of the test files is left out of the collection. Questions held out from train share the collection with it, and
 records of train with a context keep theirs: the census counts the documents that train has in common with dev or test.
+
+Gold is found by distant supervision, as DPR does where a data set has no passages (Karpukhin et al. 2020, arXiv
+2004.04906, section 4.2): the best of the first 100 passages that holds an answer, which it may do by chance. This and
+the parameters of BM25 are our defaults: we do not know how the paper made its training contexts.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,50 +25,186 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.common.tables import Benchmark, Document, Evidence, Example
-from pipeline.common.text import has_answer
+from pipeline.common.text import has_answer, tokens
 from pipeline.data import jsonl, splits
-from pipeline.data.benchmarks import nq_lines
-from pipeline.data.benchmarks.nq_contexts import Collection, GoldPosition, position_of_gold
-from pipeline.data.benchmarks.nq_lines import SPLITS, Passage, Question, Survey, text_digest
-from pipeline.data.jsonl import Lines, Reject
+from pipeline.data.jsonl import Lines, OfficialRecord, Reject, Some, Text
+from pipeline.data.splits import SPLITS, GoldPosition, OfficialFiles
+from pipeline.retrieval import retrievers
 from pipeline.runtime.errors import DataError
 
+# Q questions, N passages of the collection
+
+RANKED_FOR_GOLD = 100
 QUESTIONS_PER_BLOCK = 64  # scored at once
 
 
-class Context(NamedTuple):
-    """A question over passages in order; `gold` are the places of its gold passages, from 0, empty if unknown."""
+class Passage(OfficialRecord):
+    """One of a record's `ctxs`, or a line of a collection."""
+
+    title: str = ""
+    text: Text
+    isgold: bool = False
+
+    @cached_property
+    def document_id(self) -> str:
+        return f"nq-passage-{_digest(self.title, self.text)}"
+
+
+class NqRecord(OfficialRecord):
+    """A line of Lost in the Middle: a question, its references and its passages in order."""
+
+    question: Text
+    answers: Some[Text]
+    ctxs: Some[Passage]
+
+
+class OpenQuestion(OfficialRecord):
+    """A line of NQ-open: a question and its references."""
+
+    question: Text
+    answer: Some[Text]
+
+
+class NqQuestion(NamedTuple):
+    """A line of either kind."""
+
+    place: str
+    question_id: str
+    text: str
+    answers: Sequence[str]
+    passages: Sequence[Passage]
+    """A whole context, the gold passage alone, or none."""
+
+
+def questions(lines: Lines, reject: Reject) -> Iterator[NqQuestion]:
+    """Yield the questions of lines: a line with `ctxs` is a record of Lost in the Middle, any other one of NQ-open."""
+    for line in lines:
+        match line:
+            case (_, {"ctxs": _}):
+                for place, record in jsonl.parse([line], NqRecord, reject):
+                    if problem := _problem(record):
+                        reject(place, problem)
+                    else:
+                        yield _question(place, record.question, record.answers, record.ctxs)
+            case _:
+                for place, asked in jsonl.parse([line], OpenQuestion, reject):
+                    yield _question(place, asked.question, asked.answer, [])
+
+
+class Survey(NamedTuple):
+    """Facts about all files that are needed before the first context is built."""
+
+    owner_of: dict[str, str]
+    """The last of train, dev and test whose files ask a question, by question id."""
+    test_texts: set[str]
+    """Digests of the passages that the test files carry, by their words."""
+    test_gold: list[Passage]
+    """Gold passages of the test records without distractors, each once."""
+
+
+def survey(files: OfficialFiles) -> Survey:
+    """Read the files of all splits once."""
+    owner_of: dict[str, str] = {}
+    text_of: dict[str, str] = {}
+    gold: dict[str, Passage] = {}
+    for name in SPLITS:
+        for question in questions(files.lines.get(name, ()), files.reject):
+            owner_of[question.question_id] = name
+            for passage in question.passages if name == "test" else ():
+                if passage.document_id not in text_of:
+                    text_of[passage.document_id] = text_digest(passage)
+                if len(question.passages) == 1:
+                    gold[passage.document_id] = passage
+    return Survey(owner_of, set(text_of.values()), list(gold.values()))
+
+
+class PassageCollection:
+    """Distinct passages, ranked by BM25 over lower-case words of title and text."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self._passages = passages
+        self._tokens = [f"{tokens(passage.title)}\n{tokens(passage.text)}" for passage in passages]
+        texts = [retrievers.chunk_text(passage.title, passage.text, with_title=True) for passage in passages]
+        self._bm25 = retrievers.Bm25Scorer(texts, k1=1.5, b=0.75)
+
+    def scores(self, questions: Sequence[str]) -> retrievers.Scores:
+        """Score every passage for every question: scores_QN."""
+        return self._bm25.corpus_scores(questions)
+
+    def gold(self, references: Sequence[str], scores_N: retrievers.Scores) -> Passage | None:
+        """Find the best of the first passages whose text holds an answer; None: there is none."""
+        wanted = _wanted(references)
+        for index in islice(best_first(scores_N, RANKED_FOR_GOLD), RANKED_FOR_GOLD):
+            text = self._tokens[index].partition("\n")[2]
+            if any(answer in text for answer in wanted):
+                return self._passages[index]
+        return None
+
+    def distractors(
+        self, question: str, references: Sequence[str], gold: Passage, scores_N: retrievers.Scores, count: int
+    ) -> list[Passage]:
+        """Find the `count` best passages that hold no answer and are not the gold text again, best first.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        wanted = _wanted(references)
+        taken = {tokens(gold.text)}
+        chosen: list[Passage] = []
+        for index in best_first(scores_N, RANKED_FOR_GOLD):
+            if len(chosen) == count:
+                break
+            text = self._tokens[index].partition("\n")[2]
+            if text not in taken and not any(answer in self._tokens[index] for answer in wanted):
+                taken.add(text)
+                chosen.append(self._passages[index])
+        if len(chosen) < count:
+            raise DataError(
+                f"{question!r} needs {count} distractors, the collection has {len(chosen)} passages without an "
+                "answer; lower data.num_documents, or name a larger collection in data.passages"
+            )
+        return chosen
+
+
+def best_first(scores_N: retrievers.Scores, num_likely: int) -> Iterator[int]:
+    """Yield the places of the scores, best first, equal ones in order; sorts only `num_likely` until more are read."""
+    split = max(len(scores_N) - num_likely, 0)
+    likely_N = scores_N >= np.partition(scores_N, split)[split] if split else np.ones(len(scores_N), dtype=np.bool_)
+    for part_N in (likely_N, ~likely_N):
+        places = np.flatnonzero(part_N)
+        yield from places[np.argsort(-scores_N[places], kind="stable")].tolist()
+
+
+def position_of_gold(where: GoldPosition, num_documents: int, question: int, seed: int) -> int:
+    """Place the gold passage, from 0; `spread` gives any `num_documents` questions in a row each place once."""
+    if where == "spread":
+        block, turn = divmod(question, num_documents)
+        return int(np.random.default_rng([seed, num_documents, block]).permutation(num_documents)[turn])
+    return {"first": 0, "middle": (num_documents - 1) // 2, "last": num_documents - 1}[where]
+
+
+class NqContext(NamedTuple):
+    """A question over passages in order; `gold` has the places of its gold passages, from 0 (empty: unknown)."""
 
     split: str
-    question: Question
+    question: NqQuestion
     passages: Sequence[Passage]
     gold: Sequence[int]
 
 
-def benchmark(
-    files: Mapping[str, Lines],
-    passages: Lines,
-    reject: Reject,
-    *,
-    seed: int,
-    dev_fraction: float,
-    test_fraction: float,
-    num_documents: Sequence[int],
-    gold_position: GoldPosition,
-    max_questions: int | None,
-    left_out: Counter[str],
-) -> Benchmark:
+def benchmark(files: OfficialFiles, *, num_documents: Sequence[int], gold_position: GoldPosition) -> Benchmark:
     """Every passage of a context once, and an example for each record with a context and each context we build.
 
     We build one of every size in `num_documents` for a question of test, and one for a question of train or dev, with
-    the sizes by turn. `files` gives the lines of each split; questions of train are held out as dev or test. Of each
+    the sizes by turn. `files` has the collection as "passages"; questions of train are held out as dev or test. Of each
     split the first `max_questions` that have a gold passage are taken.
 
-    What is no error and yet not taken is counted in `left_out`, once however often the benchmark is iterated: lines by
-    "questions asked in test", "questions asked in dev", "questions asked before" (a second time without a context) and
-    "questions without a gold passage" (none of the best passages holds an answer), passages by "passages of test
-    records".
+    These are counted in `left_out`: "questions asked in test", "questions asked in dev", "questions asked before" (a
+    second time without a context), "questions without a gold passage" (none of the best passages holds an answer), and
+    "passages of test records".
 
     Memory holds the collections, ids, and for each built context references to its passages.
 
@@ -71,39 +212,23 @@ def benchmark(
         DataError: a question stands twice with the same number of documents and gold position, or there are too few
             passages to build a context from.
     """
-    contexts = _Contexts(
-        files,
-        passages,
-        reject,
-        seed,
-        dev_fraction,
-        test_fraction,
-        num_documents,
-        gold_position,
-        max_questions,
-        left_out,
-    )
-    return Benchmark(_documents(contexts), _examples(contexts))
+    contexts = _Contexts(files, num_documents, gold_position)
+    passages = (passage for context in contexts for passage in context.passages)
+    documents = (Document(passage.document_id, passage.title, passage.text, whole=True) for passage in passages)
+    return Benchmark(splits.distinct(documents), _examples(contexts))
 
 
 @dataclass(frozen=True)
 class _Contexts:
-    """All contexts in order; each iteration reads the questions anew and gives the same."""
+    """All contexts in order; each iteration reads the questions anew and yields the same contexts."""
 
-    files: Mapping[str, Lines]
-    passages: Lines
-    reject: Reject
-    seed: int
-    dev_fraction: float
-    test_fraction: float
+    files: OfficialFiles
     num_documents: Sequence[int]
     gold_position: GoldPosition
-    max_questions: int | None
-    left_out: Counter[str]
     chosen: dict[tuple[str, str], list[Passage]] = field(default_factory=dict)
     """Gold passage and distractors, best first, by split and place of a question without a context; no gold: none."""
 
-    def __iter__(self) -> Iterator[Context]:
+    def __iter__(self) -> Iterator[NqContext]:
         counts: Counter[str] = Counter()
         number_of: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
         for name in SPLITS:
@@ -122,17 +247,16 @@ class _Contexts:
                         yield from self._built(split, question, number, chosen)
                     else:
                         gold = [place for place, passage in enumerate(question.passages) if passage.isgold]
-                        yield Context(split, question, question.passages, gold)
-        # Every iteration counts the same.
+                        yield NqContext(split, question, question.passages, gold)
         for reason, number in counts.items():
-            self.left_out[reason] = number
+            self.files.left_out[reason] = number  # every iteration counts the same
 
     def _asked(
         self, name: str, number_of: Mapping[str, Mapping[str, int]], counts: Counter[str]
-    ) -> Iterator[tuple[str, Question]]:
-        """The questions of a split's files with the split they go to, without what is left out or not needed."""
+    ) -> Iterator[tuple[str, NqQuestion]]:
+        """Yield (split it goes to, question) for the files of split `name`, without what is left out or not needed."""
         seen: set[str] = set()
-        for question in self._parsed(name):
+        for question in questions(self.files.lines.get(name, ()), self.files.reject):
             owner = self._survey.owner_of[question.question_id]
             split = self._held_out[question.question_id] if owner == "train" else owner
             if owner != name:
@@ -143,11 +267,11 @@ class _Contexts:
                 yield split, question
             seen.add(question.question_id)
 
-    def _is_full(self, numbers: Mapping[str, int], question: Question) -> bool:
-        return question.question_id not in numbers and len(numbers) == self.max_questions
+    def _is_full(self, numbers: Mapping[str, int], question: NqQuestion) -> bool:
+        return question.question_id not in numbers and len(numbers) == self.files.max_questions
 
-    def _choose(self, name: str, questions: Sequence[Question]) -> None:
-        """Fill `chosen` for those of the questions that have no context."""
+    def _choose(self, name: str, questions: Sequence[NqQuestion]) -> None:
+        """Fill `chosen` for the questions that have no context."""
         for num_passages in (0, 1):
             waiting = [
                 question
@@ -166,7 +290,7 @@ class _Contexts:
                         else []
                     )
 
-    def _built(self, split: str, question: Question, number: int, chosen: Sequence[Passage]) -> Iterator[Context]:
+    def _built(self, split: str, question: NqQuestion, number: int, chosen: Sequence[Passage]) -> Iterator[NqContext]:
         gold, *distractors = chosen
         if not question.passages:
             # The first reference is trained on: one that the context holds.
@@ -177,70 +301,78 @@ class _Contexts:
             turn, index = divmod(number, len(self.num_documents))
             sizes = [(self.num_documents[index], turn)]
         for size, turn in sizes:
-            position = position_of_gold(self.gold_position, size, turn, self.seed)
-            yield Context(
+            position = position_of_gold(self.gold_position, size, turn, self.files.seed)
+            yield NqContext(
                 split, question, [*distractors[:position], gold, *distractors[position : size - 1]], [position]
             )
 
     @cached_property
     def _survey(self) -> Survey:
-        return nq_lines.survey(self.files, self.reject)
+        return survey(self.files)
 
     @cached_property
     def _held_out(self) -> dict[str, str]:
-        names = [question_id for question_id, owner in self._survey.owner_of.items() if owner == "train"]
-        return splits.held_out(names, dev_fraction=self.dev_fraction, test_fraction=self.test_fraction, seed=self.seed)
+        return self.files.held_out(name for name, owner in self._survey.owner_of.items() if owner == "train")
 
     @cached_property
-    def _test_collection(self) -> Collection:
-        return Collection(self._survey.test_gold)
+    def _test_collection(self) -> PassageCollection:
+        return PassageCollection(self._survey.test_gold)
 
     @cached_property
-    def _collection(self) -> Collection:
-        distinct = {passage.document_id: passage for _, passage in jsonl.parse(self.passages, Passage, self.reject)}
+    def _collection(self) -> PassageCollection:
+        found = jsonl.parse(self.files.lines.get("passages", ()), Passage, self.files.reject)
+        distinct = {passage.document_id: passage for _, passage in found}
         clean = [passage for passage in distinct.values() if text_digest(passage) not in self._survey.test_texts]
-        self.left_out["passages of test records"] = len(distinct) - len(clean)
+        self.files.left_out["passages of test records"] = len(distinct) - len(clean)
         if not clean:
             raise DataError(
                 f"data.passages gives {len(distinct):,} passages, and none that is not in a test record; questions "
                 "without a context need a collection of titled passages, name its files there"
             )
-        return Collection(clean)
-
-    def _parsed(self, name: str) -> Iterator[Question]:
-        return nq_lines.questions(self.files.get(name, ()), self.reject)
-
-
-def _documents(contexts: _Contexts) -> Iterator[Document]:
-    seen: set[str] = set()
-    for context in contexts:
-        for passage in context.passages:
-            if passage.document_id not in seen:
-                seen.add(passage.document_id)
-                yield Document(passage.document_id, passage.title, passage.text, whole=True)
+        return PassageCollection(clean)
 
 
 def _examples(contexts: _Contexts) -> Iterator[Example]:
     place_of: dict[str, str] = {}
     for split, question, passages, gold in contexts:
-        gold_position = gold[0] if gold else -1
-        example_id = f"{question.question_id}-{len(passages)}-{gold_position if gold else 'unknown'}"
-        if example_id in place_of:
-            raise DataError(
-                f"{question.place}: {question.text!r} over {len(passages)} documents with gold position "
-                f"{gold_position} already stands in {place_of[example_id]}; keep one of them"
-            )
-        place_of[example_id] = question.place
-        yield Example(
-            example_id=example_id,
-            question_id=question.question_id,
-            benchmark="nq",
-            split=split,
-            question=question.text,
-            answer_lead="",
-            answers=list(question.answers),
-            document_ids=[passage.document_id for passage in passages],
-            gold_document_ids=[passages[position].document_id for position in gold],
-            evidence=[Evidence(passages[position].document_id, 0, len(passages[position].text)) for position in gold],
-            gold_position=gold_position,
+        found = splits.example(
+            "nq",
+            split,
+            question.question_id,
+            question.text,
+            question.answers,
+            [passage.document_id for passage in passages],
+            [Evidence(passages[position].document_id, 0, len(passages[position].text)) for position in gold],
+            example_id=f"{question.question_id}-{len(passages)}-{gold[0] if gold else 'unknown'}",
         )
+        what = f"{question.text!r} over {len(passages)} documents with gold position {found.gold_position}"
+        jsonl.refuse_twice(place_of, question.place, what, found.example_id)
+        yield found
+
+
+def text_digest(passage: Passage) -> str:
+    """Digest the words of the text, whatever their case, blanks and the encoding of accents."""
+    return _digest(tokens(passage.text))
+
+
+def _problem(record: NqRecord) -> str:
+    """Tell what is wrong with a record's passages; empty: nothing."""
+    if len(record.ctxs) == 1 and not record.ctxs[0].isgold:
+        return "ctxs holds one passage, and it is not marked `isgold: true`"
+    if len({passage.document_id for passage in record.ctxs}) < len(record.ctxs):
+        return "ctxs holds one passage twice"
+    return ""
+
+
+def _question(place: str, text: str, references: Sequence[str], passages: Sequence[Passage]) -> NqQuestion:
+    words = " ".join(text.casefold().split()).rstrip("? ")
+    return NqQuestion(place, f"nq-{_digest(words)}", text, references, passages)
+
+
+def _wanted(references: Sequence[str]) -> list[str]:
+    """Write each answer as its tokens, without answers that have no token."""
+    return [found for found in map(tokens, references) if found.strip()]
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

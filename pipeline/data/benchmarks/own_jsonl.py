@@ -5,18 +5,23 @@ given, all of a gold document counts as evidence.
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.common.tables import Benchmark, Document, Evidence, Example
-from pipeline.data import jsonl
+from pipeline.data import jsonl, splits
 from pipeline.data.jsonl import Lines, Reject, Some, Text
-from pipeline.runtime.errors import DataError
 
 
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_notes(cls, value: Any) -> Any:
+        """Drop the keys that open with an underscore: they are the user's own notes."""
+        return {key: item for key, item in value.items() if key[:1] != "_"} if isinstance(value, dict) else value
 
 
 class DocumentLine(_Line):
@@ -57,7 +62,6 @@ def benchmark(documents: Lines, questions: Lines, reject: Reject) -> Benchmark:
     Raises:
         DataError: an id stands twice in one file.
     """
-    place_of: dict[str, str] = {}
     length_of: dict[str, int] = {}
     found_at: dict[str, dict[str, int]] = {}
 
@@ -65,19 +69,19 @@ def benchmark(documents: Lines, questions: Lines, reject: Reject) -> Benchmark:
         for _, question in jsonl.parse(questions, QuestionLine, reject):
             for quote in question.evidence:
                 found_at.setdefault(quote.document, {})[quote.text] = -1
+        place_of: dict[str, str] = {}
         for place, line in jsonl.parse(documents, DocumentLine, reject):
-            _refuse_twice(place_of, place, line.id, "document")
+            jsonl.refuse_twice(place_of, place, f"document {line.id!r}")
             length_of[line.id] = len(line.text)
             for text in found_at.get(line.id, ()):
                 found_at[line.id][text] = line.text.find(text)
             yield Document(line.id, line.title, line.text, line.whole)
 
     def all_examples() -> Iterator[Example]:
-        question_place_of: dict[str, str] = {}
+        place_of: dict[str, str] = {}
         for place, line in jsonl.parse(questions, QuestionLine, reject):
-            _refuse_twice(question_place_of, place, line.id, "question")
-            problem = _problem(line, length_of, found_at)
-            if problem:
+            jsonl.refuse_twice(place_of, place, f"question {line.id!r}")
+            if problem := _problem(line, length_of, found_at):
                 reject(place, problem)
             else:
                 yield _example(line, length_of, found_at)
@@ -85,14 +89,8 @@ def benchmark(documents: Lines, questions: Lines, reject: Reject) -> Benchmark:
     return Benchmark(all_documents(), all_examples())
 
 
-def _refuse_twice(place_of: dict[str, str], place: str, identifier: str, kind: str) -> None:
-    if identifier in place_of:
-        raise DataError(f"{place}: {kind} id {identifier!r} is already that of {place_of[identifier]}; ids are unique")
-    place_of[identifier] = place
-
-
 def _problem(line: QuestionLine, length_of: dict[str, int], found_at: dict[str, dict[str, int]]) -> str:
-    """What is wrong with this question, by itself or with the documents; empty: nothing."""
+    """Tell what is wrong with the question, by itself or with the documents; empty: nothing."""
     if line.split == "unlabelled" and line.answers:
         return "answers must be an empty list in split unlabelled; a question with answers is one of split train"
     if line.split != "unlabelled" and not line.answers:
@@ -112,24 +110,20 @@ def _problem(line: QuestionLine, length_of: dict[str, int], found_at: dict[str, 
 
 
 def _example(line: QuestionLine, length_of: dict[str, int], found_at: dict[str, dict[str, int]]) -> Example:
-    evidence = []
-    for quote in line.evidence:
-        start = found_at[quote.document][quote.text]
-        evidence.append(Evidence(quote.document, start, start + len(quote.text)))
-    named = {*line.gold, *(quote.document for quote in line.evidence)}
-    gold = [identifier for identifier in line.documents if identifier in named]
-    quoted = {found.document_id for found in evidence}
-    evidence += [Evidence(identifier, 0, length_of[identifier]) for identifier in gold if identifier not in quoted]
-    return Example(
-        example_id=line.id,
-        question_id=line.id,
-        benchmark="jsonl",
-        split=line.split,
-        question=line.question,
+    starts = [found_at[quote.document][quote.text] for quote in line.evidence]
+    evidence = [
+        Evidence(quote.document, start, start + len(quote.text))
+        for quote, start in zip(line.evidence, starts, strict=True)
+    ]
+    unquoted = {*line.gold} - {quote.document for quote in line.evidence}
+    evidence += [Evidence(name, 0, length_of[name]) for name in line.documents if name in unquoted]
+    return splits.example(
+        "jsonl",
+        line.split,
+        line.id,
+        line.question,
+        line.answers,
+        line.documents,
+        evidence,
         answer_lead=line.answer_lead,
-        answers=line.answers,
-        document_ids=line.documents,
-        gold_document_ids=gold,
-        evidence=evidence,
-        gold_position=line.documents.index(gold[0]) if gold else -1,
     )

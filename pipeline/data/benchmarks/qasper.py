@@ -9,29 +9,19 @@ of questions is the official one. Nothing inside a paragraph is changed, evidenc
 less evidence than its annotators gave; with none its gold document counts as unknown, as that of an unanswerable one.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict
-
-from pipeline.common.tables import Benchmark, Document, Evidence, Example
+from pipeline.common.tables import Document, Evidence, Example
 from pipeline.data import jsonl, splits
-from pipeline.data.jsonl import Line, Lines, Reject, Text
-from pipeline.runtime.errors import DataError
+from pipeline.data.jsonl import Line, Lines, OfficialRecord, Text
+from pipeline.data.splits import SPLITS, Group, OfficialFiles
 
 LOST = "questions without an answer"
 _NO_TEXT = "FLOAT SELECTED"
 
-Span = tuple[int, int]
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class Answer(_Part):
-    """What one annotator answered."""
+class QasperAnswer(OfficialRecord):
+    """The answer of one annotator."""
 
     unanswerable: bool
     extractive_spans: list[str]
@@ -53,13 +43,13 @@ class Answer(_Part):
         return "", ""
 
 
-class Annotation(_Part):
+class Annotation(OfficialRecord):
     """One of a question's `answers`."""
 
-    answer: Answer
+    answer: QasperAnswer
 
 
-class Question(_Part):
+class QasperQuestion(OfficialRecord):
     """One of a paper's `qas`."""
 
     question: Text
@@ -67,51 +57,57 @@ class Question(_Part):
     answers: list[Annotation]
 
 
-class Section(_Part):
+class QasperSection(OfficialRecord):
     """One of a paper's `full_text`."""
 
     section_name: str | None
     paragraphs: list[str]
 
 
-class Paper(_Part):
+class Paper(OfficialRecord):
     """An entry of a file, its key as `paper_id`."""
 
     paper_id: Text
     title: str
     abstract: str | None
-    full_text: list[Section]
-    qas: list[Question]
+    full_text: list[QasperSection]
+    qas: list[QasperQuestion]
 
 
-def benchmark(
-    files: Mapping[str, Lines],
-    reject: Reject,
-    *,
-    left_out: Counter[str],
-    dev_fraction: float,
-    test_fraction: float,
-    seed: int,
-    max_questions: int | None,
-) -> Benchmark:
-    """Each paper with questions as one document, each question as one example; papers of train are held out whole.
+def read(files: OfficialFiles) -> Iterator[Group]:
+    """Yield each paper and its questions; papers of train are held out whole.
 
-    `files` gives the entries of each split as (place, (paper id, paper)). A paper that is none, and a question with an
-    annotator's answer that says nothing, go to `reject`. A question without any answer (partial copies have them; the
-    official evaluator stops at one) is counted in `left_out`, once however often the benchmark is iterated.
+    A paper without text, and a question with an annotator's answer that is empty, go to `reject`. A question without
+    any answer (partial copies have them; the official evaluator stops at one) is counted in `left_out`.
 
     Raises:
         DataError: a paper or a question id stands twice, in one split or in two.
     """
-    papers = _Papers(files, reject, left_out, dev_fraction, test_fraction, seed, max_questions)
-    return Benchmark(
-        (document for document, examples in papers if examples),
-        (example for _, examples in papers for example in examples),
-    )
+    place_of: dict[str, str] = {}
+    num_lost = 0
+    for split in SPLITS:
+        for place, paper in jsonl.parse(with_paper_ids(files.lines.get(split, ())), Paper, files.reject):
+            text, span_of = layout(paper)
+            if not text:
+                files.reject(place, "there is no text, neither in abstract nor in full_text")
+                continue
+            jsonl.refuse_twice(place_of, place, f"paper {paper.paper_id!r}")
+            examples = []
+            for question in paper.qas:
+                jsonl.refuse_twice(place_of, place, f"question {question.question_id!r}")
+                if not question.answers:
+                    num_lost += 1
+                elif problem := _problem(question):
+                    files.reject(f"{place}, question {question.question_id}", problem)
+                else:
+                    examples.append(_example(question, paper.paper_id, split, text, span_of))
+            yield Group(split, place, paper.paper_id, [Document(paper.paper_id, paper.title, text)], examples)
+    if num_lost:
+        files.left_out[LOST] = num_lost
 
 
-def layout(paper: Paper) -> tuple[str, dict[str, Span]]:
-    """The paper's text, and where abstract, section names and paragraphs lie in it, by their words.
+def layout(paper: Paper) -> tuple[str, dict[str, tuple[int, int]]]:
+    """Lay out the paper's text; also locate abstract, section names and paragraphs in it, by their words.
 
     Paragraphs stand between blank lines. A section's name is no paragraph of its own, so that no chunk ends with it.
     """
@@ -119,7 +115,7 @@ def layout(paper: Paper) -> tuple[str, dict[str, Span]]:
     for section in paper.full_text:
         pieces += [(section.section_name or "", "\n"), *((paragraph, "\n\n") for paragraph in section.paragraphs)]
     text: list[str] = []
-    span_of: dict[str, Span] = {}
+    span_of: dict[str, tuple[int, int]] = {}
     end = 0
     for piece, separator in pieces:
         if piece.strip():
@@ -129,64 +125,8 @@ def layout(paper: Paper) -> tuple[str, dict[str, Span]]:
     return "".join(text[:-1]), span_of
 
 
-class _Papers:
-    """Every paper as a document, and its examples; each iteration reads the files anew and gives the same."""
-
-    def __init__(
-        self,
-        files: Mapping[str, Lines],
-        reject: Reject,
-        left_out: Counter[str],
-        dev_fraction: float,
-        test_fraction: float,
-        seed: int,
-        max_questions: int | None,
-    ) -> None:
-        self._files, self._reject, self._left_out = files, reject, left_out
-        self._dev_fraction, self._test_fraction, self._seed = dev_fraction, test_fraction, seed
-        self._max_questions = max_questions
-
-    def __iter__(self) -> Iterator[tuple[Document, list[Example]]]:
-        place_of: dict[tuple[str, str], str] = {}
-        num_taken: Counter[str] = Counter()
-        num_lost = 0
-        for name in ("train", "dev", "test"):
-            for place, paper in self._parsed(name):
-                _refuse_twice(place_of, place, "paper", paper.paper_id)
-                for question in paper.qas:
-                    _refuse_twice(place_of, place, "question", question.question_id)
-                split = self._held_out[paper.paper_id] if name == "train" else name
-                text, span_of = layout(paper)
-                examples = []
-                for question in paper.qas:
-                    problem = _problem(question)
-                    if not question.answers:
-                        num_lost += 1
-                    elif problem:
-                        self._reject(f"{place}, question {question.question_id}", problem)
-                    elif self._max_questions is None or num_taken[split] < self._max_questions:
-                        num_taken[split] += 1
-                        examples.append(_example(question, paper.paper_id, split, text, span_of))
-                yield Document(paper.paper_id, paper.title, text), examples
-        if num_lost:
-            self._left_out[LOST] = num_lost
-
-    @cached_property
-    def _held_out(self) -> dict[str, str]:
-        names = [paper.paper_id for _, paper in self._parsed("train")]
-        return splits.held_out(
-            names, dev_fraction=self._dev_fraction, test_fraction=self._test_fraction, seed=self._seed
-        )
-
-    def _parsed(self, name: str) -> Iterator[tuple[str, Paper]]:
-        for place, paper in jsonl.parse(_objects(self._files.get(name, ())), Paper, self._reject):
-            if layout(paper)[0]:
-                yield place, paper
-            else:
-                self._reject(place, "there is no text, neither in abstract nor in full_text")
-
-
-def _objects(entries: Lines) -> Iterator[Line]:
+def with_paper_ids(entries: Lines) -> Iterator[Line]:
+    """Turn each entry (paper id, paper) into one object that holds the id as `paper_id`."""
     for place, entry in entries:
         match entry:
             case (str() as paper_id, dict() as paper):
@@ -195,16 +135,8 @@ def _objects(entries: Lines) -> Iterator[Line]:
                 yield place, entry
 
 
-def _refuse_twice(place_of: dict[tuple[str, str], str], place: str, kind: str, identifier: str) -> None:
-    if (kind, identifier) in place_of:
-        raise DataError(
-            f"{place}: {kind} {identifier!r} already stands in {place_of[kind, identifier]}; keep one of them"
-        )
-    place_of[kind, identifier] = place
-
-
-def _problem(question: Question) -> str:
-    """Why nothing can be learnt or scored from this question; empty: no reason."""
+def _problem(question: QasperQuestion) -> str:
+    """Tell why nothing can be learnt or scored from the question; empty: no reason."""
     for number, annotation in enumerate(question.answers, start=1):
         text, kind = annotation.answer.reference
         if not kind:
@@ -214,29 +146,28 @@ def _problem(question: Question) -> str:
     return ""
 
 
-def _example(question: Question, paper_id: str, split: str, text: str, span_of: Mapping[str, Span]) -> Example:
+def _example(
+    question: QasperQuestion, paper_id: str, split: str, text: str, span_of: Mapping[str, tuple[int, int]]
+) -> Example:
     answers = [annotation.answer for annotation in question.answers]
     # The official evaluator takes no evidence from an annotator who found no answer.
     quotes = (quote for answer in answers if not answer.unanswerable for quote in answer.evidence)
     evidence = [Evidence(paper_id, start, end) for start, end in _spans(quotes, text, span_of)]
-    return Example(
-        example_id=question.question_id,
-        question_id=question.question_id,
-        benchmark="qasper",
-        split=split,
-        question=question.question,
-        answer_lead="",
-        answers=[answer.reference[0] for answer in answers],
-        document_ids=[paper_id],
-        gold_document_ids=[paper_id] if evidence else [],
-        evidence=evidence,
-        gold_position=0 if evidence else -1,
-        answer_types=[answer.reference[1] for answer in answers],
+    references = [answer.reference for answer in answers]
+    return splits.example(
+        "qasper",
+        split,
+        question.question_id,
+        question.question,
+        [text for text, _ in references],
+        [paper_id],
+        evidence,
+        answer_types=[kind for _, kind in references],
     )
 
 
-def _spans(quotes: Iterable[str], text: str, span_of: Mapping[str, Span]) -> list[Span]:
-    """Where the quotes lie, each place once, in the order of the text; a piece of the paper, or words inside one."""
+def _spans(quotes: Iterable[str], text: str, span_of: Mapping[str, tuple[int, int]]) -> list[tuple[int, int]]:
+    """Locate the quotes, each place once, in the order of the text: a piece of the paper, or words inside one."""
     found = set()
     for quote in quotes:
         words = _words(quote)

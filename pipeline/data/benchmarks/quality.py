@@ -8,15 +8,14 @@ the official test file are hidden.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from pipeline.common.tables import Benchmark, Document, Example
-from pipeline.data import jsonl
+from pipeline.common.tables import Document, Example
+from pipeline.data import splits
 from pipeline.data.benchmarks import stories
-from pipeline.data.jsonl import Lines, Reject, Some, Text
+from pipeline.data.jsonl import OfficialRecord, Some, Text
+from pipeline.data.splits import Group, OfficialFiles
 from pipeline.runtime.errors import DataError
 
 NUM_OPTIONS = 4
@@ -26,11 +25,7 @@ _TAG = re.compile(r"</?(?:html|body|div|p|br|h[1-6])\b[^<>]*>", re.IGNORECASE)
 _MAX_TAGS = 10  # a story may write about a tag; one in HTML has hundreds
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-
-class Question(_Part):
+class QualityQuestion(OfficialRecord):
     """One of a line's `questions`."""
 
     question: Text
@@ -40,91 +35,62 @@ class Question(_Part):
     question_unique_id: Text | None = None
 
 
-class Record(_Part):
+class QualityRecord(OfficialRecord):
     """One line: a story and one writer's questions about it."""
 
     article_id: Text
     set_unique_id: Text
     title: str = ""
     article: Text
-    questions: Some[Question]
+    questions: Some[QualityQuestion]
 
-    @property
-    def document_id(self) -> str:
-        return f"quality-{self.article_id}"
-
-
-class _Story(NamedTuple):
-    """A document, and the line and the split it was first seen in."""
-
-    document: Document
-    place: str
-    split: str
+    def by_id(self) -> Iterator[tuple[str, QualityQuestion]]:
+        """Yield (id, question); a question without an id counts from 1 in its set."""
+        for number, question in enumerate(self.questions, start=1):
+            yield question.question_unique_id or f"{self.set_unique_id}_{number}", question
 
 
-def benchmark(
-    files: Mapping[str, Lines],
-    reject: Reject,
-    *,
-    dev_fraction: float,
-    test_fraction: float,
-    seed: int,
-    max_questions: int | None,
-) -> Benchmark:
-    """Each story once, each question as one example over its story; stories of train are held out whole.
+def read(files: OfficialFiles) -> Iterator[Group]:
+    """Yield each line as a story and its questions; stories of train are held out whole.
 
-    `files` gives the lines of each split. A line that is none, and a question without four options and the label of
-    one that differs from the others, go to `reject`. Memory holds everything.
+    A line in HTML or with other words than an earlier line of the same story, and a question without four options and
+    the label of one that differs from the others, go to `reject`.
 
     Raises:
-        DataError: a story stands in two splits, or a question twice.
+        DataError: a story stands in the files of two splits.
     """
-    found: dict[str, _Story] = {}
-    place_of: dict[str, str] = {}
-    examples: list[Example] = []
-    for split in ("train", "dev", "test"):
-        for place, record in jsonl.parse(files.get(split, ()), Record, reject):
-            if len(_TAG.findall(record.article)) > _MAX_TAGS:
-                reject(place, "article is HTML: not the htmlstripped file; use QuALITY.v1.0.1.htmlstripped.<split>")
-                continue
-            document = Document(record.document_id, " ".join(record.title.split()), stories.reflow(record.article))
-            first = found.setdefault(record.document_id, _Story(document, place, split))
-            if first.split != split:
-                raise DataError(
-                    f"{place}: article {record.article_id!r} is in {split} here and in {first.split} in {first.place}; "
-                    "keep it in one of the two"
-                )
-            if document.text.split() != first.document.text.split():
-                reject(
-                    place,
-                    f"article {record.article_id!r} has other words than in {first.place}; take both lines from one "
-                    "release",
-                )
-                continue
-            for number, question in enumerate(record.questions, start=1):
-                question_id = question.question_unique_id or f"{record.set_unique_id}_{number}"
-                if question_id in place_of:
-                    raise DataError(
-                        f"{place}: question {question_id!r} already stands in {place_of[question_id]}; keep one of them"
-                    )
-                place_of[question_id] = place
-                problem = _problem(question)
-                if problem:
-                    reject(f"{place}, question {question_id}", problem)
-                else:
-                    examples.append(_example(question, question_id, record.document_id, split))
-    return stories.benchmark(
-        {name: story.document for name, story in found.items()},
-        examples,
-        dev_fraction=dev_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-        max_questions=max_questions,
-    )
+    first_of: dict[str, tuple[str, str, str]] = {}
+    for split, place, record in files.parse(QualityRecord):
+        if len(_TAG.findall(record.article)) > _MAX_TAGS:
+            files.reject(place, "article is HTML: not the htmlstripped file; use QuALITY.v1.0.1.htmlstripped.<split>")
+            continue
+        words = " ".join(record.article.split())
+        first_split, first_place, first_words = first_of.setdefault(record.article_id, (split, place, words))
+        if first_split != split:
+            raise DataError(
+                f"{place}: article {record.article_id!r} is in {split} here and in {first_split} in {first_place}; "
+                "keep it in one of the two"
+            )
+        if words != first_words:
+            files.reject(
+                place,
+                f"article {record.article_id!r} has other words than in {first_place}; take both lines from one "
+                "release",
+            )
+            continue
+        name = f"quality-{record.article_id}"
+        examples = []
+        for question_id, question in record.by_id():
+            if problem := _problem(question):
+                files.reject(f"{place}, question {question_id}", problem)
+            else:
+                examples.append(_example(question, question_id, name, split))
+        document = Document(name, " ".join(record.title.split()), stories.reflow(record.article))
+        yield Group(split, place, name, [document], examples)
 
 
-def _problem(question: Question) -> str:
-    """Why nothing can be learnt or scored from the question; empty: no reason."""
+def _problem(question: QualityQuestion) -> str:
+    """Tell why nothing can be learnt or scored from the question; empty: no reason."""
     if len(question.options) != NUM_OPTIONS:
         return f"there are {len(question.options)} options, expected {NUM_OPTIONS}"
     if question.gold_label is None:
@@ -137,22 +103,17 @@ def _problem(question: Question) -> str:
     return f"the right option {right!r} stands there twice" if options.count(right) > 1 else ""
 
 
-def _example(question: Question, question_id: str, document_id: str, split: str) -> Example:
+def _example(question: QualityQuestion, question_id: str, document_id: str, split: str) -> Example:
     options = [option.strip() for option in question.options]
     assert question.gold_label is not None
     gold_option = question.gold_label - 1
-    return Example(
-        example_id=question_id,
-        question_id=question_id,
-        benchmark="quality",
-        split=split,
-        question=question.question.strip(),
-        answer_lead="",
-        answers=[options[gold_option]],
-        document_ids=[document_id],
-        gold_document_ids=[],
-        evidence=[],
-        gold_position=-1,
+    return splits.example(
+        "quality",
+        split,
+        question_id,
+        question.question.strip(),
+        [options[gold_option]],
+        [document_id],
         options=options,
         gold_option=gold_option,
         subset=_SUBSETS[question.difficult],

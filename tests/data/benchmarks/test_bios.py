@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.tables import name_sharing_rate_of
 from pipeline.common.text import has_answer
-from pipeline.data.benchmarks import bios, bios_words
+from pipeline.data.benchmarks import bios
 from pipeline.runtime.errors import ConfigError
 
 DEFAULT = {
@@ -165,15 +165,15 @@ def test_no_question_comes_twice_before_every_fact_was_asked():
 
 def test_every_relation_is_asked_and_every_kind_of_value_answers(default):
     _, examples = default
-    asked = Counter(next(r.phrase for r in bios_words.RELATIONS if r.phrase in e.answer_lead) for e in examples)
+    asked = Counter(next(r.phrase for r in bios.RELATIONS if r.phrase in e.answer_lead) for e in examples)
     assert len(asked) == 8
     assert min(asked.values()) > 0.5 * max(asked.values())
 
 
 def test_no_value_begins_another_and_names_are_no_values():
-    names = {*bios_words.FIRST_NAMES, *bios_words.LAST_NAMES}
-    assert len(names) == len(bios_words.FIRST_NAMES) + len(bios_words.LAST_NAMES) == 320
-    for relation in bios_words.RELATIONS:
+    names = {*bios.FIRST_NAMES, *bios.LAST_NAMES}
+    assert len(names) == len(bios.FIRST_NAMES) + len(bios.LAST_NAMES) == 320
+    for relation in bios.RELATIONS:
         assert len(relation.values) == len(set(relation.values)) >= 30
         assert all(1 <= len(value.split()) <= 3 for value in relation.values)
         for value in relation.values:
@@ -258,7 +258,7 @@ def test_paraphrases_ask_for_the_same_facts_in_four_wordings(default):
     assert 0.2 < same / len(examples) < 0.3
     for example in examples:
         assert documents[example.gold_document_ids[0]].title in example.question
-    for relation in bios_words.RELATIONS:
+    for relation in bios.RELATIONS:
         assert len({relation.question, *relation.paraphrases}) == 4
 
 

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.data import splits
 from pipeline.data.benchmarks import hotpot
 from pipeline.data.checks import Census
+from pipeline.data.splits import OfficialFiles
 from pipeline.runtime.errors import DataError
 
 SEA = ["Sea", ["The sea is wide.", " It is in the west.", " "]]
@@ -23,13 +25,12 @@ def record(identifier, *facts, context=(SEA, ANN, *OTHERS), **changes):
 
 def prepare(files, **changes):
     """Documents by id, examples, rejects; `files` holds the records of each split."""
-    settings = {"dev_fraction": 0.0, "test_fraction": 0.0, "seed": 1, "max_questions": None} | changes
     entries = {
         split: [(f"{split}.json, entry {number}", value) for number, value in enumerate(records, start=1)]
         for split, records in files.items()
     }
     rejects = {}
-    found = hotpot.benchmark(entries, rejects.setdefault, **settings)
+    found = splits.benchmark(hotpot.read, OfficialFiles(entries, rejects.setdefault, **{"seed": 1} | changes))
     return {document.document_id: document for document in found.documents}, list(found.examples), rejects
 
 

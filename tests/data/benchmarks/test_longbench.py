@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.tables import Document
+from pipeline.data import splits
 from pipeline.data.benchmarks import longbench
 from pipeline.data.checks import Census
+from pipeline.data.splits import OfficialFiles
 from pipeline.runtime.errors import DataError
 
 CONTEXT = "Passage 1:\nSea\nThe sea is wide.\n\nIt is in the west.\nPassage 2:\nAnn (sailor)\nAnn sails.\n"
@@ -22,13 +24,12 @@ def record(identifier, context=CONTEXT, **changes):
 
 def prepare(files, **changes):
     """Documents by id, examples, rejects; `files` holds the records of each split."""
-    settings = {"dev_fraction": 0.0, "test_fraction": 0.0, "seed": 1, "max_questions": None} | changes
     lines = {
         split: [(f"{split}.jsonl, line {number}", value) for number, value in enumerate(records, start=1)]
         for split, records in files.items()
     }
     rejects = {}
-    found = longbench.benchmark(lines, rejects.setdefault, **settings)
+    found = splits.benchmark(longbench.read, OfficialFiles(lines, rejects.setdefault, **{"seed": 1} | changes))
     return {document.document_id: document for document in found.documents}, list(found.examples), rejects
 
 

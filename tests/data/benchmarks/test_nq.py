@@ -5,15 +5,18 @@ nothing that is asked in test is trained on.
 import gzip
 import json
 from collections import Counter
+from itertools import islice
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.tables import Evidence
 from pipeline.common.text import has_answer, tokens
-from pipeline.data.benchmarks import nq, nq_contexts
-from pipeline.data.benchmarks.nq_lines import SPLITS
+from pipeline.data.benchmarks import nq
+from pipeline.data.benchmarks.nq import Passage, PassageCollection
+from pipeline.data.splits import SPLITS, OfficialFiles
 from pipeline.runtime.errors import DataError
 
 
@@ -62,17 +65,19 @@ def numbered(name, values):
 
 def prepare(test, *, passages=(), train=(), dev=(), **changes):
     """Texts by document id, examples, rejects, what was left out."""
-    settings = {"seed": 1, "num_documents": [2], "gold_position": "first", "max_questions": None}
-    shares = {"dev_fraction": 0.0, "test_fraction": 0.0}
-    rejects, left_out = {}, Counter()
-    found = nq.benchmark(
-        {"train": numbered("train", train), "dev": numbered("dev", dev), "test": numbered("test", test)},
-        numbered("passages", passages),
-        rejects.setdefault,
-        left_out=left_out,
-        **(settings | shares | changes),
+    own = {"num_documents": [2], "gold_position": "first"}
+    own |= {name: changes.pop(name) for name in own if name in changes}
+    parts = {"train": train, "dev": dev, "test": test, "passages": passages}
+    lines = {part: numbered(part, values) for part, values in parts.items()}
+    rejects = {}
+    files = OfficialFiles(lines, rejects.setdefault, **{"seed": 1} | changes)
+    found = nq.benchmark(files, **own)
+    return (
+        {document.document_id: document for document in found.documents},
+        list(found.examples),
+        rejects,
+        files.left_out,
     )
-    return {document.document_id: document for document in found.documents}, list(found.examples), rejects, left_out
 
 
 def texts(example, documents):
@@ -297,9 +302,9 @@ def test_max_questions_counts_those_with_a_gold_passage_in_each_split_and_no_mor
     asked, passages = many(20)
     asked[1]["answer"] = ["nowhere"]
     scored = []
-    scores = nq_contexts.Collection.scores
+    scores = nq.PassageCollection.scores
     monkeypatch.setattr(
-        nq_contexts.Collection, "scores", lambda self, questions: scored.extend(questions) or scores(self, questions)
+        nq.PassageCollection, "scores", lambda self, questions: scored.extend(questions) or scores(self, questions)
     )
     found = {}
     for size in (2, 64):
@@ -413,3 +418,110 @@ def test_no_real_test_question_is_trained_on(shared):
             assert any(has_answer(text, answer) for answer in example.answers) == (name in example.gold_document_ids)
     sizes = Counter(len(example.document_ids) for example in examples if example.split == "train")
     assert sizes == {10: 61, 20: 61, 30: 61}
+
+
+# The parts of a built context: the ranking, the gold passage found in it, and its place
+
+
+@pytest.mark.parametrize("num_documents", [1, 2, 10, 30])
+def test_spread_gives_each_place_equally_often_in_a_drawn_order(num_documents):
+    places = [nq.position_of_gold("spread", num_documents, question, seed=1) for question in range(20 * num_documents)]
+    assert set(Counter(places).values()) == {20}
+    assert set(places) == set(range(num_documents))
+    if num_documents > 2:
+        assert places != [
+            nq.position_of_gold("spread", num_documents, question, seed=2) for question in range(len(places))
+        ]
+
+
+@given(st.lists(st.integers(-3, 3)), st.integers(1, 12), st.integers(0, 40))
+def test_the_best_come_first_and_equal_ones_in_order_however_few_are_likely(scores, num_likely, num_read):
+    scores_N = np.array(scores, dtype=np.float32)
+    found = list(islice(nq.best_first(scores_N, num_likely), num_read))
+    assert found == np.argsort(-scores_N, kind="stable").tolist()[:num_read]
+
+
+def scored(*texts, title=""):
+    collection = PassageCollection([Passage(title=title, text=text) for text in texts])
+    return collection, collection.scores(["where is the lake"])[0]
+
+
+def test_gold_is_the_best_passage_whose_text_holds_any_of_the_answers():
+    collection, scores_N = scored("The east.", "Where is the lake?", "The lake is in the East.", "The lake is west.")
+    assert collection.gold(["east"], scores_N).text == "The lake is in the East."
+    assert collection.gold(["eas"], scores_N) is None
+    assert {collection.gold([*pair], scores_N).text for pair in (("west", "east"), ("east", "west"))} == {
+        "The lake is west."
+    }
+
+
+def test_an_answer_in_the_title_makes_a_passage_neither_gold_nor_a_distractor():
+    collection, scores_N = scored("The lake.", "The sea.", title="East")
+    assert collection.gold(["east"], scores_N) is None
+    own = Passage(text="It is east.")
+    assert collection.distractors("where is the lake", ["east"], own, scores_N, 0) == []
+    with pytest.raises(DataError, match=r"'where is the lake' needs 1 distractors, the collection has 0 passages"):
+        collection.distractors("where is the lake", ["east"], own, scores_N, 1)
+
+
+@pytest.mark.parametrize(("num_better", "found"), [(99, True), (100, False)])
+def test_gold_is_looked_for_among_the_first_hundred(num_better, found):
+    collection, scores_N = scored(*(f"Where is the lake {number}" for number in range(num_better)), "In the east.")
+    assert (collection.gold(["east"], scores_N) is not None) == found
+
+
+def test_distractors_go_on_behind_the_first_hundred():
+    texts = [f"Where is the lake {number}, is it east" for number in range(120)]
+    collection, scores_N = scored(*texts, "North.", "South.")
+    chosen = collection.distractors("where is the lake", ["east"], Passage(text="It is east."), scores_N, 2)
+    assert [passage.text for passage in chosen] == ["North.", "South."]
+
+
+# Lines of both formats become one kind of question
+
+GOLD = {"title": "Sea", "text": "The sea is in the west.", "isgold": True}
+
+
+def read_lines(*values):
+    rejects = {}
+    found = list(nq.questions([(f"line {place}", value) for place, value in enumerate(values)], rejects.setdefault))
+    assert rejects == {}
+    return found
+
+
+def test_a_line_with_passages_is_a_record_and_one_without_an_open_question():
+    record, asked = read_lines(
+        {"question": "where is the sea", "answers": ["west"], "ctxs": [GOLD | {"id": "7", "hasanswer": True}]},
+        {"question": "where is the lake", "answer": ["east", "the east"]},
+    )
+    assert (record.place, record.text, record.answers) == ("line 0", "where is the sea", ["west"])
+    assert [(passage.title, passage.text, passage.isgold) for passage in record.passages] == [tuple(GOLD.values())]
+    assert (asked.place, asked.answers, asked.passages) == ("line 1", ["east", "the east"], [])
+
+
+@pytest.mark.parametrize(
+    ("wording", "same"),
+    [
+        ("Where is  the Sea?", True),
+        (" where is the sea ??\n", True),
+        ("where is? the sea", False),
+        ("where is the seas", False),
+    ],
+)
+def test_case_blanks_and_final_question_marks_make_no_other_question(wording, same):
+    first, second = read_lines(*({"question": text, "answer": ["west"]} for text in ("where is the sea", wording)))
+    assert (first.question_id == second.question_id) == same
+
+
+def test_the_survey_knows_who_asks_last_and_what_the_test_files_carry():
+    lake = {"text": "The lake.", "isgold": True}
+    alone = {"question": "where is the sea", "answers": ["west"], "ctxs": [GOLD]}
+    whole = {"question": "where is the lake", "answers": ["east"], "ctxs": [lake, {"text": "A hill."}]}
+    asked = {"question": "Where is the lake?", "answer": ["east"]}
+    files = {"train": [("a", asked), ("b", alone)], "dev": [("c", whole | {"question": "how"})], "test": [("d", whole)]}
+    found = nq.survey(OfficialFiles(files, pytest.fail, seed=1))
+    assert list(found.owner_of.values()) == ["test", "train", "dev"]
+    assert found.test_gold == []
+    assert found.test_texts == {nq.text_digest(nq.Passage(text=text)) for text in ("the lake .", "A  Hill.")}
+    again = nq.survey(OfficialFiles({"test": [("d", alone), ("e", alone), ("f", whole)]}, pytest.fail, seed=1))
+    assert [passage.text for passage in again.test_gold] == [GOLD["text"]]

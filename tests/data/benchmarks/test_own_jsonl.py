@@ -150,8 +150,8 @@ def test_keys_that_open_with_an_underscore_are_the_users_own():
 @pytest.mark.parametrize(
     ("documents", "questions", "message"),
     [
-        ([*DOCUMENTS, DOCUMENTS[0]], [], "documents, line 3: document id 'fox' is already that of documents, line 1"),
-        (DOCUMENTS, [QUESTION, QUESTION], "questions, line 2: question id 'q1' is already that of questions, line 1"),
+        ([*DOCUMENTS, DOCUMENTS[0]], [], "documents, line 3: document 'fox' already stands in documents, line 1"),
+        (DOCUMENTS, [QUESTION, QUESTION], "questions, line 2: question 'q1' already stands in questions, line 1"),
     ],
 )
 def test_an_id_that_stands_twice_is_never_skipped(documents, questions, message):

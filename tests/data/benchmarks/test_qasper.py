@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.tables import Evidence
+from pipeline.data import splits
 from pipeline.data.benchmarks import qasper
 from pipeline.data.checks import Census
+from pipeline.data.splits import OfficialFiles
 from pipeline.evaluation import metrics
 from pipeline.retrieval import chunking
 from pipeline.runtime.errors import DataError
@@ -41,13 +43,13 @@ SECTIONS = [
 def prepare(files, left_out=None, **changes):
     """Documents by id, examples, rejects; `files` holds the papers of each split by their ids."""
     left_out = Counter() if left_out is None else left_out
-    settings = {"dev_fraction": 0.0, "test_fraction": 0.0, "seed": 1, "max_questions": None, **changes}
     entries = {
         split: [(f"{split}.json, entry {key}", (key, value)) for key, value in papers.items()]
         for split, papers in files.items()
     }
     rejects = {}
-    found = qasper.benchmark(entries, rejects.setdefault, left_out=left_out, **settings)
+    files = OfficialFiles(entries, rejects.setdefault, left_out=left_out, **{"seed": 1} | changes)
+    found = splits.benchmark(qasper.read, files)
     return {document.document_id: document for document in found.documents}, list(found.examples), rejects
 
 

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from pipeline.common.tables import Document
+from pipeline.data import splits
 from pipeline.data.benchmarks import squality
+from pipeline.data.splits import OfficialFiles
 from pipeline.runtime.errors import DataError
 
 
@@ -24,13 +26,12 @@ def line(story="10", *questions):
 
 def prepare(files, **changes):
     """Documents, examples, rejects."""
-    settings = {"dev_fraction": 0.0, "test_fraction": 0.0, "seed": 1, "max_questions": None} | changes
     rejects = {}
     placed = {
         split: [(f"{split}, line {number}", value) for number, value in enumerate(values, start=1)]
         for split, values in files.items()
     }
-    found = squality.benchmark(placed, rejects.setdefault, **settings)
+    found = splits.benchmark(squality.read, OfficialFiles(placed, rejects.setdefault, **{"seed": 1} | changes))
     return list(found.documents), list(found.examples), rejects
 
 
