@@ -180,6 +180,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from pipeline.runtime.errors import run
+    from pipeline.runtime.main import run
 
     run(main)

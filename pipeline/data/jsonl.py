@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
-from pipeline.runtime.errors import DataError
+from pipeline.runtime.errors import DataError, did_you_mean
 
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
@@ -301,8 +301,7 @@ def _reasons(error: ValidationError, record: type[BaseModel], given: set[str]) -
     for item in items:
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])[1:]
         if item["type"] == "extra_forbidden" and key not in misspelt:
-            near = difflib.get_close_matches(key, record.model_fields, n=1, cutoff=0.5)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            hint = did_you_mean(key, record.model_fields)
             yield f"{key} is not a key of this file{hint}; keys of your own open with an underscore"
         elif item["type"] == "missing":
             found = [near for near, wanted in misspelt.items() if wanted == key]

@@ -27,7 +27,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Module
 
 from pipeline.common.device import device
-from pipeline.runtime.errors import LAUNCHED, ConfigError
+from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.main import LAUNCHED
 
 LAUNCH = "FOCUS_LAUNCH"
 SHARD = "ACCELERATE_USE_FSDP"

@@ -4,7 +4,6 @@
 A stage asks for its own class of settings.py and sees nothing else, so that DVC's `params` list can be held to it.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,7 +14,8 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.runtime.errors import ConfigError, run
+from pipeline.runtime.errors import ConfigError, did_you_mean
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import Retriever, RetrieverBundle, Section, Settings
 
 GROUPS = ("data", "retriever", "model", "profile")
@@ -74,7 +74,7 @@ def load_retrievers(names: Sequence[str], root: Path = Path()) -> dict[str, Retr
 def _unknown(group: str, name: Any, root: Path) -> str:
     """What is wrong with the name of a bundle; empty: nothing."""
     names = sorted(path.stem for path in (root / CONF / group).glob("*.yaml"))
-    hint = nearest(str(name), names)
+    hint = did_you_mean(str(name), names)
     return "" if name in names else f"no bundle {name!r}{hint}; choose from {', '.join(names)}"
 
 
@@ -99,7 +99,7 @@ def _chosen(params: dict[str, Any], root: Path) -> dict[str, str]:
     use = params.get("use")
     if not isinstance(use, dict):
         raise ConfigError(f"{PARAMS}: the section `use` must name one bundle for each of {', '.join(GROUPS)}")
-    problems = [f"{PARAMS}: use.{key} is not a group{nearest(key, GROUPS)}" for key in use if key not in GROUPS]
+    problems = [f"{PARAMS}: use.{key} is not a group{did_you_mean(key, GROUPS)}" for key in use if key not in GROUPS]
     for group in GROUPS:
         if group not in use:
             names = sorted(path.stem for path in (root / CONF / group).glob("*.yaml"))
@@ -143,16 +143,16 @@ def _describe(item: Any, params: dict[str, Any], use: dict[str, str]) -> str:
     where = _origin(key, params, use)
     if item["type"] == "extra_forbidden":
         if len(path) == 1:
-            return f"{where}: {key} is not a section{nearest(key, Settings.model_fields)}"
+            return f"{where}: {key} is not a section{did_you_mean(key, Settings.model_fields)}"
         known = _leaf_names(Settings.model_fields[path[0]].annotation)
-        return f"{where}: {key} is not a setting{nearest(path[-1], known)}"
+        return f"{where}: {key} is not a setting{did_you_mean(path[-1], known)}"
     if item["type"] == "missing":
         return f"{where}: {key} is missing"
     given = item["input"]
     if item["type"] == "union_tag_invalid":
         given, key = item["ctx"]["tag"], f"{key}.kind"
         return f"{where}: {key} is {given!r}, expected one of {item['ctx']['expected_tags']}"
-    hint = nearest(given, _quoted(item.get("ctx", {}).get("expected", ""))) if isinstance(given, str) else ""
+    hint = did_you_mean(given, _quoted(item.get("ctx", {}).get("expected", ""))) if isinstance(given, str) else ""
     return f"{where}: {key} is {given!r}: {item['msg'][0].lower()}{item['msg'][1:]}{hint}"
 
 
@@ -180,11 +180,6 @@ def _leaf_names(annotation: Any) -> list[str]:
 
 def _quoted(text: str) -> list[str]:
     return text.replace("'", "").replace(" or ", ", ").split(", ")
-
-
-def nearest(name: str, known: Any) -> str:
-    found = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def check() -> None:

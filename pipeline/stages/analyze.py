@@ -20,7 +20,7 @@ from pipeline.common import files
 from pipeline.common.methods import METHODS
 from pipeline.model import loading
 from pipeline.runtime import config
-from pipeline.runtime.errors import run
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import AnalyzeStage
 
 ANALYSIS = Path("reports/analysis.json")

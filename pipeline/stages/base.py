@@ -6,7 +6,8 @@ from transformers import AutoTokenizer
 
 from pipeline.model import loading
 from pipeline.runtime import config
-from pipeline.runtime.errors import ArtifactError, run
+from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import BaseStage
 
 

@@ -7,7 +7,7 @@ from tqdm import tqdm
 from pipeline.common import tables
 from pipeline.retrieval import chunking
 from pipeline.runtime import config
-from pipeline.runtime.errors import run
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import ChunkStage
 
 DOCUMENTS, CHUNKS = Path("data/documents.parquet"), Path("data/chunks.parquet")

@@ -9,7 +9,6 @@ context that holds the gold document, and the `official` ones.
 `--score PREDICTIONS --references FILE --benchmark NAME` scores anybody's predictions instead.
 """
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ from pathlib import Path
 from pipeline.common import files, methods, tables
 from pipeline.evaluation import schema, score
 from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError, DataError, run
+from pipeline.runtime.errors import ConfigError, DataError, did_you_mean
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import EvaluateStage
 from pipeline.views import tasks
 
@@ -82,8 +82,7 @@ def _method(arguments: Sequence[str]) -> str:
     if len(arguments) == 1 and arguments[0] in methods.METHODS:
         return arguments[0]
     given = " ".join(arguments) or "none"
-    close = difflib.get_close_matches(given, methods.METHODS, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    hint = did_you_mean(given, methods.METHODS)
     raise ConfigError(f"evaluate takes one method, got {given}{hint}; choose from {', '.join(methods.METHODS)}")
 
 

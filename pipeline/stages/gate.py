@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pipeline.common import files
 from pipeline.runtime import config
-from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.errors import DataError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import Gate, GateStage
 
 MASK, RETRIEVAL = Path("reports/mask.json"), Path("reports/retrieval.json")

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from pipeline.common import files, tables
 from pipeline.common.text import has_answer
 from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError, run
+from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import MaskStage
 from pipeline.views import masking, tokenizer
 

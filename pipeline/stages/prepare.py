@@ -10,7 +10,7 @@ from pipeline.common import files, tables
 from pipeline.data import load
 from pipeline.data.checks import Census
 from pipeline.runtime import config
-from pipeline.runtime.errors import run
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import PrepareStage
 
 DOCUMENTS, EXAMPLES = Path("data/documents.parquet"), Path("data/examples.parquet")

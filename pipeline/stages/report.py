@@ -13,8 +13,9 @@ from typing import Any
 from pipeline.common import files, tables
 from pipeline.evaluation import schema
 from pipeline.report import grid_record, page, plots, readings, result_figures, summary, wording
-from pipeline.runtime import config, provenance, run_log
-from pipeline.runtime.errors import ArtifactError, ConfigError, run
+from pipeline.runtime import config
+from pipeline.runtime.errors import ArtifactError, ConfigError
+from pipeline.runtime.main import commit, latest_seconds, run
 from pipeline.runtime.settings import ReportStage
 
 PREDICTIONS, CURVES, SURFACE = Path("reports/predictions"), Path("reports/train"), Path("reports/surface")
@@ -77,8 +78,8 @@ def show() -> None:
     for path in (TABLE, PAGE):
         if not path.is_file():
             raise ArtifactError(f"{path}: no such file, so there is no report to show yet; run `make repro` first")
-    print(f"\n{TABLE.read_text(encoding='utf-8')}\ncode: {provenance.commit()}")
-    if seconds := run_log.latest():
+    print(f"\n{TABLE.read_text(encoding='utf-8')}\ncode: {commit()}")
+    if seconds := latest_seconds():
         listed = ", ".join(f"{stage} {taken:,.1f} s" for stage, taken in seconds.items())
         print(f"last executed here: {listed}; {sum(seconds.values()):,.1f} s in all")
     print(f"report: {PAGE.resolve()}")

@@ -18,7 +18,8 @@ from pipeline.common import files, tables
 from pipeline.retrieval import build, recall
 from pipeline.retrieval.index import ChunkIndex
 from pipeline.runtime import config
-from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.errors import DataError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import ScoreStage
 
 CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")

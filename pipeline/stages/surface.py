@@ -10,7 +10,8 @@ from pipeline.common import files, methods
 from pipeline.evaluation import predict, score
 from pipeline.model import distributed
 from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError, run
+from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import SurfaceStage
 
 SPLIT = "surface"

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from pipeline.common import tables
 from pipeline.model import loading, teacher
 from pipeline.runtime import config
-from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.errors import DataError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import TeachStage
 from pipeline.views import masking, tasks, tokenizer
 

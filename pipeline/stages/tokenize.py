@@ -11,7 +11,8 @@ from tqdm import tqdm
 from pipeline.common import files, tables
 from pipeline.common.tables import Evidence
 from pipeline.runtime import config
-from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.errors import DataError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import TokenizeStage
 from pipeline.views import full_view, prompts, tasks, tokenizer
 from pipeline.views.full_view import Lengths

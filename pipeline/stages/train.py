@@ -11,7 +11,8 @@ from transformers import set_seed
 from pipeline.common import files, methods
 from pipeline.model import causal_lm, distributed, loading
 from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError, run
+from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import Train, TrainDistillStage, TrainFocusedStage, TrainVanillaStage
 from pipeline.training import checkpoint, sampler, trackers, trainer
 from pipeline.training.dataset import SPLITS, Taught, TrainingData, context_keys

@@ -29,7 +29,8 @@ from pipeline.evaluation import bootstrap
 from pipeline.retrieval import build, chunking, recall
 from pipeline.retrieval.index import ChunkIndex
 from pipeline.runtime import config
-from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.errors import DataError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import Retriever, ValidateStage
 
 DOCUMENTS, EXAMPLES = Path("data/documents.parquet"), Path("data/examples.parquet")

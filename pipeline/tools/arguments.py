@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.errors import ConfigError, did_you_mean
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -21,7 +20,7 @@ def one_of(allowed: Sequence[str]) -> Callable[[str], str]:
     def check(given: str) -> str:
         if given in allowed:
             return given
-        hint = config.nearest(given, allowed)
+        hint = did_you_mean(given, allowed)
         raise argparse.ArgumentTypeError(f"{given!r} is not known{hint}; choose from {', '.join(allowed)}")
 
     return check

@@ -25,7 +25,8 @@ from pipeline.common.device import device
 from pipeline.common.methods import TRAINED
 from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
-from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError, run
+from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import BaseStage
 from pipeline.tools import arguments
 

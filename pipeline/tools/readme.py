@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipeline.common import files
 from pipeline.report import grid_record
-from pipeline.runtime.errors import ArtifactError, ConfigError, run
+from pipeline.runtime.errors import ArtifactError, ConfigError
+from pipeline.runtime.main import run
 from pipeline.tools import readme_section
 
 README, SUMMARY = Path("README.md"), Path("reports/summary.json")

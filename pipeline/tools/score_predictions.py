@@ -23,7 +23,8 @@ from pipeline.common import files
 from pipeline.data import jsonl
 from pipeline.data.jsonl import Line
 from pipeline.evaluation import schema
-from pipeline.runtime.errors import DataError, run
+from pipeline.runtime.errors import DataError
+from pipeline.runtime.main import run
 from pipeline.tools import arguments, outside_predictions, references
 from pipeline.tools.tally import Tally, tally
 

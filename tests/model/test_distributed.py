@@ -143,7 +143,8 @@ def test_a_launchers_processes_fail_with_one_line_and_their_own_code(tmp_path: P
     """Both processes fail; torchrun's own code would be 1 and its last line a rule of dashes."""
     program = tmp_path / "fail.py"
     program.write_text(
-        "import sys\nfrom pipeline.model import distributed\nfrom pipeline.runtime.errors import NumericError, run\n"
+        "import sys\nfrom pipeline.model import distributed\n"
+        "from pipeline.runtime.errors import NumericError\nfrom pipeline.runtime.main import run\n"
         "def main():\n"
         "    distributed.launch('fail', sys.argv[1:])\n"
         "    raise NumericError('loss is nan')\n"

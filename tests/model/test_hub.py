@@ -24,7 +24,7 @@ from transformers import LlamaTokenizer
 
 from pipeline.model import loading
 from pipeline.retrieval import embed, embedding_cache, encoder
-from pipeline.runtime import config, errors
+from pipeline.runtime import config, main
 from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.settings import BaseStage, ScoreStage
 from pipeline.stages import base
@@ -281,7 +281,7 @@ def test_a_stage_that_gets_nothing_from_the_hub_ends_with_one_line_and_code_4(hu
     monkeypatch.chdir(project)
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
-        errors.run(base.main)
+        main.run(base.main)
     signal.signal(signal.SIGTERM, handler)
     assert caught.value.code == 4
     (line,) = capsys.readouterr().err.splitlines()

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.common import tables
 from pipeline.retrieval import embed, embedding_cache, encoder, ray_encoder
-from pipeline.runtime import config, errors
+from pipeline.runtime import config, errors, main
 from pipeline.stages import score
 from tests import tiny_bert
 from tests.conftest import ROOT
@@ -116,7 +116,7 @@ def test_other_files_on_an_actors_machine_end_the_run_in_one_line(tmp_path, cach
     terminate = signal.getsignal(signal.SIGTERM)
     capfd.readouterr()
     with pytest.raises(SystemExit) as caught:
-        errors.run(lambda: embedder.embed(TEXTS, "chunks"))
+        main.run(lambda: embedder.embed(TEXTS, "chunks"))
     signal.signal(signal.SIGTERM, terminate)
     assert caught.value.code == errors.ArtifactError.exit_code
     (line,) = capfd.readouterr().err.splitlines()

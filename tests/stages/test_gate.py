@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.common import files
-from pipeline.runtime import errors
+from pipeline.runtime import errors, main
 from pipeline.stages import gate
 from tests.conftest import ROOT
 
@@ -51,7 +51,7 @@ def test_enough_gold_passes(share, capsys):
 def test_too_little_gold_stops_the_run_with_one_line_that_says_how_to_go_on(capsys):
     given("bm25", 0.499)
     with pytest.raises(SystemExit) as caught:
-        errors.run(gate.main)
+        main.run(gate.main)
     assert caught.value.code == 3
     said = capsys.readouterr().err
     assert said.count("\n") == 1

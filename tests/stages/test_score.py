@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from pipeline.common import files, tables
 from pipeline.retrieval import recall
-from pipeline.runtime import config, errors
+from pipeline.runtime import config, errors, main
 from pipeline.stages import score
 from tests import tiny_bert
 from tests.conftest import ROOT
@@ -177,7 +177,7 @@ def test_a_failing_run_says_why_in_one_line_and_leaves_the_last_scores_whole(pro
     use("oracle")
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
-        errors.run(score.main)
+        main.run(score.main)
     assert caught.value.code == errors.DataError.exit_code
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "example e9 has no known gold chunk" in said

@@ -17,8 +17,8 @@ from typing import Any
 from pipeline.common import files, tables
 from pipeline.evaluation import schema
 from pipeline.report import claims, grid_record
-from pipeline.runtime import config
-from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, run
+from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, did_you_mean
+from pipeline.runtime.main import run
 from pipeline.tools.ablations import plan, tabulate
 from pipeline.tools.ablations import runs as ablation_runs
 from pipeline.tools.ablations.grid import SEED, Grid, choose, claimed, load
@@ -170,7 +170,7 @@ def _comparison(name: str, other: str) -> str:
         answers.setdefault(answer["row"], {}).setdefault(answer["seed"], []).append(answer)
     for wanted in (name, other):
         if wanted not in answers:
-            hint = config.nearest(wanted, list(answers))
+            hint = did_you_mean(wanted, answers)
             raise ConfigError(f"{ANSWERS} has no row {wanted!r}{hint}; there are {', '.join(answers)}")
     if name == other:
         raise ConfigError(f"--compare takes two rows, got {name} twice")

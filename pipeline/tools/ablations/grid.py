@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.common.methods import DISTILL, FOCUSED
 from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.errors import ConfigError, did_you_mean
 from pipeline.runtime.settings import Name, Positive, PositiveFloat, Section
 
 FILE = config.CONF / "ablations.yaml"
@@ -53,7 +53,7 @@ class Grid(Section):
         problems = [f"the name {name} stands {num} times" for name, num in Counter(names).items() if num > 1]
         named = [("", self.reference), *((f"row {row.name}: ", row.reference or self.reference) for row in self.rows)]
         problems += [
-            f"{where}reference is {name!r}, which is no row's name{config.nearest(name, names)}"
+            f"{where}reference is {name!r}, which is no row's name{did_you_mean(name, names)}"
             for where, name in named
             if name not in names and (not where or name != self.reference)
         ]
@@ -91,7 +91,7 @@ def choose(grid: Grid, only: Sequence[str]) -> list[Row]:
     """
     groups, names = list(dict.fromkeys(row.group for row in grid.rows)), [row.name for row in grid.rows]
     if unknown := [name for name in only if name not in (*groups, *names)]:
-        hints = ", ".join(f"{name!r}{config.nearest(name, [*groups, *names])}" for name in unknown)
+        hints = ", ".join(f"{name!r}{did_you_mean(name, [*groups, *names])}" for name in unknown)
         raise ConfigError(
             f"{FILE} has no group or row {hints}; groups are {', '.join(groups)}, rows are {', '.join(names)}"
         )
@@ -126,7 +126,7 @@ def _describe(item: Any, found: Mapping[str, Any]) -> str:
         return f"{where}: overrides.{key} is {value!r}, allowed are a value and a list of values{hint}"
     key = ".".join(map(str, path))
     if item["type"] == "extra_forbidden":
-        return f"{where}: {key} is not a key{config.nearest(str(path[-1]), known)}; allowed are {', '.join(known)}"
+        return f"{where}: {key} is not a key{did_you_mean(path[-1], known)}; allowed are {', '.join(known)}"
     if item["type"] == "missing":
         return f"{where}: {key} is missing"
     message = f"{item['msg'][0].lower()}{item['msg'][1:]}"

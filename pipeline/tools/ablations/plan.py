@@ -16,7 +16,7 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
 from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.errors import ConfigError, did_you_mean
 from pipeline.runtime.settings import Settings
 from pipeline.tools.ablations.grid import FILE, SEED, Grid, Row
 
@@ -62,7 +62,7 @@ def plan(grid: Grid, root: Path = Path()) -> list[Planned]:
     for row in grid.rows:
         where = f"{FILE}: row {row.name}"
         if row.method not in methods:
-            hint = config.nearest(row.method, methods)
+            hint = did_you_mean(row.method, methods)
             problems.append(f"{where}: method is {row.method!r}{hint}; choose from {', '.join(methods)}")
             continue
         overrides: dict[str, Any] = {**grid.common, **row.overrides}

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pipeline.common.methods import BASE, DISTILL, FOCUSED, TRAINED, Trained
 from pipeline.runtime import config
-from pipeline.runtime.errors import ResourceError, run
+from pipeline.runtime.errors import ResourceError
+from pipeline.runtime.main import run
 from pipeline.runtime.settings import EncoderRetriever, PlanStage
 from pipeline.tools.plan import fitting, forecast, hardware, memory, model_shapes, workloads
 from pipeline.tools.plan.forecast import Estimate, Hardware, Recipe
