@@ -1,9 +1,9 @@
-"""Documents into chunks: whole paragraphs where they fit, else whole sentences, else whole words.
+"""Cut documents into chunks: at the ends of paragraphs where possible, else of sentences, else of words.
 
-Words are what `str.split` finds. A paragraph ends at a blank line, a sentence at a full stop, question or exclamation
-mark of any script (quotes and brackets may follow) before white space. Abbreviations pass for sentence ends; chunks are
-units of retrieval, and a cut behind "Mr." does them no harm. What has no white space, a text in Chinese or a kilobyte
-of base64, is one word and is never cut: the retriever counts what it truncates.
+Words are separated by white space (`str.split`). A paragraph ends at a blank line; a sentence ends at a full stop,
+question or exclamation mark of any script, with closing quotes and brackets, before white space. Abbreviations count as
+sentence ends: a cut after "Mr." does no harm to retrieval. Text without white space (Chinese, base64) is one word and
+is never cut; the encoder truncates it, and the reports count that.
 """
 
 import re
@@ -16,19 +16,17 @@ _WORD = re.compile(r"\S+")
 _SENTENCE_END = regex.compile(r"""[\p{Sentence_Terminal}…][\p{Pe}\p{Pf}\p{Pi}"']*\Z""")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n|\r[^\S\r\n]*\r|\u2029")
 
-Span = tuple[int, int]
 
+def split(text: str, max_words: int) -> list[tuple[int, int]]:
+    """Return character spans [start, end) of chunks of at most `max_words` words.
 
-def split(text: str, max_words: int) -> list[Span]:
-    """Cut `text` into chunks of at most `max_words` words; character spans [start, end), none of white space alone.
-
-    The spans touch and cover the text, so joining the chunks gives it back; white space belongs to the chunk before it.
-    A chunk ends at its last paragraph border if that leaves it at least half full, else at its last sentence border,
-    else (one sentence is longer than `max_words`) at its last word. Linear in the length of the text. A blank text is
-    one chunk, an empty one none.
+    The spans cover the text without gaps; white space belongs to the chunk before it, and no chunk is only white space.
+    A chunk ends at its last paragraph end if that leaves it at least half full, else at its last sentence end, else
+    (one sentence is longer than `max_words`) at its last word. A blank text is one chunk, an empty text has none. The
+    time is linear in the length of the text.
     """
     words = [match.span() for match in _WORD.finditer(text)]
-    last_paragraph, last_sentence = _borders(text, words)
+    last_paragraph, last_sentence = _ends(text, words)
     cuts = [0]
     first = 0
     while len(words) - first > max_words:
@@ -43,7 +41,7 @@ def split(text: str, max_words: int) -> list[Span]:
 
 
 def rows(document: Mapping[str, Any], max_words: int) -> list[dict[str, Any]]:
-    """The chunks of a document (row of tables.DOCUMENTS) as rows of tables.CHUNKS; one that is `whole` is one chunk."""
+    """Cut a row of tables.DOCUMENTS into rows of tables.CHUNKS; a document marked `whole` is one chunk."""
     text = document["text"]
     spans = [(0, len(text))] if document["whole"] else split(text, max_words)
     return [
@@ -60,8 +58,8 @@ def rows(document: Mapping[str, Any], max_words: int) -> list[dict[str, Any]]:
     ]
 
 
-def _borders(text: str, words: list[Span]) -> tuple[list[int], list[int]]:
-    """For each word the last word, itself included, that closes a paragraph, and that closes a sentence; -1: none."""
+def _ends(text: str, words: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """For each word, return the last word up to it that ends a paragraph, and that ends a sentence; -1: none does."""
     last_paragraph, last_sentence = [], []
     paragraph = sentence = -1
     for index, (start, end) in enumerate(words):

@@ -1,13 +1,13 @@
-"""Embeddings on disk, shared by all runs: one SQLite file, addressed by what an embedding is made from.
+"""A cache of embeddings in one SQLite file, shared by all runs; the key is a digest of the encoder and the text.
 
-It is only a cache: deleting it costs time, nothing else. SQLite's own locks and journal make it safe with several
-processes at once and with a process killed while it writes. No torch here.
+Deleting it only costs time. SQLite's locks and journal keep it whole when several processes write at once, and when a
+process is killed while it writes. No torch here.
 """
 
 import hashlib
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -25,27 +25,27 @@ FILE = "embeddings-1.sqlite"  # the number is the version of the table below
 
 
 class Entry(NamedTuple):
-    """What is known of one text."""
+    """The cached facts of one text."""
 
     num_tokens: int
-    """Of the whole text, special tokens included, before it was cut."""
+    """Tokens before truncation, special tokens included."""
     embedding_D: NDArray[np.float32]
 
 
 def key(encoder: str, text: str) -> bytes:
-    """Address of a text's embedding; `encoder` names all that it depends on: weights, pooling, cut, number format."""
+    """Return the key of a text's embedding; `encoder` names its weights, pooling, truncation and number format."""
     return hashlib.sha256(f"{encoder}\n{text}".encode()).digest()
 
 
 class Cache:
-    """key -> Entry. An entry whose checksum does not fit counts as absent and is written anew."""
+    """A persistent map from key to Entry. An entry with a wrong checksum counts as missing and is overwritten."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it.
+        """Open the file, or create it.
 
         Raises:
-            ArtifactError: the file is no SQLite database, or a damaged one.
-            ResourceError: it cannot be opened or written.
+            ArtifactError: the file is no SQLite database, or is damaged.
+            ResourceError: the file cannot be opened or written.
         """
         self._path = path
         try:
@@ -63,7 +63,7 @@ class Cache:
                 )
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
-        """The entries that are there and whole."""
+        """Return the entries that exist and are undamaged."""
         found: dict[bytes, Entry] = {}
         for start in range(0, len(keys), KEYS_PER_QUERY):
             block = keys[start : start + KEYS_PER_QUERY]
@@ -73,7 +73,7 @@ class Cache:
                     f"SELECT key, num_tokens, embedding, checksum FROM embeddings WHERE key IN ({places})", block
                 ).fetchall()
             for name, num_tokens, embedding, checksum in rows:
-                # Damage may have changed the types too.
+                # Damage may change the types too.
                 whole = isinstance(num_tokens, int) and isinstance(embedding, bytes)
                 if whole and checksum == _checksum(name, num_tokens, embedding):
                     found[name] = Entry(num_tokens, np.frombuffer(embedding, dtype="<f4").astype(np.float32))
@@ -81,8 +81,12 @@ class Cache:
 
     def put(self, entries: Mapping[bytes, Entry]) -> None:
         """Write all entries or none of them."""
+        rows = [
+            (name, num_tokens, blob := embedding_D.astype("<f4").tobytes(), _checksum(name, num_tokens, blob))
+            for name, (num_tokens, embedding_D) in entries.items()
+        ]
         with self._named_errors(), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?)", _rows(entries))
+            self._connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?)", rows)
 
     def close(self) -> None:
         self._connection.close()
@@ -99,12 +103,6 @@ class Cache:
             raise ArtifactError(
                 f"{self._path}: damaged ({error}); delete it, it is only a cache and the next run fills it again"
             ) from None
-
-
-def _rows(entries: Mapping[bytes, Entry]) -> Iterable[tuple[bytes, int, bytes, int]]:
-    for name, (num_tokens, embedding_D) in entries.items():
-        embedding = embedding_D.astype("<f4").tobytes()
-        yield name, num_tokens, embedding, _checksum(name, num_tokens, embedding)
 
 
 def _checksum(name: bytes, num_tokens: int, embedding: bytes) -> int:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,34 +53,31 @@ def find(settings: EncoderRetriever) -> Checkpoint:
         ArtifactError: it is missing, unreachable, without safetensors, no BERT, or has other weights than those pinned.
         ConfigError: retriever.max_tokens is more than the checkpoint can take.
     """
-    folder = _folder(settings.source, settings.revision)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        others = sorted(path.name for path in folder.glob("*.bin"))
+    source, folder = f"retriever.source {settings.source!r}", _folder(settings.source, settings.revision)
+    if not (folder / WEIGHTS).is_file():
+        others = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
         raise ArtifactError(
-            f"retriever.source {settings.source!r}: no {WEIGHTS} in {folder}"
-            + (f" (only {', '.join(others)}, which may run code when read)" if others else "")
-            + "; name a revision or a folder that has it, or convert the weights once with save_pretrained"
+            f"{source}: no {WEIGHTS} in {folder}{f' (only {others}, which may run code when read)' if others else ''}; "
+            "name a revision or a folder that has it, or convert the weights once with save_pretrained"
         )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind, limit = config["model_type"], int(config["max_position_embeddings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"retriever.source {settings.source!r}: {folder / 'config.json'} is not a model's configuration ({error}); "
-            "restore the file"
+            f"{source}: {folder / 'config.json'} is not a model's configuration ({error}); restore the file"
         ) from None
     if kind != "bert":
-        raise ArtifactError(f"retriever.source {settings.source!r}: model_type is {kind!r}; only 'bert' is allowed")
+        raise ArtifactError(f"{source}: model_type is {kind!r}; only 'bert' is allowed")
     if settings.max_tokens > limit:
         raise ConfigError(
             f"retriever.max_tokens is {settings.max_tokens}, but {settings.source} takes at most {limit}; lower it"
         )
     sha256, files_sha256 = digests(folder)
-    if settings.sha256 is not None and settings.sha256 != sha256:
+    if settings.sha256 not in (None, sha256):
         raise ArtifactError(
-            f"retriever.source {settings.source!r}: {WEIGHTS} has sha256 {sha256}, retriever.sha256 is "
-            f"{settings.sha256}; restore the weights, or set retriever.sha256 to null if you mean to use these"
+            f"{source}: {WEIGHTS} has sha256 {sha256}, retriever.sha256 is {settings.sha256}; restore the weights, or "
+            "set retriever.sha256 to null if you mean to use these"
         )
     return Checkpoint(settings.source, folder, sha256, files_sha256)
 
@@ -91,8 +89,13 @@ def digests(folder: Path) -> tuple[str, str]:
         OSError: there is no model.safetensors.
     """
     sha256 = _sha256(folder / WEIGHTS)
-    named = [f"{name} {_sha256(folder / name)}" for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return sha256, hashlib.sha256("\n".join([sha256, *named]).encode()).hexdigest()
+    others = [f"{name} {_sha256(folder / name)}" for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return sha256, hashlib.sha256("\n".join([sha256, *others]).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _folder(source: str, revision: str | None) -> Path:
@@ -110,12 +113,6 @@ def _folder(source: str, revision: str | None) -> Path:
         return folder
     if Path(source).is_dir():
         return Path(source)
-    return _from_hub(source, revision)
-
-
-def _from_hub(source: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=[WEIGHTS, *TOKENIZER_FILES]))
     except Exception as error:  # the hub's client raises a dozen kinds, those of its HTTP library among them
@@ -125,11 +122,6 @@ def _from_hub(source: str, revision: str | None) -> Path:
             f"{revision or 'main'} ({reason}); put config.json, {WEIGHTS} and the tokenizer's files in a folder and "
             "set retriever.source to its path, or choose minilm or bm25 (use.retriever), which need no hub"
         ) from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -174,8 +166,14 @@ def _as_artifact_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds, some of them bare
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ArtifactError(f"{folder}: cannot be loaded as a BERT encoder ({reason}); restore its files") from None
+        raise ArtifactError(
+            f"{folder}: cannot be loaded as a BERT encoder ({first_line(error)}); restore its files"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the message that is not blank, or the kind of an error without a message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def number_format(on: torch.device) -> torch.dtype:

@@ -133,8 +133,8 @@ def embed_all(batches: Iterable[EncoderBatch], setup: ActorSetup) -> Iterator[tu
         raise  # a bug of ours in an actor: its traceback is wanted
     except ray.exceptions.RayError as error:
         raise ResourceError(
-            f"score.engine is ray, and the cluster broke down ({_first_line(error)}); what was embedded is in the "
-            "cache: run the same command again, or set score.engine: local"
+            f"score.engine is ray, and the cluster broke down ({encoder.first_line(error)}); what was embedded is in "
+            "the cache: run the same command again, or set score.engine: local"
         ) from None
 
 
@@ -190,7 +190,7 @@ def _connected() -> Any:
             where = os.environ.get("RAY_ADDRESS")
             raise ResourceError(
                 f"score.engine is ray, but {f'RAY_ADDRESS {where!r}' if where else 'a cluster on this machine'} gave "
-                f"no connection ({_first_line(error)}); start the cluster, correct RAY_ADDRESS, set "
+                f"no connection ({encoder.first_line(error)}); start the cluster, correct RAY_ADDRESS, set "
                 "RAY_AUTH_MODE=token if it asks for one, or set score.engine: local"
             ) from None
         if threading.current_thread() is threading.main_thread():
@@ -238,7 +238,3 @@ def num_actors(device: str, resources: dict[str, float]) -> int:
             f"from 1 to {most}, add machines, or set score.engine: local"
         )
     return int(chosen)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

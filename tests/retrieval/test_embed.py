@@ -1,4 +1,4 @@
-"""The encoder behind its cache."""
+"""The encoder runs only on texts that the cache lacks."""
 
 from contextlib import closing
 
@@ -59,20 +59,20 @@ def test_slabs_bound_memory_and_change_nothing(folder, cache, other, monkeypatch
     assert (embedder(folder, other).embed(TEXTS, "chunks").embedding_ND == whole).all()
 
 
-def test_tokens_are_counted_before_the_cut(folder, cache):
+def test_tokens_are_counted_before_truncation(folder, cache):
     found = embedder(folder, cache, max_tokens=32).embed(TEXTS, "chunks")
     assert found.num_tokens_N.tolist() == [5, 2, 26, 8, 52]
 
 
 @pytest.mark.parametrize("change", [{"max_tokens": 16}, {"pooling": "cls"}])
-def test_what_changes_an_embedding_changes_its_address(folder, cache, change):
+def test_what_changes_an_embedding_changes_its_key(folder, cache, change):
     before = embedder(folder, cache).embed(TEXTS, "chunks")
     after = embedder(folder, cache, **change).embed(TEXTS, "chunks")
     assert after.num_cached == 0
     assert not np.array_equal(before.embedding_ND, after.embedding_ND)
 
 
-def test_similarity_and_the_name_of_the_source_do_not(folder, cache, monkeypatch):
+def test_similarity_and_the_name_of_the_source_change_no_embedding(folder, cache, monkeypatch):
     embedder(folder, cache).embed(TEXTS, "chunks")
     monkeypatch.chdir(folder.parent)
     assert embedder(folder, cache, similarity="cosine", source=folder.name).embed(TEXTS, "chunks").num_encoded == 0

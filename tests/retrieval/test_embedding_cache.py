@@ -1,4 +1,4 @@
-"""The cache of embeddings: what it gives back, and what it survives."""
+"""The cache of embeddings returns what was put in, and survives damage and killed writers."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def test_more_keys_than_one_query_takes(path, opened):
     assert len(opened().get([key(number) for number in numbers])) == len(numbers)
 
 
-def test_the_address_depends_on_the_encoder_and_on_the_text():
+def test_the_key_depends_on_the_encoder_and_on_the_text():
     pairs = [("a", "x"), ("a", "y"), ("b", "x"), ("a 256", "x"), ("a", "256 x")]
     assert len({embedding_cache.key(*pair) for pair in pairs}) == len(pairs)
 
@@ -72,7 +72,7 @@ def test_the_address_depends_on_the_encoder_and_on_the_text():
         "UPDATE embeddings SET embedding = 'text' WHERE key = ?",
     ],
 )
-def test_a_damaged_entry_counts_as_absent_and_is_written_anew(path, opened, damage):
+def test_a_damaged_entry_counts_as_missing_and_is_overwritten(path, opened, damage):
     fill(path, [1, 2])
     connection = sqlite3.connect(path)
     assert connection.execute(damage, [key(1)]).rowcount == 1

@@ -91,7 +91,7 @@ def test_other_weights_than_those_pinned_are_refused_with_both_digests(folder):
     assert pin in message and found in message
 
 
-def test_the_tokenizer_and_the_configuration_count_for_the_address_of_an_embedding(folder):
+def test_the_tokenizer_and_the_configuration_count_for_the_key_of_an_embedding(folder):
     before = encoder.find(tiny_bert.retriever(folder))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))

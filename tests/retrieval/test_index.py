@@ -1,4 +1,4 @@
-"""Chunks into unique texts and contexts, and which of them are gold."""
+"""The index finds unique texts, the chunks of a context, and the gold chunks among them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Encoding on the actors of a Ray cluster: the bytes of one machine, and errors in one line."""
+"""Encoding on the actors of a Ray cluster gives the bytes of one machine, and errors in one line."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """Of this machine, which the code itself starts at the first need, for the whole file; one actor in each run."""
+    """One actor on a cluster of this machine, which the code starts when it first needs it and keeps for this file."""
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("FOCUS_DEVICE", "cpu")
@@ -58,7 +58,7 @@ def shut_down():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A working folder with our conf/, toy chunks and examples."""
+    """Make a working folder with our conf/, toy chunks and examples."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
     tables.write(score.CHUNKS, tables.CHUNKS, chunks())
@@ -67,7 +67,7 @@ def project(tmp_path, monkeypatch):
 
 
 def scored(engine, source, cache_folder, monkeypatch):
-    """Bytes of the stage's outs, and the embeddings in its cache."""
+    """Run the stage; return the bytes of its outs, and the embeddings in its cache."""
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["retriever"] = {"source": str(source), "sha256": None, "max_tokens": 32}
     config.PARAMS.write_text(json.dumps(params | {"score": {"engine": engine}}))
@@ -83,7 +83,7 @@ def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, c
     monkeypatch.setattr(encoder, "BATCH_TOKENS", {"cpu": 32})  # several batches
     here = scored("local", folder, project / "local", monkeypatch)
     shutil.copytree(project / "local", project / "ray")
-    # The questions stay, to start the actors once.
+    # The questions stay in the cache, so that the actors start once.
     questions = [embedding_cache.key(name_of(folder), example["question"]) for example in EXAMPLES]
     with closing(sqlite3.connect(project / "ray" / embedding_cache.FILE)) as cache, cache:
         cache.execute(f"DELETE FROM embeddings WHERE key NOT IN ({','.join('?' * len(questions))})", questions)
@@ -96,7 +96,7 @@ def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, c
 
 
 def name_of(folder):
-    """What the stage's embeddings are addressed by."""
+    """Return the name of the encoder in the keys of the cache."""
     checkpoint = encoder.find(tiny_bert.retriever(folder))
     return f"{checkpoint.files_sha256} 32 mean {encoder.number_format(CPU)}"
 
