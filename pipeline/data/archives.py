@@ -1,4 +1,4 @@
-"""One file out of a downloaded archive. The archive is distrusted as a whole (CVE-2007-4559, PEP 706).
+"""Extracts one file from a downloaded archive, and distrusts the whole archive (CVE-2007-4559, PEP 706).
 
 Sizes are counted while bytes are unpacked, because headers may lie; nothing is in place before all checks are passed.
 """
@@ -15,8 +15,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -37,7 +36,7 @@ _DAMAGE = (
 
 
 class _Refused(Exception):
-    """Why the archive is not unpacked."""
+    """The reason why an archive is not unpacked."""
 
 
 def extract_member(
@@ -76,7 +75,7 @@ def extract_member(
 
 
 def _from_tar(archive: Path, member: str, temporary: Path, limit: int) -> None:
-    """One pass: the member is written when it comes by, the checks go on to the end."""
+    """Extract in one pass: write the member when it comes by, and check all others up to the end."""
     if not hasattr(tarfile, "data_filter"):
         raise ResourceError(
             f"{archive}: unpacking it safely needs Python 3.11.4 or newer, this is {platform.python_version()}; make "
@@ -89,8 +88,12 @@ def _from_tar(archive: Path, member: str, temporary: Path, limit: int) -> None:
         with tarfile.open(fileobj=counted, mode="r|") as tar:  # type: ignore[call-overload]  # read is all it needs
             for info in tar:
                 path = names.add(info.name, info.isdir())
-                with _named(info.name):
+                try:
                     tarfile.data_filter(info, str(temporary.parent / "unpacked"))
+                except tarfile.SpecialFileError:
+                    raise _Refused(f"its member {info.name!r} is a device") from None
+                except tarfile.FilterError:
+                    raise _Refused(f"its member {info.name!r} is a link that leads out of the archive") from None
                 if info.issparse():
                     raise _Refused(f"its member {info.name!r} is a sparse file")
                 if path == member and info.isreg():
@@ -114,41 +117,44 @@ def _from_zip(archive: Path, member: str, temporary: Path, limit: int) -> None:
                 raise _Refused(f"its member {info.filename!r} is a link or a device")
             if info.flag_bits & _ENCRYPTED:
                 raise _Refused(f"its member {info.filename!r} is encrypted")
-            limit -= info.file_size
-            if limit < 0:
-                raise _Refused("it unpacks to more bytes than are allowed for one of its size")
+            limit = _left(limit, info.file_size)
             if not info.is_dir():
                 infos[path] = info
         if member not in infos:
             raise _missing(archive, member, names.files)
-        with opened.open(infos[member]) as source:  # gives no more bytes than its header says, and checks them
+        with opened.open(infos[member]) as source:  # reads no more bytes than its header tells, and checks them
             _copy(source, temporary)
 
 
+def _left(limit: int, num_bytes: int) -> int:
+    """Take bytes off the limit. Raises _Refused: there are more."""
+    if num_bytes > limit:
+        raise _Refused("it unpacks to more bytes than are allowed for one of its size")
+    return limit - num_bytes
+
+
 class _Counted:
-    """A stream that refuses to give more than `limit` bytes."""
+    """A stream that refuses to yield more than `limit` bytes."""
 
     def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
-        self._stream, self._left = stream, limit
+        self._stream, self._limit = stream, limit
 
     def read(self, size: int) -> bytes:
         block = self._stream.read(size)
-        self._left -= len(block)
-        if self._left < 0:
-            raise _Refused("it unpacks to more bytes than are allowed for one of its size")
+        self._limit = _left(self._limit, len(block))
         return block
 
 
 class _Names:
-    """The names of an archive, each held to the rules as it comes."""
+    """The names of an archive, each checked as it comes."""
 
     def __init__(self) -> None:
         self.files: list[str] = []
         self._seen: dict[str, tuple[str, bool]] = {}
 
     def add(self, name: str, is_folder: bool) -> str:
-        """The name without `./`. Raises _Refused: absolute, leading out, or a name that another system takes for one
-        that was there before."""
+        """Take `./` off a name. Raises _Refused: it is absolute, leads out of the archive, or another system takes it
+        for an earlier one."""
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or re.match(r"[A-Za-z]:", name) or "\0" in name:
             raise _Refused(f"its member {name!r} has an absolute path or a drive")
@@ -162,16 +168,6 @@ class _Names:
         if not is_folder:
             self.files.append(str(path))
         return str(path)
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    try:
-        yield
-    except tarfile.SpecialFileError:
-        raise _Refused(f"its member {name!r} is a device") from None
-    except tarfile.FilterError:
-        raise _Refused(f"its member {name!r} is a link that leads out of the archive") from None
 
 
 def _copy(source: IO[bytes], temporary: Path) -> None:

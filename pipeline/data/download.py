@@ -1,4 +1,4 @@
-"""The official files of a benchmark: taken from a folder or downloaded once, and held to their pins. No torch.
+"""Finds the official files of a benchmark in a folder, or downloads them once, and checks their digests. No torch.
 
 Downloads stand in FOCUS_CACHE below the pin of their bytes (else a digest of their URL), so that versions never mix.
 A file gets its name only when it is whole and fits its pin; until then it is a `.part`, which the next run resumes.
@@ -6,8 +6,8 @@ A file gets its name only when it is whole and fits its pin; until then it is a 
 
 import glob
 import hashlib
-import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,22 +18,25 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
+from tqdm import tqdm
 
 from pipeline.common import files
 from pipeline.data import archives
 from pipeline.runtime.errors import ConfigError, DataError, ResourceError
 from pipeline.runtime.settings import DataFile
 
-ATTEMPTS = 4  # at a server that answers with its own errors or hangs up
+ATTEMPTS = 4  # in a row without a new byte, at a server that answers with its own errors or hangs up
 WAIT_SECONDS = 2.0  # before the second attempt, twice as long before each further one
+TIMEOUT_SECONDS = 10.0
+MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)  # errors of the client that another attempt mends
 WHOLE = {"Accept-Encoding": "identity"}  # a server that packs its answers could not be resumed
-BLOCK = 1 << 20
+BLOCK = 1 << 20  # a connection that breaks loses the block it was in
 SHOWN_FILES = 8
 
 
 @dataclass(frozen=True)
 class Located:
-    """A file that is there and fits its pins, with both digests for those that have none."""
+    """A file that exists and fits its pins, with both digests for files that have no pin."""
 
     path: Path
     sha256: str
@@ -42,11 +45,11 @@ class Located:
 
 
 def locate(file: DataFile, source: Path | None) -> Located:
-    """The file in the folder `source`; without a folder, in the cache of downloads, downloaded if need be.
+    """Find the file in the folder `source`; without a folder, in the cache of downloads, downloaded if need be.
 
     Raises:
         ConfigError: no folder and no URL, or a member that its archive does not have.
-        DataError: not in the folder, not to be had from its URL, or other bytes than those pinned.
+        DataError: the file is not in the folder, cannot be downloaded, or has other bytes than those pinned.
         ResourceError: the cache cannot be written, or its disk is too full.
     """
     if source is not None:
@@ -84,7 +87,7 @@ def _in_folder(file: DataFile, source: Path) -> Located:
 
 
 def _whole(file: DataFile, place: Path) -> Located | None:
-    """The file of the cache, read through and held to its pins again; None: not there, or damaged."""
+    """Read the file of the cache and check its pins again; None: it is not there, or damaged."""
     return found if place.is_file() and not _wrong(file, found := _read(place)) else None
 
 
@@ -98,7 +101,7 @@ def _read(path: Path) -> Located:
 
 
 def _wrong(file: DataFile, found: Located) -> str | None:
-    """How the bytes differ from those pinned, with both digests; None: they fit."""
+    """Tell how the bytes differ from those pinned, with both digests; None: they fit."""
     for name, pinned, has in (("sha256", file.sha256, found.sha256), ("git blob", file.git_blob, found.git_blob)):
         if pinned is not None and pinned != has:
             return f"its {found.num_bytes:,} bytes have {name} {has}, pinned is {pinned}"
@@ -117,13 +120,9 @@ def _by_hand(place: Path, pin: str) -> str:
 
 
 def _take_out(file: DataFile, url: str, member: str, place: Path) -> Located:
-    """The member of an archive; the archive stays in the cache for the next one."""
-    archive = (
-        files.cache_folder()
-        / "downloads"
-        / _digest(url)
-        / (unquote(urlsplit(url).path).rpartition("/")[2] or "archive")
-    )
+    """Extract the member of an archive; the archive stays in the cache for the next member."""
+    name = unquote(urlsplit(url).path).rpartition("/")[2] or "archive"
+    archive = files.cache_folder() / "downloads" / _digest(url) / name
     with _locked(archive):
         if not archive.is_file():
             _download(url, archive, f"an archive; of its file {file.name}: {_pin(file)}", None).replace(archive)
@@ -150,10 +149,10 @@ def _settle(file: DataFile, part: Path, place: Path) -> Located:
 def _download(url: str, place: Path, pin: str, version: str | None) -> Path:
     """Download to a `.part` beside `place` and return its path: on disk, with as many bytes as the server announced.
 
-    A part is resumed when `version`, else the server's mark of the version, says that both halves are of one file.
+    A part is resumed when `version`, or else the server's mark of the version, shows that both halves are of one file.
 
     Raises:
-        DataError: nothing was to be had; says what can be done by hand.
+        DataError: the download failed; the message tells what can be done by hand.
         ResourceError: the disk is too full.
     """
     num_bytes, mark = _probe(url)
@@ -161,17 +160,18 @@ def _download(url: str, place: Path, pin: str, version: str | None) -> Path:
     for other in place.parent.glob(f"{glob.escape(place.name)}.????????.part"):
         if other != part or not (version or mark):
             other.unlink()
-    missing = (num_bytes or 0) - (part.stat().st_size if part.exists() else 0)
+    missing = (num_bytes or 0) - _num_bytes(part)
     if num_bytes and not missing:  # killed after the last byte
         return part
     if missing > (free := shutil.disk_usage(place.parent).free):
         needed = f"{missing:,} bytes are needed for {url}, {free:,} are free"
         raise ResourceError(f"{place.parent}: {needed}; free some, or set FOCUS_CACHE to a folder on another disk")
-    for attempt in range(ATTEMPTS):
+    attempt, may_pass = 0, True
+    while may_pass and attempt < ATTEMPTS:
         time.sleep(WAIT_SECONDS * 2 ** (attempt - 1) if attempt else 0)
+        before = _num_bytes(part)
         problem, may_pass = _fetch(url, part, place.name)
-        if not may_pass:
-            break
+        attempt = 1 if _num_bytes(part) > before else attempt + 1
     if not problem and version is None and _is_page_or_empty(part):
         part.unlink()
         problem = "the server gives an HTML page or nothing at all"
@@ -181,13 +181,13 @@ def _download(url: str, place: Path, pin: str, version: str | None) -> Path:
 
 
 def _probe(url: str) -> tuple[int | None, str]:
-    """Bytes of the file and the server's mark of its version, as far as it tells."""
+    """Ask for the bytes of the file and the server's mark of its version, as far as it tells."""
     import httpx2
     from huggingface_hub import get_session
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
-        answer = get_session().head(url, headers=WHOLE, timeout=10.0)
+        answer = get_session().head(url, headers=WHOLE, timeout=TIMEOUT_SECONDS)
     except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled):
         return None, ""
     length = answer.headers.get("Content-Length", "")
@@ -196,44 +196,53 @@ def _probe(url: str) -> tuple[int | None, str]:
 
 
 def _fetch(url: str, part: Path, name: str) -> tuple[str, bool]:
-    """Append what `part` lacks. What went wrong (nothing: empty), and whether another attempt may help."""
+    """Append to `part` what it lacks. Return what went wrong (empty: nothing) and whether another attempt may help."""
     import httpx2
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.file_download import http_get
+    from huggingface_hub import get_session
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
-    # It logs each of its own attempts; what came of them all is said once, by us.
-    logging.getLogger(http_get.__module__).setLevel(logging.CRITICAL)
-    # A connection that breaks loses the block it was in; with the 10 MB that are the default, most files would be lost.
-    constants.DOWNLOAD_CHUNK_SIZE = BLOCK
     try:
         with part.open("ab") as file:
-            http_get(url, file, resume_size=file.tell(), headers=WHOLE, displayed_filename=name)
+            start = file.tell()
+            headers = {**WHOLE, "Range": f"bytes={start}-"} if start else WHOLE
+            with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS) as answer:
+                status = answer.status_code
+                is_too_long = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+                continues = re.fullmatch(rf"bytes {start}-\d+/\d+", answer.headers.get("Content-Range", ""))
+                if is_too_long or (answer.is_success and start and not continues):
+                    start = file.truncate(0)
+                if not answer.is_success:
+                    may_pass = is_too_long or status in MAY_PASS or status >= 500
+                    return f"the server answers {status} {answer.reason_phrase}", may_pass
+                if status == HTTPStatus.PARTIAL_CONTENT and not continues:
+                    return "the server sends a part of the file and does not tell which", True
+                length = answer.headers.get("Content-Length")
+                total = start + int(length) if length else None
+                with tqdm(desc=name, initial=start, total=total, unit="B", unit_scale=True, disable=None) as progress:
+                    for block in answer.iter_bytes(BLOCK):
+                        file.write(block)
+                        progress.update(len(block))
             file.flush()
             os.fsync(file.fileno())
     except OfflineModeIsEnabled:
         return "not downloaded, for HF_HUB_OFFLINE is set", False
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if is_too_long := status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink()
-        return f"the server answers {status} {error.response.reason_phrase}", is_too_long or status >= 500
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        # http_get has tried again by itself, except after this one kind.
-        return _line(error), isinstance(error, httpx2.ReadError)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise ResourceError(
-                f"{part}: {error.strerror}; free the disk or set FOCUS_CACHE, the next run goes on"
-            ) from None
-        part.unlink()  # the headers do not say how the answer continues it
-        return _line(error), True
+        is_passing = isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.UnsupportedProtocol)
+        return f"{type(error).__name__}: {' '.join(str(error).split())}", is_passing
+    except OSError as error:
+        raise ResourceError(
+            f"{part}: {error.strerror}; free the disk or set FOCUS_CACHE, the next run goes on"
+        ) from None
     return "", False
+
+
+def _num_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 @contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """One process at a time; the lock of a process that died is free."""
+    """Let one process in at a time; the lock of a process that died is free."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place.with_name(f"{place.name}.lock")).acquire()
@@ -246,10 +255,6 @@ def _locked(place: Path) -> Iterator[None]:
 def _is_page_or_empty(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(512).lstrip()[:1] in (b"<", b"")
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _digest(text: str) -> str:

@@ -242,6 +242,12 @@ def test_a_broken_connection_is_taken_up_where_it_broke(cache, site):
     assert kept(cache) == ["dev.json"]
 
 
+def test_a_connection_that_breaks_often_is_not_given_up_while_it_brings_bytes(site):
+    site.files["/dev.json"] = content = os.urandom((download.ATTEMPTS + 3) * MIB)
+    site.faults = [CUT] * (download.ATTEMPTS + 2)
+    assert download.locate(official(site, content=content), None).path.read_bytes() == content
+
+
 def test_ranges_of_an_unknown_total_are_not_trusted(site):
     site.faults = [CUT, 404]
     refusal(official(site))
