@@ -18,8 +18,6 @@ class Census:
     """
 
     def __init__(self) -> None:
-        self.num_documents = 0
-        self.num_examples = 0
         self._num_words = 0
         self._max_words = 0
         self._digest_of: dict[str, int] = {}
@@ -37,7 +35,6 @@ class Census:
         num_words = len(document.text.split())
         if num_words == 0:
             raise DataError(f"document {document.document_id!r} has no text; leave it out")
-        self.num_documents += 1
         self._num_words += num_words
         self._max_words = max(self._max_words, num_words)
         self._digest_of[document.document_id] = _digest(document.text)
@@ -47,7 +44,6 @@ class Census:
         problem = self._problem(example)
         if problem:
             raise DataError(f"example {example.example_id!r}: {problem}")
-        self.num_examples += 1
         self._example_ids.add(example.example_id)
         self._question_ids[example.split].add(example.question_id)
         self._sizes[example.split][len(example.document_ids)] += 1
@@ -86,26 +82,16 @@ class Census:
         outside = {found.document_id for found in example.evidence} - set(example.document_ids)
         return f"evidence lies in {min(outside)!r}, which is not in the context" if outside else ""
 
-    @property
-    def num_leaked_documents(self) -> int:
-        """Count the texts that stand in a context of training and in one of dev, test or surface."""
-        return len(self._texts[True] & self._texts[False])
-
-    @property
-    def num_leaked_questions(self) -> int:
-        """Count the wordings that are asked, with the same answer, in training and in dev, test or surface."""
-        return len(self._questions[True] & self._questions[False])
-
     def summary(self) -> dict[str, Any]:
         """Collect all counts for reports/prepare.json. Raises DataError: there is not one example."""
-        if self.num_examples == 0:
+        if not self._example_ids:
             raise DataError("there is not one question to ask; look at the data settings and the counts of rejects")
         used = self._texts[True] | self._texts[False]
         return {
             "documents": {
-                "num_documents": self.num_documents,
+                "num_documents": len(self._digest_of),
                 "num_unused": sum(digest not in used for digest in self._digest_of.values()),
-                "words": {"mean": self._num_words / self.num_documents, "max": self._max_words},
+                "words": {"mean": self._num_words / len(self._digest_of), "max": self._max_words},
             },
             "splits": {
                 split: {
@@ -118,7 +104,11 @@ class Census:
                 for split in SPLITS
                 if split in ("train", "dev", "test") or self._sizes[split]
             },
-            "leaks": {"num_documents": self.num_leaked_documents, "num_questions": self.num_leaked_questions},
+            # Texts in a context of training and of dev or test; wordings asked in both with the same answer.
+            "leaks": {
+                "num_documents": len(self._texts[True] & self._texts[False]),
+                "num_questions": len(self._questions[True] & self._questions[False]),
+            },
         }
 
 

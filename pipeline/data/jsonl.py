@@ -37,7 +37,7 @@ class Rejects:
         self._reasons.setdefault(place, reason)
 
     def count(self, path: Path, num_lines: int) -> None:
-        """Remember how many lines that are not blank a file has."""
+        """Remember how many lines of a file are not blank."""
         self._num_lines[path] = num_lines
 
     @property
@@ -58,7 +58,7 @@ class Rejects:
             )
 
     def summary(self) -> dict[str, Any]:
-        """Counts, and the first rejects with place and reason."""
+        """Collect the counts, and the first rejects with place and reason."""
         first = [{"place": place, "reason": reason} for place, reason in self._reasons.items()][:SHOWN_REJECTS]
         return {"num_lines": self.num_lines, "num_rejects": self.num_bad, "first_rejects": first}
 

@@ -17,7 +17,7 @@ from pipeline.runtime.settings import BiosData, Data, DataFile, JsonlData, NqDat
 
 @dataclass(frozen=True)
 class Source:
-    """A benchmark, and what the report says about where it came from."""
+    """A benchmark, and what the report tells about its origin."""
 
     benchmark: Benchmark
     rejects: Rejects = field(default_factory=Rejects)
@@ -73,17 +73,18 @@ def _own_jsonl(data: JsonlData) -> Source:
 
 def _nq(data: NqData) -> Source:
     reader = partial(nq.benchmark, num_documents=data.num_documents, gold_position=data.gold_position)
-    return _official(reader, JsonLines, data, {"passages": data.passages})
+    return _from_files(reader, data, JsonLines, {"passages": data.passages})
 
 
-def _grouped(read: splits.Read, form: type[JsonLines], data: OfficialData) -> Source:
-    return _official(partial(splits.benchmark, read), form, data, {})
+def official(read: splits.Read, form: type[JsonLines], data: OfficialData) -> Source:
+    """Read a benchmark whose files have one JSON value a line (JsonLines) or one in all (JsonEntries)."""
+    return _from_files(partial(splits.benchmark, read), data, form, {})
 
 
-def _official(
+def _from_files(
     reader: Callable[[OfficialFiles], Benchmark],
-    form: type[JsonLines],
     data: OfficialData,
+    form: type[JsonLines],
     others: dict[str, list[DataFile]],
 ) -> Source:
     """Locate the files of all splits and the `others`, record what their bytes are, and give them to the reader."""
@@ -95,21 +96,19 @@ def _official(
             records.append({"part": part, "name": file.name, "sha256": found.sha256, "git_blob": found.git_blob})
             paths.append(found.path)
         lines[part] = (JsonByName if part in others else form)(paths, rejects)
-    official = OfficialFiles(
-        lines, rejects.reject, data.seed, data.dev_fraction, data.test_fraction, data.max_questions
-    )
-    return Source(reader(official), rejects, records, official.left_out)
+    shares = (data.dev_fraction, data.test_fraction, data.max_questions)
+    found_files = OfficialFiles(lines, rejects.reject, data.seed, *shares)
+    return Source(reader(found_files), rejects, records, found_files.left_out)
 
 
 BENCHMARKS: dict[str, Callable[[Any], Source]] = {
     "bios": _bios,
     "jsonl": _own_jsonl,
-    "quality": partial(_grouped, quality.read, JsonLines),
-    "squality": partial(_grouped, squality.read, JsonLines),
-    "longbench": partial(_grouped, longbench.read, JsonLines),
-    "hotpot": partial(_grouped, hotpot.read, JsonEntries),
-    "qasper": partial(_grouped, qasper.read, JsonEntries),
+    "quality": partial(official, quality.read, JsonLines),
+    "squality": partial(official, squality.read, JsonLines),
+    "longbench": partial(official, longbench.read, JsonLines),
+    "hotpot": partial(official, hotpot.read, JsonEntries),
+    "qasper": partial(official, qasper.read, JsonEntries),
     "nq": _nq,
 }
-"""By `kind` of the settings (conf/data). A new benchmark with official files is one line: its reader, and whether its
-files hold one JSON value a line (JsonLines) or one in all (JsonEntries)."""
+"""How to open each benchmark, by the `kind` of its settings. A new benchmark with official files is one line."""

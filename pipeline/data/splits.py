@@ -1,4 +1,4 @@
-"""What readers of official files share: their input, the example of a question, and the split it goes to."""
+"""Splits the questions of a benchmark, and defines what a reader of official files takes and yields."""
 
 import hashlib
 from collections import Counter
@@ -31,7 +31,7 @@ class OfficialFiles:
     """Share of train's groups that is held out as dev, in addition to the files of dev."""
     test_fraction: float = 0.0
     max_questions: int | None = None
-    """Of each split, the first ones are taken; None: all."""
+    """Only the first questions of each split are taken; None: all."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Questions that are left out without being errors, by reason; complete when all examples have been taken."""
 

@@ -1,4 +1,4 @@
-"""Stage prepare: whatever the benchmark, documents and examples in one shape. No torch."""
+"""Stage prepare: writes documents and examples of any benchmark in one shape. No torch."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -43,26 +43,28 @@ def main() -> None:
             "rejects": rejects.summary(),
         },
     )
-    print(_summary_line(census, summary, rejects.num_bad, left_out))
+    print(_summary_line(summary, rejects.num_bad, left_out))
 
 
-def _summary_line(census: Census, summary: dict[str, Any], num_rejects: int, left_out: dict[str, int]) -> str:
-    words = summary["documents"]["words"]
-    by_split = ", ".join(f"{split} {counts['num_examples']:,}" for split, counts in summary["splits"].items())
+def _summary_line(summary: dict[str, Any], num_rejects: int, left_out: dict[str, int]) -> str:
+    documents, leaks = summary["documents"], summary["leaks"]
+    num_examples = {split: counts["num_examples"] for split, counts in summary["splits"].items()}
+    by_split = ", ".join(f"{split} {number:,}" for split, number in num_examples.items())
+    words = documents["words"]
     parts = [
-        f"{census.num_documents:,} documents ({words['mean']:,.0f} words on average, {words['max']:,} at most)",
-        f"{census.num_examples:,} examples ({by_split})",
+        f"{documents['num_documents']:,} documents ({words['mean']:,.0f} words on average, {words['max']:,} at most)",
+        f"{sum(num_examples.values()):,} examples ({by_split})",
     ]
     if left_out:
         parts.append("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()))
     if num_rejects:
         parts.append(f"{num_rejects:,} bad lines left out (the first ones stand in {SUMMARY})")
-    if summary["splits"]["train"]["num_examples"] == 0:
+    if num_examples["train"] == 0:
         parts.append("nothing to train on: `dvc repro evaluate@base` is as far as it goes")
-    if census.num_leaked_documents or census.num_leaked_questions:
+    if any(leaks.values()):
         parts.append(
-            f"WARNING: {census.num_leaked_documents:,} documents and {census.num_leaked_questions:,} questions "
-            "of train stand in dev or test too"
+            f"WARNING: {leaks['num_documents']:,} documents and {leaks['num_questions']:,} questions of train stand in "
+            "dev or test too"
         )
     return "prepare: " + "; ".join(parts)
 

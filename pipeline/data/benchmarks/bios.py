@@ -47,7 +47,7 @@ FACTS_PER_PERSON = (5, 6)
 
 
 class Fact(NamedTuple):
-    """What one sentence, characters [start, end) of the text, tells."""
+    """The attribute that one sentence, characters [start, end) of the text, tells."""
 
     relation: int
     value: str
@@ -56,7 +56,7 @@ class Fact(NamedTuple):
 
 
 class Biography(NamedTuple):
-    """A document and what it tells, in the order of its sentences."""
+    """A document and its facts, in the order of its sentences."""
 
     document: Document
     facts: list[Fact]
@@ -65,7 +65,7 @@ class Biography(NamedTuple):
 def biography(
     document_id: str, name: str, random: Random, facts_per_person: Sequence[int] = FACTS_PER_PERSON
 ) -> Biography:
-    """Tell so many of the eight attributes of a person, with drawn values, in a drawn order."""
+    """Write a person's biography: a drawn number of the eight attributes, with drawn values, in a drawn order."""
     numbers = random.sample(range(len(RELATIONS)), random.choice(facts_per_person))
     sentences: list[str] = []
     facts: list[Fact] = []
@@ -82,7 +82,7 @@ def biography(
 
 
 def ask(name: str, fact: Fact, random: Random | None = None) -> tuple[str, str]:
-    """Question and answer lead for one fact of a person; `random` draws one of the question's wordings."""
+    """Word question and answer lead for one fact of a person; `random` draws one of the question's wordings."""
     relation = RELATIONS[fact.relation]
     question = relation.question if random is None else random.choice((relation.question, *relation.paraphrases))
     return question.format(name=name), f"{name} {relation.phrase}"
@@ -114,17 +114,17 @@ class People:
         return len(self.names)
 
     def random(self, *key: object) -> Random:
-        """Random numbers that depend on nothing but seed, share and key."""
+        """Make random numbers that depend on nothing but seed, share and key."""
         return Random("/".join(map(str, ("bios", self._seed, self.share, *key))))
 
     def shares_name(self, person: int, other: int) -> bool:
-        """Do two people have the first or the last name in common?"""
+        """Tell whether two people have the first or the last name in common."""
         row, column = divmod(person, self.side)
         other_row, other_column = divmod(other, self.side)
         return row == other_row or (column == other_column and row // self.side == other_row // self.side)
 
     def distractors(self, person: int, count: int, sharing_rate: float, random: Random) -> list[int]:
-        """`count` others; of the first m of them, rate * m share one name with the person, for every m.
+        """Draw `count` others; of the first m of them, rate * m share one name with the person, for every m.
 
         The number is rounded up or down, by one draw per question, so that the rate is exact on average.
         """
@@ -194,11 +194,11 @@ def generate(
     wording: Wording = "fixed",
     surface: Surface | None = None,
 ) -> Benchmark:
-    """Documents and examples of the splits `train`, `unlabelled`, `dev`, `test` and `surface`, as generators.
+    """Generate documents and examples of the splits `train`, `unlabelled`, `dev`, `test` and `surface`.
 
     A question is asked once for each entry of num_documents[split]; the larger context holds the distractors of the
-    smaller one, and the gold document's place is drawn for each. Unlabelled questions have no answers, and nothing says
-    where these stand. Equal arguments give equal results.
+    smaller one, and the gold document's place is drawn for each. Unlabelled questions have no answers, and no field
+    tells where these stand. Equal arguments give equal results.
 
     Args:
         num_questions: of each split, `surface` apart.
@@ -233,7 +233,7 @@ def generate(
 
 
 def _documents(peoples: Sequence[People]) -> Iterator[Document]:
-    """Every biography once; people of two splits of one share are the same."""
+    """Yield every biography once; people of two splits of one share are the same."""
     told: set[str] = set()
     for people in peoples:
         for person, document_id in enumerate(people.document_ids):
@@ -280,8 +280,10 @@ def _examples(asked: _SplitQuestions, gold_position: GoldPosition, wording: Word
 
 
 def _side(split: str, num_questions: int, num_documents: int, sharing_rate: float, facts_each: int) -> int:
-    """The smallest grid that has three people for four questions (if names allow) and enough for every context; more
-    people where each tells less than is usual, so that as many facts can be asked."""
+    """Find the smallest grid that has three people for four questions (if names allow) and enough for every context.
+
+    There are more people where each has fewer facts than usual, so that as many facts can be asked.
+    """
     num_distractors = num_documents - 1
     max_sharing = math.ceil(sharing_rate * num_distractors)
     max_others = num_distractors - math.floor(sharing_rate * num_distractors)

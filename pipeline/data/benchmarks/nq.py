@@ -196,15 +196,15 @@ class NqContext(NamedTuple):
 
 
 def benchmark(files: OfficialFiles, *, num_documents: Sequence[int], gold_position: GoldPosition) -> Benchmark:
-    """Every passage of a context once, and an example for each record with a context and each context we build.
+    """Make an example for each record with a context and for each context we build; a passage is a document.
 
-    We build one of every size in `num_documents` for a question of test, and one for a question of train or dev, with
-    the sizes by turn. `files` has the collection as "passages"; questions of train are held out as dev or test. Of each
-    split the first `max_questions` that have a gold passage are taken.
+    For a question of test we build one context of every size in `num_documents`, for a question of train or dev only
+    one, with the sizes by turn. The collection is the part "passages" of `files`. Of each split the first
+    `max_questions` that have a gold passage are taken.
 
-    These are counted in `left_out`: "questions asked in test", "questions asked in dev", "questions asked before" (a
-    second time without a context), "questions without a gold passage" (none of the best passages holds an answer), and
-    "passages of test records".
+    `left_out` counts "questions asked in test", "questions asked in dev", "questions asked before" (a second time
+    without a context), "questions without a gold passage" (none of the best passages holds an answer), and "passages of
+    test records".
 
     Memory holds the collections, ids, and for each built context references to its passages.
 

@@ -55,7 +55,7 @@ class QuestionLine(_Line):
 
 
 def benchmark(documents: Lines, questions: Lines, reject: Reject) -> Benchmark:
-    """Documents and examples of both files, in their order; the documents must be taken first, to their end.
+    """Read documents and examples of both files, in their order; the documents must be taken first, to their end.
 
     Memory holds the documents' ids and lengths and the quotes, never a text. Bad lines go to `reject`.
 

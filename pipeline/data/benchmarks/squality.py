@@ -16,13 +16,13 @@ from pipeline.data.splits import Group, OfficialFiles
 
 
 class Metadata(OfficialRecord):
-    """Where a story comes from."""
+    """The origin of a story."""
 
     passage_id: Text
 
 
 class Response(OfficialRecord):
-    """One writer's summary."""
+    """The summary of one writer."""
 
     response_text: str
 
