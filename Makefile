@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 METHOD ?= focused
 OUT ?= models/merged-$(METHOD)
 
-.PHONY: help setup plan repro eval ablations merge readme-results test check format base-model lock clean
+.PHONY: help setup plan repro eval ablations merge score readme-results test check format base-model lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ ablations: $(READY) ## Run the grid of conf/ablations.yaml and print its table; 
 
 merge: $(READY) ## Merge the adapter of METHOD (focused) into one plain transformers model in OUT
 	@python -m pipeline.tools.merge "$(METHOD)" --out "$(OUT)"
+
+score: $(READY) ## Score anybody's PREDICTIONS against the official REFERENCES of BENCHMARK, by the official rules
+	@python -m pipeline.tools.score_predictions --predictions "$(PREDICTIONS)" --references "$(REFERENCES)" --benchmark "$(BENCHMARK)"
 
 test: $(READY) ## Run the tests
 	python -m pytest

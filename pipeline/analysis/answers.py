@@ -6,9 +6,10 @@ Does it matter where the gold document stands? A value of each example along the
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from pipeline.common.tables import Row
 from pipeline.common.text import normalize
 from pipeline.evaluation import bootstrap, metrics, score
 from pipeline.evaluation.score import POSITION_BINS
@@ -23,8 +24,6 @@ KINDS: tuple[Kind, ...] = (
     "no_answer",
     "wrong_option",
 )
-
-Row = Mapping[str, Any]
 
 
 def kind(prediction: Row, context_texts: Iterable[str]) -> Kind:

@@ -5,96 +5,23 @@ All evaluators normalise alike (common/text.py). Every score is the best over th
     exact_match, token_f1   SQuAD 2.0, evaluate-v2.0.py (rajpurkar/SQuAD-explorer)
     best_subspan_em         Lost in the Middle, src/lost_in_the_middle/metrics.py (nelson-liu/lost-in-the-middle)
     qasper_token_f1         Qasper, scripts/evaluator.py (allenai/qasper-led-baseline @afd0fb96)
-    qasper_scores           the same, with types and evidence
+    qasper_evidence_f1      the same, of the paragraphs that were given as evidence
     longbench_qa_f1         LongBench, metrics.py (THUDM/LongBench)
     hotpot_f1               HotpotQA, hotpot_evaluate_v1.py (hotpotqa/hotpot)
     quality_accuracy        QuALITY, of many answers at once (multiple_choice.py)
-
-Qasper's answer F1 is the best over the annotators and counts for the type of the best one, the first of equals. Its
-evidence F1 is the best over the annotators on its own: it compares whole paragraphs as they are, shared ones once, and
-divides by the lengths of the lists, so that a paragraph given twice costs.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict
+from collections.abc import Sequence
+from typing import Literal
 
 from pipeline.common.text import bag_f1, has_answer, normalize, normalize_marks
 from pipeline.evaluation.multiple_choice import parse_option as parse_option
 from pipeline.evaluation.multiple_choice import quality_accuracy as quality_accuracy
 
 TYPES = ("extractive", "abstractive", "boolean", "none")
-_NO_TEXT = "FLOAT SELECTED"  # opens the evidence that is a figure or a table
-
-
-class QasperScores(TypedDict):
-    """F1 from 0 to 1, and one of TYPES."""
-
-    answer_f1: float
-    evidence_f1: float
-    booked_type: str
-
-
-class Reference(NamedTuple):
-    """What one annotator answered."""
-
-    text: str
-    kind: str
-    evidence: Sequence[str]
-
-
-def reference(answer: Mapping[str, Any]) -> Reference:
-    """Of one official `answer`: unanswerable goes before spans, these before a free form, that before yes and no.
-
-    Raises:
-        ValueError: it has none of them.
-    """
-    if answer["unanswerable"]:
-        return Reference("Unanswerable", "none", [])
-    if answer["extractive_spans"]:
-        return Reference(", ".join(answer["extractive_spans"]), "extractive", answer["evidence"])
-    if answer["free_form_answer"]:
-        return Reference(answer["free_form_answer"], "abstractive", answer["evidence"])
-    if answer["yes_no"] is not None:
-        return Reference("Yes" if answer["yes_no"] else "No", "boolean", answer["evidence"])
-    raise ValueError("an annotator's answer is neither unanswerable nor has it spans, a free form, or a yes or no")
-
-
-def qasper_scores(
-    prediction: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], text_evidence_only: bool = False
-) -> QasperScores:
-    """Scores of {"predicted_answer": text, "predicted_evidence": [paragraph, ...]} against a question's `answers`.
-
-    `answers` is the list of Qasper v0.3, an item an annotator. `text_evidence_only` takes figures and tables out of the
-    annotators' evidence, never out of the prediction's.
-
-    Raises:
-        ValueError: `answers` is empty (the official evaluator stops with an IndexError), or one of them says nothing.
-    """
-    if not answers:
-        raise ValueError("answers is empty: a question without an annotator's answer has no score; leave it out")
-    references = [reference(item["answer"]) for item in answers]
-    words = normalize(prediction["predicted_answer"]).split()
-    scores = [bag_f1(words, normalize(found.text).split()) for found in references]
-    best = max(range(len(scores)), key=lambda place: scores[place])  # the first of equals
-    evidence = [
-        [text for text in found.evidence if not (text_evidence_only and _NO_TEXT in text)] for found in references
-    ]
-    return {
-        "answer_f1": scores[best],
-        "evidence_f1": max(_evidence_f1(prediction["predicted_evidence"], expected) for expected in evidence),
-        "booked_type": references[best].kind,
-    }
-
-
-def _evidence_f1(found: Sequence[str], expected: Sequence[str]) -> float:
-    if not found and not expected:
-        return 1.0
-    num_shared = len(set(found) & set(expected))
-    if num_shared == 0:
-        return 0.0
-    precision, recall = num_shared / len(found), num_shared / len(expected)
-    return 2 * precision * recall / (precision + recall)
-
+"""Types of a reference in Qasper."""
+NO_TEXT = "FLOAT SELECTED"
+"""Marks evidence in Qasper that is a figure or a table."""
 
 ErrorClass = Literal["correct", "distraction", "other"]
 
@@ -132,6 +59,30 @@ def qasper_token_f1(prediction: str, references: Sequence[str]) -> float:
     """F1 of the bags of words; 0 when either is empty, also when both are, unlike SQuAD 2.0."""
     found = normalize(prediction).split()
     return max((bag_f1(found, normalize(reference).split()) for reference in references), default=0.0)
+
+
+def qasper_evidence_f1(
+    predicted: Sequence[str], references: Sequence[Sequence[str]], text_evidence_only: bool = False
+) -> float:
+    """F1 of the predicted evidence paragraphs against each annotator's; the best over the annotators.
+
+    Whole paragraphs are compared, shared ones once, but the lengths of the lists count: a paragraph given twice costs.
+    `text_evidence_only` removes figures and tables from the annotators' evidence, never from the predicted.
+    """
+    return max(
+        _evidence_f1(predicted, [text for text in reference if not (text_evidence_only and NO_TEXT in text)])
+        for reference in references
+    )
+
+
+def _evidence_f1(found: Sequence[str], expected: Sequence[str]) -> float:
+    if not found and not expected:
+        return 1.0
+    num_shared = len(set(found) & set(expected))
+    if num_shared == 0:
+        return 0.0
+    precision, recall = num_shared / len(found), num_shared / len(expected)
+    return 2 * precision * recall / (precision + recall)
 
 
 def longbench_qa_f1(prediction: str, references: Sequence[str]) -> float:

@@ -1,102 +1,120 @@
-"""What each benchmark's own evaluator prints, over the predictions of one method and input.
+"""The scores that each benchmark's own evaluator prints, over the predictions of one method and input.
 
-    quality     accuracy of the likeliest and of the generated option, over all and over the hard subset, SAT-style
-                scores, share of answers that name no option (each counts as wrong)
-    qasper      answer F1, over all, by the type of the reference that matched best (official) and by the type of the
-                first annotator's (stable: the same questions for every method)
+    quality     accuracy of the likeliest and of the generated option, over all questions and over the hard subset,
+                SAT-style scores, share of answers that name no option (they count as wrong)
+    qasper      answer F1, over all questions, by the type of the best-matching reference (official) and by the type of
+                the first annotator's (the same questions for every method)
     nq          best-subspan EM (Lost in the Middle; not an exact match), exact match and F1 (SQuAD)
-    hotpot      exact match and F1, which is 0 where only one of answer and reference is a yes or no
+    hotpot      exact match, and F1, which is 0 where only one of answer and reference is a yes or no
     longbench   F1
     squality    ROUGE-1, -2 and -L, the best over the references
 
-Other benchmarks have no official evaluator. Scores are shares from 0 to 1; counts are whole numbers.
+Other benchmarks have no official evaluator. To add one, write a function of rows and enter it in _EVALUATORS.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from pipeline.common.tables import Row
 from pipeline.evaluation import metrics
 
-Row = Mapping[str, Any]
+
+class OfficialScore(NamedTuple):
+    """A mean over `n` questions, from 0 to 1 (SAT-style from -1/3); None where there is no question."""
+
+    value: float | None
+    n: int
+
+
+Scores = dict[str, OfficialScore]
 Figures = dict[str, float | None]
+
+_COUNTED = {"accuracy_hard_likeliest": "num_hard"} | {
+    f"answer_f1_first_{kind}": f"num_first_{kind}" for kind in metrics.TYPES
+}
+"""Scores over a part of the questions, and the name under which `figures` gives the number of these questions."""
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """ROUGE-L of one summary, the best over the references."""
+    """Compute ROUGE-L of one summary: the best over the references."""
     return _rouge(prediction, references)["rouge_l"]
 
 
-def figures(rows: Sequence[Row]) -> Figures:
-    """By name; empty where the benchmark has no official evaluator. `rows` are of one benchmark."""
+def scores(rows: Sequence[Row]) -> Scores:
+    """Compute the official scores of one benchmark's rows of predictions; empty without rows or official evaluator."""
     benchmark = rows[0]["benchmark"] if rows else ""
-    return _FIGURES[benchmark](rows) if benchmark in _FIGURES else {}
+    return _EVALUATORS[benchmark](rows) if benchmark in _EVALUATORS else {}
 
 
-def _quality(rows: Sequence[Row]) -> Figures:
-    hard = {row["example_id"]: int(row["subset"] == "hard") for row in rows}
+def figures(rows: Sequence[Row]) -> Figures:
+    """Compute the values of `scores`, and the number of questions in each subset (hard ones, types of answer)."""
+    found = scores(rows)
+    counts = {_COUNTED[name]: score.n for name, score in found.items() if name in _COUNTED}
+    return {name: score.value for name, score in found.items()} | counts
+
+
+def mean(values: Sequence[float]) -> OfficialScore:
+    """Average the values of some questions."""
+    return OfficialScore(sum(values) / len(values) if values else None, len(values))
+
+
+def column_means(*columns: str) -> Callable[[Sequence[Row]], Scores]:
+    """Make an evaluator that averages columns of the rows."""
+    return lambda rows: {name: mean([row[name] for row in rows]) for name in columns}
+
+
+def _quality(rows: Sequence[Row]) -> Scores:
     references = {
-        row["example_id"]: {"gold_label": row["gold_option"] + 1, "difficult": hard[row["example_id"]]} for row in rows
+        row["example_id"]: {"gold_label": row["gold_option"] + 1, "difficult": int(row["subset"] == "hard")}
+        for row in rows
     }
-    found: Figures = {}
+    found: Scores = {}
     for name, column in (("likeliest", "likeliest_option"), ("generated", "generated_option")):
-        # Labels count from 1; 0 is the label of no option: an answer that names none is wrong, no abstention.
+        # Labels count from 1. Label 0 is no option: an answer that names none is wrong and does not abstain.
         labels = {row["example_id"]: row[column] + 1 for row in rows}
-        scores = metrics.quality_accuracy(labels, references)
-        found |= {f"{key}_{name}": scores[key] for key in ("accuracy", "accuracy_hard", "sat_style", "sat_style_hard")}
-    found["unparseable"] = _mean([float(row["generated_option"] < 0) for row in rows])
-    found["num_hard"] = sum(hard.values())
-    return found
+        total = metrics.quality_accuracy(labels, references)
+        found[f"accuracy_{name}"] = OfficialScore(total["accuracy"], total["n"])
+        found[f"accuracy_hard_{name}"] = OfficialScore(total["accuracy_hard"], total["n_hard"])
+        found[f"sat_style_{name}"] = OfficialScore(total["sat_style"], total["n"])
+        found[f"sat_style_hard_{name}"] = OfficialScore(total["sat_style_hard"], total["n_hard"])
+    return found | {"unparseable": mean([float(row["generated_option"] == -1) for row in rows])}
 
 
-def _qasper(rows: Sequence[Row]) -> Figures:
+def _qasper(rows: Sequence[Row]) -> Scores:
     booked: dict[str, list[float]] = defaultdict(list)
-    stable: dict[str, list[float]] = defaultdict(list)
+    first: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        scores = [metrics.qasper_token_f1(row["prediction"], [answer]) for answer in row["answers"]]
-        best = max(range(len(scores)), key=lambda place: scores[place])  # ties to the first annotator
-        booked[row["answer_types"][best]].append(scores[best])
-        stable[row["answer_types"][0]].append(scores[best])
-    types = sorted(stable)
-    return {
-        "answer_f1": _mean([row["score"] for row in rows]),
-        **{f"answer_f1_booked_{kind}": _mean(booked[kind]) for kind in sorted(booked)},
-        **{f"answer_f1_first_{kind}": _mean(stable[kind]) for kind in types},
-        **{f"num_first_{kind}": len(stable[kind]) for kind in types},
-    }
+        f1 = [metrics.qasper_token_f1(row["prediction"], [answer]) for answer in row["answers"]]
+        best = max(range(len(f1)), key=lambda place: f1[place])  # ties go to the first annotator
+        booked[f"answer_f1_booked_{row['answer_types'][best]}"].append(f1[best])
+        first[f"answer_f1_first_{row['answer_types'][0]}"].append(f1[best])
+    by_type = {name: mean(values) for values_of in (booked, first) for name, values in sorted(values_of.items())}
+    return {"answer_f1": mean([row["score"] for row in rows]), **by_type}
 
 
-def _hotpot(rows: Sequence[Row]) -> Figures:
+def _hotpot(rows: Sequence[Row]) -> Scores:
     f1 = [metrics.hotpot_f1(row["prediction"], row["answers"]) for row in rows]
-    return {"exact_match": _mean([row["exact_match"] for row in rows]), "answer_f1": _mean(f1)}
+    return {"exact_match": mean([row["exact_match"] for row in rows]), "answer_f1": mean(f1)}
 
 
-def _squality(rows: Sequence[Row]) -> Figures:
-    scores = [_rouge(row["prediction"], row["answers"]) for row in rows]
-    return {name: _mean([found[name] for found in scores]) for name in ("rouge_1", "rouge_2", "rouge_l")}
+def _squality(rows: Sequence[Row]) -> Scores:
+    found = [_rouge(row["prediction"], row["answers"]) for row in rows]
+    return {name: mean([scores[name] for scores in found]) for name in ("rouge_1", "rouge_2", "rouge_l")}
 
 
-def _columns(*names: str) -> Callable[[Sequence[Row]], Figures]:
-    return lambda rows: {name: _mean([row[name] for row in rows]) for name in names}
-
-
-_FIGURES: dict[str, Callable[[Sequence[Row]], Figures]] = {
+_EVALUATORS: dict[str, Callable[[Sequence[Row]], Scores]] = {
     "quality": _quality,
     "qasper": _qasper,
-    "nq": _columns("best_subspan_em", "exact_match", "token_f1"),
+    "nq": column_means("best_subspan_em", "exact_match", "token_f1"),
     "hotpot": _hotpot,
-    "longbench": _columns("score"),
+    "longbench": column_means("score"),
     "squality": _squality,
 }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
-    # Here, because the library takes long to import and only summaries need it.
+    # Imported here, because the library takes seconds to import and only summaries need it.
     from pipeline.evaluation import rouge
 
-    scores: dict[str, float] = rouge.rouge(prediction, references)
-    return scores
+    return rouge.rouge(prediction, references)

@@ -30,7 +30,6 @@ from pipeline.views import full_view, masking, prompts, tasks
 from pipeline.views.tokenizer import encoder, load
 
 Ints = NDArray[np.int32]
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Prompt:
 class Ask(NamedTuple):
     """One example with one input."""
 
-    example: Row
+    example: tables.Row
     input: str
     chunk_ids: list[str]
     """The chunks the model is given."""
@@ -99,7 +98,7 @@ class Asks:
             fitting = full_view.cut(laid, self._max_tokens - len(suffix_ids), "middle")
             self._ask(example, name, kept, np.asarray(fitting.input_ids, dtype=np.int32), suffix_ids)
 
-    def _ask(self, example: Row, name: str, chunk_ids: list[str], prefix_ids: Ints, suffix_ids: Ints) -> None:
+    def _ask(self, example: tables.Row, name: str, chunk_ids: list[str], prefix_ids: Ints, suffix_ids: Ints) -> None:
         letters = prompts.LETTERS[: len(example["options"])]
         options = tuple(tuple(self._encode(prompts.answer_segment(letter))) for letter in letters)
         prompt = Prompt(prefix_ids, suffix_ids, options)

@@ -7,14 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.common.tables import name_sharing_rate_of
+from pipeline.common.tables import Row, name_sharing_rate_of
 from pipeline.evaluation import bootstrap, metrics, official
 from pipeline.views import tasks
 
 METRICS = ("score", "exact_match", "token_f1", "best_subspan_em")
 POSITION_BINS = 5  # parts of a context that the gold document may stand in
-
-Row = Mapping[str, Any]
 
 
 class Measure(NamedTuple):

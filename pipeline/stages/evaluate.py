@@ -6,16 +6,16 @@ that comes with several contexts is asked over the one of most documents. report
 input, the same figures over all examples (`overall`), by number of documents, by number of documents and fifth of the
 context that holds the gold document, and the `official` ones.
 
-`--score PREDICTIONS --references FILE --benchmark NAME` scores anybody's predictions instead.
+To score predictions of another system, use pipeline/tools/score_predictions.py.
 """
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.common import files, methods, tables
-from pipeline.evaluation import schema, score
+from pipeline.evaluation import predict, schema, score
+from pipeline.model import distributed
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, DataError, did_you_mean
 from pipeline.runtime.main import run
@@ -27,14 +27,6 @@ PREDICTIONS, FIGURES = Path("reports/predictions"), Path("reports/eval")
 
 
 def main() -> None:
-    if "--score" in sys.argv[1:]:
-        # By its name: it is no part of the stage, and an edit of it must not rerun the stage.
-        importlib.import_module("pipeline.tools.score_predictions").main(sys.argv[1:])
-        return
-    # Here, because torch takes seconds to import, and scoring does without.
-    from pipeline.evaluation import predict
-    from pipeline.model import distributed
-
     method = _method(sys.argv[1:])
     settings = config.load(EvaluateStage)
     split = settings.eval.split
@@ -81,6 +73,11 @@ def main() -> None:
 def _method(arguments: Sequence[str]) -> str:
     if len(arguments) == 1 and arguments[0] in methods.METHODS:
         return arguments[0]
+    if "--score" in arguments:
+        raise ConfigError(
+            "evaluate does not score files; use `python -m pipeline.tools.score_predictions --predictions FILE "
+            "--references FILE --benchmark NAME`"
+        )
     given = " ".join(arguments) or "none"
     hint = did_you_mean(given, methods.METHODS)
     raise ConfigError(f"evaluate takes one method, got {given}{hint}; choose from {', '.join(methods.METHODS)}")

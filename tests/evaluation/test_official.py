@@ -1,38 +1,29 @@
-"""What the official evaluators print: the same for our own predictions as for anybody's."""
+"""The scores that official evaluators print, on literal rows of predictions."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.evaluation import official
-from pipeline.tools.outside_predictions import Answered, Prediction
-from pipeline.tools.references import Reference
-from pipeline.tools.tally import tally
+from pipeline.evaluation import metrics, official
 
-OPTIONS = ["Rain", "Hail", "Snow", "Fog"]
+TEXTS = st.sampled_from(["", "the", "red fox", "fox", "Yes", "no", "unanswerable", "-"])
 
 
-def test_written_quality_answers_score_as_outside_ones_do_abstentions_aside():
-    written = {"q1": "B", "q2": "(C) Snow", "q3": "who knows", "q4": "A or B"}
-    gold, subset = {"q1": 1, "q2": 0, "q3": 2, "q4": 3}, {"q1": "hard", "q2": "easy", "q3": "hard", "q4": ""}
-    rows, answered = [], []
-    for name, text in written.items():
-        generated = {"B": 1, "(C) Snow": 2}.get(text, -1)
-        rows.append(
-            {
-                "benchmark": "quality", "example_id": name, "subset": subset[name], "gold_option": gold[name],
-                "generated_option": generated, "likeliest_option": gold[name],
-            }
-        )  # fmt: skip
-        reference = Reference(
-            names=(name,), answers=[OPTIONS[gold[name]]], options=OPTIONS, label=gold[name] + 1,
-            difficult=int(subset[name] == "hard"),
-        )  # fmt: skip
-        answered.append(Answered(reference, Prediction(name, (name,), text, None)))
-    ours, theirs = official.figures(rows), tally("quality", answered)
-    for score in theirs.scores:
-        assert ours[f"{score.name}_generated"] == pytest.approx(score.value), score.name
-    assert ours["accuracy_generated"] == 0.25 and ours["unparseable"] == 0.5
-    assert ours["sat_style_generated"] == pytest.approx((1 - 3 / 3) / 4)
-    assert (ours["accuracy_likeliest"], ours["num_hard"]) == (1.0, 2)
+def test_quality_counts_an_answer_that_names_no_option_as_wrong_and_an_abstention_apart():
+    generated = {"q1": (1, 1, "hard"), "q2": (0, 2, "easy"), "q3": (2, -1, "hard"), "q4": (3, -2, "")}
+    rows = [
+        {
+            "benchmark": "quality", "example_id": name, "subset": subset, "gold_option": gold,
+            "generated_option": option, "likeliest_option": gold,
+        }
+        for name, (gold, option, subset) in generated.items()
+    ]  # fmt: skip
+    found = official.figures(rows)
+    assert (found["accuracy_generated"], found["accuracy_hard_generated"]) == (0.25, 0.5)
+    assert found["sat_style_generated"] == pytest.approx((1 - 2 / 3) / 4)
+    assert found["sat_style_hard_generated"] == pytest.approx((1 - 1 / 3) / 2)
+    assert (found["accuracy_likeliest"], found["unparseable"], found["num_hard"]) == (1.0, 0.25, 2)
+    assert official.scores(rows)["accuracy_hard_generated"] == (0.5, 2)
 
 
 def test_qasper_books_by_the_best_reference_and_by_the_first_annotator():
@@ -49,6 +40,17 @@ def test_qasper_books_by_the_best_reference_and_by_the_first_annotator():
     }  # fmt: skip
 
 
+@given(TEXTS, st.lists(st.tuples(TEXTS, st.sampled_from(metrics.TYPES)), min_size=1, max_size=3))
+def test_qasper_books_a_question_under_the_first_of_its_best_references(prediction, references):
+    texts, types = [text for text, _ in references], [kind for _, kind in references]
+    f1 = metrics.qasper_token_f1(prediction, texts)
+    row = {"benchmark": "qasper", "prediction": prediction, "answers": texts, "answer_types": types, "score": f1}
+    found = official.scores([row])
+    alone = [metrics.qasper_token_f1(prediction, [text]) for text in texts]
+    assert found[f"answer_f1_booked_{types[alone.index(f1)]}"] == found[f"answer_f1_first_{types[0]}"] == (f1, 1)
+    assert len(found) == 3 and 0.0 <= f1 <= 1.0
+
+
 def test_hotpot_gives_no_credit_for_words_shared_with_a_yes_or_no():
     row = {"benchmark": "hotpot", "prediction": "no way", "answers": ["no"], "exact_match": 0.0}
     assert official.figures([row]) == {"exact_match": 0.0, "answer_f1": 0.0}
@@ -56,3 +58,4 @@ def test_hotpot_gives_no_credit_for_words_shared_with_a_yes_or_no():
 
 def test_a_benchmark_without_an_official_evaluator_has_no_figures():
     assert official.figures([{"benchmark": "bios"}]) == official.figures([]) == {}
+    assert official.mean([]) == (None, 0)

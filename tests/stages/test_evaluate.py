@@ -251,6 +251,7 @@ def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
         (["focussed"], r"got focussed \(did you mean focused\?\); choose from base, vanilla, focused"),
         ([], "takes one method, got none"),
         (["base", "vanilla"], "got base vanilla"),
+        (["--score", "file", "--references", "file"], "use `python -m pipeline.tools.score_predictions --predictions"),
     ],
 )
 def test_an_unknown_method_is_refused_with_the_nearest_name(arguments, message, monkeypatch):

@@ -1,4 +1,4 @@
-"""Files of predictions scored against official files: real ones, baselines worked out by hand, and faults."""
+"""Files of predictions are scored against official files: golden totals, real files, baselines by hand, and faults."""
 
 import gzip
 import json
@@ -19,7 +19,8 @@ from pipeline.data import jsonl
 from pipeline.data.benchmarks import nq
 from pipeline.evaluation import schema
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
-from pipeline.tools import references, score_predictions
+from pipeline.tools import score_predictions
+from pipeline.tools.score_predictions import BENCHMARKS, ForeignPrediction, Reference
 from tests.conftest import ROOT
 
 REAL = {
@@ -37,7 +38,7 @@ REAL = {
 
 def score(folder: Path, predictions: Path, file: Path, benchmark: str, *more: str) -> dict:
     written = folder / "numbers.json"
-    arguments = ["--score", str(predictions), "--references", str(file), "--benchmark", benchmark]
+    arguments = ["--predictions", str(predictions), "--references", str(file), "--benchmark", benchmark]
     score_predictions.main([*arguments, "--json", str(written), *more])
     return json.loads(written.read_text(encoding="utf-8"))
 
@@ -83,9 +84,13 @@ EXPECTED = {"accuracy": 0.75, "accuracy_hard": 1.0, "sat_style": round((3 - 1 / 
 def test_gold_answers_score_1_everywhere(shared, tmp_path, name):
     benchmark, num_questions, num_left_out = REAL[name]
     reject = jsonl.Rejects()
-    reader = jsonl.JsonEntries if benchmark in references.WHOLE else jsonl.JsonLines
-    questions = references.read(benchmark, reader([shared / "data" / name], reject), reject.reject)
-    rows = [{"id": asked.names[0], "prediction": asked.answers[0]} for asked in questions if asked.answers]
+    reader = jsonl.JsonEntries if BENCHMARKS[benchmark].one_value else jsonl.JsonLines
+    questions = score_predictions.read_references(benchmark, reader([shared / "data" / name], reject), reject.reject)
+    rows = [
+        {"id": asked.names[0], "prediction": asked.columns["answers"][0]}
+        for asked in questions
+        if asked.columns["answers"]
+    ]
     given = write_lines(tmp_path / "gold.jsonl", rows)
     found = score(tmp_path, given, shared / "data" / name, benchmark)
     assert (found["num_questions"], found["num_left_out"], found["num_missing"]) == (num_questions, num_left_out, 0)
@@ -330,13 +335,16 @@ def test_a_damaged_file_of_our_own_is_refused(tmp_path, quality):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "required: --score, --references, --benchmark"),
-        (["--score"], "--score: expected one argument"),
+        ([], "required: --predictions/--score, --references, --benchmark"),
+        (["--predictions"], "--predictions/--score: expected one argument"),
         (["--score", "p", "--references", "r", "--benchmark", "qualty"], "did you mean quality"),
-        (["--score", "p", "--references", "r", "--benchmark", "nq", "--input", "half"], "choose from full, retrieval"),
-        (["--score", "p", "--references", "r", "--benchmark", "nq", "--num-documents", "x"], "invalid int value"),
-        (["--score", "p", "--references", "r", "--benchmark", "nq", "more"], "unrecognized arguments: more"),
-        (["--scor", "p", "--references", "r", "--benchmark", "nq"], "required: --score"),
+        (
+            ["--predictions", "p", "--references", "r", "--benchmark", "nq", "--input", "half"],
+            "choose from full, retrieval",
+        ),
+        (["--predictions", "p", "--references", "r", "--benchmark", "nq", "--num-documents", "x"], "invalid int value"),
+        (["--predictions", "p", "--references", "r", "--benchmark", "nq", "more"], "unrecognized arguments: more"),
+        (["--prediction", "p", "--references", "r", "--benchmark", "nq"], "required: --predictions"),
     ],
 )
 def test_arguments_not_understood_are_one_line(arguments, said, capsys):
@@ -427,7 +435,7 @@ def test_the_command_prints_the_table_and_ends_with_the_exit_codes_of_its_errors
     command = [
         "-m",
         "pipeline.tools.score_predictions",
-        "--score",
+        "--predictions",
         str(given),
         "--references",
         str(quality),
@@ -441,7 +449,200 @@ def test_the_command_prints_the_table_and_ends_with_the_exit_codes_of_its_errors
     assert done.returncode == 3 and done.stderr.startswith(f"error: {extra}, line 1: ") and done.stderr.count("\n") == 1
 
 
-def test_neither_torch_nor_pyarrow_is_imported_for_lines():
-    slow = ("torch", "pyarrow", "numpy", "rouge_score")
+def test_slow_libraries_are_not_imported_before_they_are_needed():
+    slow = ("torch", "transformers", "rouge_score")
     code = f"import sys, pipeline.tools.score_predictions; print([name for name in {slow} if name in sys.modules])"
     assert run_python("-c", code).stdout == "[]\n"
+
+
+def columns(*answers, **more):
+    return {"answers": list(answers), "answer_types": [], "options": [], "gold_option": -1, "subset": "", **more}
+
+
+REFERENCES = [Reference((f"q{number}", f"alias-{number}"), columns("x")) for number in range(6)]
+
+
+def parsed(*rows, benchmark="hotpot"):
+    return list(score_predictions.parse([(f"line {at}", row) for at, row in enumerate(rows, start=1)], benchmark))
+
+
+@pytest.mark.parametrize("name", ["id", "question_id", "question_unique_id", "example_id"])
+@pytest.mark.parametrize("value", ["prediction", "predicted_answer", "model_answer", "answer"])
+def test_every_key_for_id_and_prediction_is_read(name, value):
+    (found,) = parsed({name: "q1", value: "Paris", "other": 1})
+    assert (found.names, found.value, found.evidence) == (("q1",), "Paris", None)
+
+
+def test_a_question_names_itself_in_nq_only():
+    assert parsed({"question": "who", "model_answer": "x"}, benchmark="nq")[0].names == ("who",)
+    with pytest.raises(DataError, match="line 1: there is no id"):
+        parsed({"question": "who", "model_answer": "x"})
+
+
+def test_of_several_names_the_first_that_is_a_question_counts():
+    found = score_predictions.pair(REFERENCES, parsed({"id": 7, "question_id": "alias-2", "answer": "x"}))
+    assert [prediction is not None for prediction in found] == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("row", "benchmark", "said"),
+    [
+        (["q1", "x"], "hotpot", "expected an object"),
+        ({"prediction": "x"}, "hotpot", "there is no id"),
+        ({"id": "", "prediction": "x"}, "hotpot", "there is no id"),
+        ({"id": True, "prediction": "x"}, "hotpot", "there is no id"),
+        ({"id": "q1"}, "hotpot", "there is no prediction"),
+        ({"id": "q1", "prediction": None}, "hotpot", "prediction is None, expected a text"),
+        ({"id": "q1", "prediction": 3}, "hotpot", "prediction is 3, expected a text"),
+        ({"id": "q1", "prediction": 0}, "quality", "expected a label from 1 to 4"),
+        ({"id": "q1", "prediction": 5}, "quality", "expected a label from 1 to 4"),
+        ({"id": "q1", "prediction": True}, "quality", "expected a label from 1 to 4"),
+        ({"id": "q1", "prediction": 1.0}, "quality", "expected a label from 1 to 4"),
+        ({"id": "q1", "prediction": "x", "predicted_evidence": "p"}, "qasper", "expected a list of texts"),
+        ({"id": "q1", "prediction": "x", "predicted_evidence": [1]}, "qasper", "expected a list of texts"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_place(row, benchmark, said):
+    with pytest.raises(DataError, match="line 1: ") as error:
+        parsed(row, benchmark=benchmark)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_predictions_of_no_question_are_refused_and_the_first_ones_named():
+    rows = [{"id": f"z{number}", "answer": "x"} for number in range(7)]
+    with pytest.raises(DataError, match=r"line 2: 7 predictions \('z0', 'z1', 'z2', 'z3', 'z4', \.\.\.\) are of no"):
+        score_predictions.pair(REFERENCES, parsed({"id": "q1", "answer": "x"}, *rows))
+
+
+def test_a_second_prediction_of_a_question_is_refused_whatever_name_it_uses():
+    rows = [{"id": "q1", "answer": "x"}, {"id": "alias-1", "answer": "x"}]
+    with pytest.raises(DataError, match=r"line 2: 1 prediction \('alias-1'\) is answered a second time.*, hint"):
+        score_predictions.pair(REFERENCES, parsed(*rows), hint=", hint")
+
+
+@given(st.permutations(range(6)), st.integers(0, 6))
+def test_the_order_of_predictions_does_not_matter_and_missing_ones_are_missing(order, num_given):
+    rows = [{"id": f"q{number}", "answer": f"x{number}"} for number in order if number < num_given]
+    found = score_predictions.pair(REFERENCES, parsed(*rows))
+    texts = [None if prediction is None else prediction.value for prediction in found]
+    assert texts == [f"x{number}" if number < num_given else None for number in range(6)]
+
+
+def test_an_object_by_id_and_hotpots_own_form_become_rows():
+    entries = [("a", ("q1", "x")), ("b", ("q2", {"predicted_answer": "y"})), ("c", {"id": "q3", "answer": "z"})]
+    expected = [
+        ("a", {"id": "q1", "prediction": "x"}),
+        ("b", {"id": "q2", "predicted_answer": "y"}),
+        ("c", {"id": "q3", "answer": "z"}),
+    ]
+    assert list(score_predictions.entry_rows(entries, "qasper")) == expected
+    official = [("a", ("answer", {"q1": "x"})), ("a", ("sp", {"q1": [["T", 0]]}))]
+    assert list(score_predictions.entry_rows(official, "hotpot")) == [("a, q1", {"id": "q1", "prediction": "x"})]
+
+
+def given_to(reference, value=None, evidence=None):
+    return reference, None if value is None else ForeignPrediction("here", reference.names, value, evidence)
+
+
+def total(benchmark, *pairs):
+    """All numbers, and of each score value and n."""
+    found = score_predictions.totals(benchmark, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    return found, {name: (of["value"], of["n"]) for name, of in found["scores"].items()}
+
+
+def golden_qasper(shared):
+    lines = (shared / "golden" / "metrics" / "qasper_structured.jsonl").read_text(encoding="utf-8").splitlines()
+    return list(map(json.loads, lines))
+
+
+def qasper_references(*questions):
+    asked = [{"question": "Which?", **question} for question in questions]
+    paper = {"title": "A paper", "abstract": "", "full_text": [], "qas": asked}
+    return score_predictions.read_references("qasper", [("here", ("paper", paper))], jsonl.Rejects().reject)
+
+
+def test_the_golden_total_of_qasper_is_met(shared):
+    row = next(row for row in golden_qasper(shared) if row["id"] == "aggregate")
+    pairs = []
+    for reference in qasper_references(*row["references"]["paper"]["qas"]):
+        given = row["prediction"].get(reference.names[0], {})
+        pairs.append(given_to(reference, given.get("predicted_answer"), given.get("predicted_evidence")))
+    expected = row["expected"]
+    found, scores = total("qasper", *pairs)
+    assert found["num_missing"] == expected["Missing predictions"] == 3
+    assert scores["answer_f1"] == (pytest.approx(expected["Answer F1"], abs=1e-9), 12)
+    assert scores["evidence_f1"] == (pytest.approx(expected["Evidence F1"], abs=1e-9), 12)
+    for kind, value in expected["Answer F1 by type"].items():
+        assert scores[f"answer_f1_booked_{kind}"][0] == pytest.approx(value, abs=1e-9)
+    # The first annotators' types count every question, missing ones as 0.
+    assert sum(scores[f"answer_f1_first_{kind}"][1] for kind in expected["Answer F1 by type"]) == 12
+    assert sum(scores[f"answer_f1_booked_{kind}"][1] for kind in expected["Answer F1 by type"]) == 9
+
+
+def test_every_golden_vector_of_a_question_of_qasper_is_met(shared):
+    rows = [row for row in golden_qasper(shared) if row["metric"] == "qasper_official"]
+    assert len(rows) == 12
+    for row in rows:
+        [reference] = qasper_references({"question_id": row["id"], "answers": row["references"]})
+        given = row["prediction"]
+        _, scores = total("qasper", given_to(reference, given["predicted_answer"], given["predicted_evidence"]))
+        for name, evidence in (("all_evidence", "evidence_f1"), ("text_evidence_only", "evidence_f1_text_only")):
+            expected = row["expected"][name]
+            assert scores["answer_f1"] == (pytest.approx(expected["answer_f1"], abs=1e-9), 1), row["id"]
+            assert scores[f"answer_f1_booked_{expected['booked_type']}"][1] == 1, row["id"]
+            assert scores[evidence] == (pytest.approx(expected["evidence_f1"], abs=1e-9), 1), row["id"]
+
+
+def test_evidence_has_no_score_where_nobody_gave_any_and_lost_references_are_left_out():
+    answer = {"unanswerable": True, "extractive_spans": [], "free_form_answer": "", "yes_no": None, "evidence": ["p1"]}
+    unanswerable = {"question_id": "q1", "answers": [{"answer": answer}]}
+    asked, lost = qasper_references(unanswerable, {"question_id": "q2", "answers": []})
+    found, scores = total("qasper", given_to(asked, "unanswerable"), given_to(lost, "x"))
+    assert (found["num_questions"], found["num_missing"], found["num_left_out"]) == (1, 0, 1)
+    assert scores["answer_f1"] == (1.0, 1) and scores["evidence_f1"] == (None, 0)
+    assert total("qasper", given_to(asked, "x", []))[1]["evidence_f1"] == (1.0, 1)
+
+
+def test_an_annotator_without_an_answer_is_refused():
+    nothing = {"unanswerable": False, "extractive_spans": [], "free_form_answer": "", "yes_no": None, "evidence": []}
+    with pytest.raises(DataError, match="here, question q1: an annotator's answer says nothing"):
+        qasper_references({"question_id": "q1", "answers": [{"answer": nothing}]})
+
+
+def test_quality_counts_unparseable_and_missing_answers_as_wrong_and_abstentions_apart():
+    options = ["red", "blue", "green", "grey"]
+    given = [2, "(B)", "I do not know", -1, None, "The answer is blue"]
+    pairs = []
+    for at, value in enumerate(given):
+        subset = "hard" if at % 2 else "easy"
+        asked = columns("blue", options=options, gold_option=1, subset=subset)
+        pairs.append(given_to(Reference((f"q{at}",), asked), value))
+    found, scores = total("quality", *pairs)
+    assert (found["num_questions"], found["num_missing"], found["num_unparseable"]) == (6, 1, 2)
+    assert scores["accuracy"] == (pytest.approx(2 / 6), 6) and scores["accuracy_hard"] == (pytest.approx(1 / 3), 3)
+    assert scores["sat_style"] == (pytest.approx((2 - 3 / 3) / 6), 6)
+    assert scores["sat_style_hard"] == (pytest.approx((1 - 1 / 3) / 3), 3)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "prediction", "expected"),
+    [
+        ("nq", "the Paris\nLondon", {"best_subspan_em": 1.0, "exact_match": 1.0, "token_f1": 1.0}),
+        ("nq", "\nParis", {"best_subspan_em": 0.0, "exact_match": 0.0, "token_f1": 0.0}),
+        ("jsonl", "It is Paris\nx", {"exact_match": 0.0, "token_f1": pytest.approx(0.5), "best_subspan_em": 1.0}),
+        ("hotpot", "Paris\nLondon", {"exact_match": 0.0, "f1": pytest.approx(2 / 3)}),
+        ("longbench", "Paris\nLondon", {"qa_f1": pytest.approx(2 / 3)}),
+        ("squality", "Paris", {"rouge_1": 1.0, "rouge_2": 0.0, "rouge_l": 1.0}),
+    ],
+)
+def test_each_benchmark_reads_what_its_script_reads(benchmark, prediction, expected):
+    cut = (lambda text: text.split("\n")[0].strip()) if benchmark in ("nq", "jsonl") else str
+    _, scores = total(benchmark, given_to(Reference(("q",), columns("Paris"), cut), prediction))
+    assert {name: value for name, (value, _) in scores.items()} == expected
+    _, scores = total(benchmark, given_to(Reference(("q",), columns("the"), cut)))
+    assert all(value == 0.0 for value, _ in scores.values())
+
+
+def test_no_questions_have_no_scores():
+    for benchmark in ("quality", "qasper", "nq", "jsonl"):
+        assert set(total(benchmark)[1].values()) == {(None, 0)}
