@@ -35,7 +35,7 @@ from benchmarks import measuring, random_training
 from benchmarks.random_training import FOCUSED, LORA
 from pipeline.model import causal_lm, collator
 from pipeline.tools.plan import cost
-from pipeline.tools.plan.shapes import Shape
+from pipeline.tools.plan.model_shape import Shape
 from pipeline.training import objective as focus
 from pipeline.training.dataset import Batch
 

@@ -27,7 +27,8 @@ WAYS = (  # name, method, activation checkpointing
     ("focused, checkpointing", "focused", True),
 )
 LABELS, RANK = 8, 8
-BASE = Path(__file__).resolve().parents[1] / "models/tiny-base"
+ROOT = Path(__file__).resolve().parents[1]
+BASE = ROOT / "models/tiny-base"
 
 
 def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: int) -> dict[str, float]:
@@ -87,23 +88,34 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
 
 
 def predict(method: Any, checkpointing: bool, batch: int, tokens: int, machine: Any) -> dict[str, float]:
-    """The same by the plan's arithmetic."""
-    from pipeline.tools.plan import forecast, workload
+    """Seconds of the same step and MiB of its process, by the plan's arithmetic."""
+    from pipeline.runtime import config
+    from pipeline.runtime.settings import PlanStage
+    from pipeline.tools.plan import workload
+    from pipeline.tools.plan.forecast import Plan
 
-    shape = _shape()
     rows = workload.Rows(batch, batch, tokens, tokens, 0, LABELS)
     work = workload.Workload("random rows", rows, rows, 1.0, 1.0, 0, 0.0)
-    recipe = forecast.Recipe(
-        method, 1, batch, None, "graph", 1, checkpointing, RANK, True, True, "token", method == "focused", True
-    )  # fmt: skip
-    estimate = forecast.train(recipe, shape, work, machine)
+    plan = Plan(config.load(PlanStage, ROOT), _shape(), work, machine).changed(
+        {
+            "model.max_tokens": tokens,
+            "lora.rank": RANK,
+            "train.steps": 1,
+            "train.batch_examples": batch,
+            "train.batch_tokens": batch * tokens,
+            "train.questions_per_document": 1,
+            "train.negatives": "graph",
+            "train.activation_checkpointing": checkpointing,
+        }
+    )
+    (estimate,) = [each for each in plan.train() if each.name == f"train@{method}"]
     return {"seconds": estimate.seconds, "mib": (estimate.peak - machine.overhead) / 2**20}
 
 
 def _shape() -> Any:
-    from pipeline.tools.plan import shapes
+    from pipeline.tools.plan import model_shape
 
-    return shapes.read(json.loads((BASE / "config.json").read_text()), 4, str(BASE))
+    return model_shape.parse(json.loads((BASE / "config.json").read_text()), 4, str(BASE))
 
 
 def _resident() -> float:
@@ -136,7 +148,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     for name, way in ways.items():
         predicted = predict(*way, given.batch, given.tokens, machine)
         command = [sys.executable, __file__, "--one", name, *settings]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         measured = json.loads(done.stdout.splitlines()[-1])
         row = {"way": name, "predicted": predicted, "measured": measured}

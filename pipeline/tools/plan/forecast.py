@@ -1,247 +1,343 @@
-"""What each heavy stage will read, compute, hold and take: the arithmetic of cost and memory over a workload.
+"""The tokens, FLOPs, peak memory and seconds of each heavy stage, the disk of a run, and what to change to make it fit.
 
 Time is FLOPs over a stated share of the measured speed of a matrix product, and traffic (norms, activations, softmax,
-copies) over the measured speed of memory. A token that is generated reads all weights once, however few tokens share
-the pass, and every layer costs a call.
+copies) over the measured speed of memory. A generated token reads all weights once, however few tokens share the pass,
+and every layer costs a call.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from pipeline.common.methods import Trained
-from pipeline.tools.plan import cost, memory
-from pipeline.tools.plan.memory import Pack
-from pipeline.tools.plan.shapes import Shape
+from pipeline.common.methods import BASE, DISTILL, FOCUSED, METHODS, TRAINED, Trained
+from pipeline.runtime import config
+from pipeline.runtime.settings import EncoderRetriever, PlanStage
+from pipeline.tools.plan import cost, model_shape, workload
+from pipeline.tools.plan.cost import Forward
+from pipeline.tools.plan.hardware import Hardware
+from pipeline.tools.plan.model_shape import Shape
 from pipeline.tools.plan.workload import Rows, Workload
-from pipeline.views.masking import Mode
+from pipeline.views import tasks
 
 GEMM_SHARE = 0.5
-"""Of the measured speed of a matrix product that a whole model's products reach."""
+"""Share of the measured speed of a matrix product that a whole model's products reach."""
 TRAFFIC = 6
-"""Times that a byte which autograd keeps of a layer is read or written, in forward and backward."""
+"""Times that forward and backward read or write each byte that autograd keeps of a layer."""
 LAYER_CALL_SECONDS = 4e-4
-"""Of one layer's Python and kernel launches, in a pass that has little to compute."""
-PASS_TOKENS = 4096
-"""Of questions that hang on a shared context, in one pass."""
-
-Negatives = Literal["graph", "cached"]
-
-
-class Hardware(NamedTuple):
-    """What the plan is made for."""
-
-    name: str
-    flops: float
-    """FLOP/s of a large matrix product in the model's number format."""
-    bandwidth: float
-    """Byte/s of memory."""
-    memory: float
-    """Bytes there are."""
-    overhead: float
-    """Bytes that Python and its libraries take before anything is loaded."""
-    hoard: float = 1.0
-    """Bytes held to bytes in use, of what a step makes in blocks below memory.HOARDED_BYTES."""
+"""Seconds of one layer's Python and kernel launches, in a pass that has little to compute."""
+TOKENS_STEP, MIN_TOKENS = 256, 512
+"""The advice tries values of model.max_tokens in this step, down to this one."""
 
 
 class Estimate(NamedTuple):
-    """One stage."""
+    """The cost of one stage."""
 
     name: str
-    tokens: float = 0.0
-    flops: float = 0.0
-    peak: float = 0.0
-    """Bytes; 0: less than a GiB, not computed."""
-    seconds: float = 0.0
-    """0: seconds, not computed."""
+    tokens: float
+    flops: float
+    peak: float
+    """Bytes."""
+    seconds: float
     note: str = ""
 
 
+def total(name: str, parts: list[Estimate], note: str = "") -> Estimate:
+    """The cost of several stages, or parts of one, that run one after the other."""
+    _, tokens, flops, peaks, seconds, _ = zip(*parts, strict=True)
+    return Estimate(name, sum(tokens), sum(flops), max(peaks), sum(seconds), note)
+
+
+class Reading(NamedTuple):
+    """Contexts that are read once each, and questions behind them that are answered."""
+
+    num: int
+    """Questions."""
+    num_contexts: int
+    context: float
+    """Mean tokens of a context."""
+    question: float
+    """Mean tokens of a question."""
+    new_tokens: int
+    """Tokens generated for each question."""
+    tree: bool = False
+    """Questions over one context share a forward (pipeline/model/prefix_cache.py)."""
+
+
 @dataclass(frozen=True)
-class Recipe:
-    """How an adapter is trained."""
+class Plan:
+    """The settings, the base model, the data and the machine that the cost of a run follows from."""
 
-    method: Trained
-    steps: int
-    batch_examples: int
-    batch_tokens: int | None
-    """Padded tokens of one forward; None: the whole batch."""
-    negatives: Negatives
-    questions_per_document: int
-    """At most so many questions of one document share a row of the full view."""
-    checkpointing: bool
-    rank: int
-    embedding: bool
-    norms: bool
-    mode: Mode
-    contrastive: bool
-    """The step compares the views, so that all of them belong to one loss."""
-    reads_masked: bool
-    taught: int = 0
-    """Questions of each step that are learnt from a teacher, beside the batch; their views are full ones."""
+    settings: PlanStage
+    shape: Shape
+    work: Workload
+    machine: Hardware
 
+    @property
+    def methods(self) -> tuple[Trained, ...]:
+        """Methods that are trained: none on a benchmark without training data."""
+        return TRAINED if self.work.train.num else ()
 
-def train(recipe: Recipe, shape: Shape, work: Workload, hardware: Hardware) -> Estimate:
-    """The training of one adapter."""
-    cached = recipe.contrastive and recipe.negatives == "cached"
-    tokens, flops, kept = 0.0, 0.0, 0.0
-    for rows, row_tokens, labels, padded in _views(recipe, work, longest=False):
-        tokens += rows * row_tokens
-        flops += rows * cost.training_flops(
-            shape,
-            round(row_tokens),
-            labels=round(labels),
-            recompute="early_stop" if recipe.checkpointing else "none",
-            rank=recipe.rank,
-            embedding=recipe.embedding,
-            padded=padded,
-            cached=cached,
+    @property
+    def num_trainable(self) -> int:
+        """Trained parameters of one adapter."""
+        lora = self.settings.lora
+        return self.shape.trainable(lora.rank, embedding=lora.embedding, norms=lora.norms)
+
+    @property
+    def sections(self) -> dict[str, Callable[[], list[Estimate]]]:
+        """Forecasts of all heavy stages in the order of the graph, by the section of params.yaml that sizes them."""
+        return {
+            "retriever": self.score,
+            "validation": self.validate,
+            "teach": self.teach,
+            "train": self.train,
+            "eval": self.evaluate,
+        }
+
+    def score(self) -> list[Estimate]:
+        """Forecast stage score; it is light without an encoder."""
+        retriever = self.settings.retriever
+        if not isinstance(retriever, EncoderRetriever):
+            return []
+        return [self._encode("score", retriever, self.work.num_texts, self.work.text_tokens)]
+
+    def validate(self) -> list[Estimate]:
+        """Forecast stage validate; it is light without an encoder."""
+        settings, work = self.settings, self.work
+        named = config.load_retrievers(settings.validation.retrievers).values()
+        encoders = {each.source: each for each in named if isinstance(each, EncoderRetriever)}
+        # Texts shorter than a chunk are the same at every size, and a text is encoded once, ever.
+        whole = round(1.5 * work.text_tokens / workload.WORDPIECES_PER_WORD)
+        sizes = {min(words, whole) for words in settings.validation.chunk_words}
+        known = min(settings.chunk.words, whole)
+        used = settings.retriever.source if isinstance(settings.retriever, EncoderRetriever) else None
+        parts = [
+            self._encode(
+                "validate",
+                encoder,
+                max(1, round(work.num_texts * max(1.0, known / words))),
+                work.text_tokens * min(1.0, words / known),
+            )
+            for source, encoder in encoders.items()
+            for words in sizes - ({known} if source == used else set())
+        ]
+        return [total("validate", parts, "at most; if no text is cached")] if parts else []
+
+    def _encode(self, stage: str, retriever: EncoderRetriever, num_texts: int, text_tokens: float) -> Estimate:
+        """Forecast one pass of texts through an encoder, none of them in the cache."""
+        from pipeline.retrieval import encoder  # imports torch
+
+        shape = model_shape.encoder(retriever)
+        padded = max(1, min(round(text_tokens) + encoder.LENGTH_STEP // 2, 512))
+        flops = num_texts * cost.encoder_flops(shape, padded)
+        rows = max(1, encoder.BATCH_TOKENS[self.machine.kind] // padded)
+        peak = cost.read_peak_bytes(shape, Forward(rows, padded, padded=True), 0) + self.machine.overhead
+        kept = num_texts * padded * shape.layers * cost.layer_bytes(shape, padded, masked=True)
+        return Estimate(stage, num_texts * padded, flops, peak, self._seconds(flops, kept / 3), "if no text is cached")
+
+    def teach(self) -> list[Estimate]:
+        """Forecast the base's answers to all training questions over their best chunks, and its distributions."""
+        if not self.methods:
+            return []
+        rows, kept_share = self.work.train, self.work.kept_share
+        num, new_tokens = rows.num + self.work.num_unlabelled, tasks.of(self.settings.data.kind).max_new_tokens
+        answers = Reading(num, num, _context(rows) * kept_share, rows.question_tokens, new_tokens)
+        batch = _largest(num, round(rows.longest * kept_share), self.settings.teach.batch_tokens, padded=True)
+        return [self._read("teach", [answers, answers._replace(new_tokens=0)], [batch], new_tokens)]
+
+    def train(self) -> list[Estimate]:
+        """Forecast the training of each method's adapter."""
+        return [self._train(method) for method in self.methods]
+
+    def _train(self, method: Trained) -> Estimate:
+        train, lora = self.settings.train, self.settings.lora
+        contrastive = self._contrastive(method)
+        cached = contrastive and train.negatives == "cached"
+        tokens, flops, kept = 0.0, 0.0, 0.0
+        for rows, row_tokens, labels, padded in self._views(method, longest=False):
+            tokens += rows * row_tokens
+            flops += rows * cost.training_flops(
+                self.shape,
+                round(row_tokens),
+                labels=round(labels),
+                recompute="early_stop" if train.activation_checkpointing else "none",
+                rank=lora.rank,
+                embedding=lora.embedding == "lora",
+                padded=padded,
+                cached=cached,
+            )
+            mask = cost.has_mask(self.shape, round(row_tokens), padded=padded)
+            layer = cost.layer_bytes(self.shape, round(row_tokens), masked=mask)
+            kept += rows * row_tokens * self.shape.layers * layer
+        seconds = self._seconds(flops, (1 + (train.activation_checkpointing + cached) / 3) * kept)
+        note = f"negatives {train.negatives}" if contrastive else ""
+        if cached and self.changed({"train.negatives": "graph"}).train_peak(method) <= self.machine.memory:
+            note += "; graph would fit too, and computes less"
+        peak, steps = self.train_peak(method), train.steps
+        return Estimate(f"train@{method}", steps * tokens, steps * flops, peak, steps * seconds, note)
+
+    def train_peak(self, method: Trained) -> float:
+        """Bytes that the process holds in the largest step, in which every row is as long as the longest."""
+        train, lora, batches = self.settings.train, self.settings.lora, []
+        for rows, tokens, labels, padded in self._views(method, longest=True):
+            together = max(1, min(rows, train.batch_tokens // round(tokens)))
+            sizes = [min(together, rows - start) for start in range(0, rows, together)]
+            batches += [Forward(size, round(tokens), labels, padded) for size in sizes]
+        return self.machine.overhead + cost.train_peak_bytes(
+            self.shape,
+            batches,
+            retained=self._contrastive(method) and train.negatives == "graph",
+            checkpointing=train.activation_checkpointing,
+            num_trainable=self.num_trainable,
+            rank=lora.rank,
+            hoard=self.machine.hoard,
         )
-        mask = cost.has_mask(shape, round(row_tokens), padded=padded)
-        kept += rows * row_tokens * shape.layers * memory.layer_bytes(shape, round(row_tokens), masked=mask)
-    passes = 1 + (recipe.checkpointing + cached) / 3
-    seconds = flops / (GEMM_SHARE * hardware.flops) + passes * TRAFFIC * kept / hardware.bandwidth
-    note = f"negatives {recipe.negatives}" if recipe.contrastive else ""
-    return Estimate(
-        f"train@{recipe.method}",
-        recipe.steps * tokens,
-        recipe.steps * flops,
-        train_peak(recipe, shape, work, hardware),
-        recipe.steps * seconds,
-        note,
-    )
+
+    def _contrastive(self, method: Trained) -> bool:
+        return method == FOCUSED and self.settings.contrastive.weight > 0
+
+    def _views(self, method: Trained, *, longest: bool) -> list[tuple[int, float, float, bool]]:
+        """For each view of one step: rows, tokens of a row with padding, labels of a row, whether a mask is given."""
+        settings, rows, batch = self.settings, self.work.train, self.settings.train.batch_examples
+        tokens = float(max(rows.longest, 1))
+        padded = batch > 1 and settings.train.batch_tokens >= 2 * rows.mean_tokens
+        if not longest:
+            # A batch is as long as its longest row, which lies somewhere between the mean and the longest of all.
+            tokens = max((rows.mean_tokens + rows.longest) / 2 if padded else rows.mean_tokens, 1.0)
+        shared = min(float(settings.train.questions_per_document), rows.num / max(rows.num_contexts, 1))
+        shared = max(1.0, min(shared, batch))
+        added = (shared - 1) * (rows.question_tokens + rows.label_tokens)
+        full = (max(1, round(batch / shared)), tokens + added, shared * rows.label_tokens, padded or shared > 1)
+        found = [full]
+        reads_masked = max(settings.contrastive.weight, settings.views.masked, settings.views.consistency) > 0
+        if method == FOCUSED and reads_masked:
+            share = 1.0 if settings.mask.mode == "token" else self.work.masked_share
+            found.append((batch, max(tokens * share, 1.0), rows.label_tokens, padded))
+        if method == DISTILL:
+            found.append((settings.distill.batch_questions, tokens, rows.label_tokens, padded))
+        return found
+
+    def evaluate(self) -> list[Estimate]:
+        """Forecast the stages that read the evaluation's data, each with batches of eval.batch_tokens at most."""
+        work, settings = self.work, self.settings.eval
+        methods = (BASE, *self.methods)
+        found = [self._answer(f"evaluate@{each}", work.asked, 1 + settings.longbench) for each in methods]
+        if work.surface.num:
+            found += [self._answer(f"surface@{each}", work.surface, 0) for each in methods]
+        return [*found, self._analyze()] if self.methods else found
+
+    @property
+    def _new_tokens(self) -> int:
+        return self.settings.eval.max_new_tokens or tasks.of(self.settings.data.kind).max_new_tokens
+
+    def _answer(self, stage: str, rows: Rows, retrieval_inputs: int) -> Estimate:
+        """Forecast a split's questions over the full context, read once for all of them, and over the best chunks."""
+        options, kept_share = tasks.of(self.settings.data.kind).measure == "accuracy", self.work.kept_share
+        tree = options or rows.num > rows.num_contexts
+        context, question = _context(rows), rows.question_tokens
+        full = Reading(rows.num, rows.num_contexts, context, question, self._new_tokens, tree)
+        best = Reading(rows.num, rows.num, context * kept_share, question, self._new_tokens, options)
+        batches = [_largest(1, rows.longest, 1)]
+        if not options:
+            batches.append(_largest(rows.num, rows.longest, self.settings.eval.batch_tokens))
+        return self._read(stage, [full, *retrieval_inputs * [best]], batches, self._new_tokens)
+
+    def _analyze(self) -> Estimate:
+        """Forecast stage analyze: three readings of some examples' views by each method (both views for matching, the
+        full one for attention), and an answer to each masked view."""
+        rows = self.work.asked
+        num = min(self.settings.analyze.examples, rows.num)
+        looked = Reading(3 * num, 3 * num, rows.longest, 0.0, 0)
+        answered = Reading(num, num, rows.longest, 0.0, self._new_tokens)
+        batch = _largest(num, rows.longest, self.settings.eval.batch_tokens, padded=True)
+        estimate = self._read("analyze", len(METHODS) * [looked, answered], [batch], self._new_tokens)
+        return estimate._replace(note=f"{len(METHODS)} methods")
+
+    def _read(self, stage: str, readings: list[Reading], batches: list[Forward], new_tokens: int) -> Estimate:
+        """Forecast reading without gradient; `batches`: the largest forwards, each followed by `new_tokens` a row."""
+        from pipeline.model import prefix_cache  # imports torch
+
+        shape, all_tokens, all_flops, all_seconds = self.shape, 0.0, 0.0, 0.0
+        for num, num_contexts, context_tokens, question_tokens, generated, tree in readings:
+            context, question = round(context_tokens), round(question_tokens)
+            flops = num_contexts * cost.forward_flops(shape, context)
+            flops += num * cost.continued_flops(shape, question, context, labels=1)
+            flops += num * generated * cost.continued_flops(shape, 1, context + question, labels=1)
+            tokens = num_contexts * context + num * question
+            if tree:
+                passes = max(num_contexts, num * question / prefix_cache.PASS_TOKENS)
+            else:
+                passes = num / max(1, self._batch_tokens(stage) // max(context + question, 1))
+            kept = tokens * shape.layers * cost.layer_bytes(shape, context, masked=False)
+            step = shape.weight_bytes / self.machine.bandwidth + shape.layers * LAYER_CALL_SECONDS
+            all_tokens += tokens + num * generated
+            all_flops += flops
+            all_seconds += self._seconds(flops, kept / 3) + passes * (generated + 2) * step
+        peak = max(cost.read_peak_bytes(shape, each, each.rows * (each.tokens + new_tokens)) for each in batches)
+        return Estimate(stage, all_tokens, all_flops, peak + self.machine.overhead, all_seconds, "at most")
+
+    def _batch_tokens(self, stage: str) -> int:
+        return self.settings.teach.batch_tokens if stage == "teach" else self.settings.eval.batch_tokens
+
+    def _seconds(self, flops: float, kept: float) -> float:
+        """Seconds of computing, and of the traffic that goes with `kept` bytes of activations."""
+        return flops / (GEMM_SHARE * self.machine.flops) + TRAFFIC * kept / self.machine.bandwidth
+
+    def disk_bytes(self) -> dict[str, float]:
+        """Bytes that a run writes, by kind; DVC's cache holds a second copy unless the file system shares blocks."""
+        shape, work, model = self.shape, self.work, self.settings.model
+        adapter = 4.0 * self.num_trainable
+        if self.settings.lora.embedding == "lora":
+            adapter += shape.vocabulary * shape.hidden * shape.bytes_per_weight
+        tokens = sum(rows.num * rows.mean_tokens for rows in (work.train, work.asked))
+        # Views: 4 bytes of a token, zstd to about half; documents and chunks: 4 characters of a token, likewise.
+        return {
+            "weights to fetch": 0.0 if Path(model.source).is_dir() else float(shape.weight_bytes),
+            "adapters": 2 * len(TRAINED) * adapter,
+            "data": 2 * (2 * 2.0 * tokens + 2 * 2.0 * work.num_texts * work.text_tokens),
+        }
+
+    def changed(self, changes: dict[str, Any]) -> "Plan":
+        """The plan with other settings, by their names (`train.negatives`)."""
+        settings = self.settings
+        for name, value in changes.items():
+            section, key = name.split(".")
+            settings = settings.model_copy(update={section: getattr(settings, section).model_copy(update={key: value})})
+        return replace(self, settings=settings, work=self.work.cut(settings.model.max_tokens))
+
+    def advice(self, section: str) -> str:
+        """The first change of settings with which all stages of a section fit into memory, in words; empty: none."""
+        for changes in self._changes(section):
+            if all(row.peak <= self.machine.memory for row in self.changed(changes).sections[section]()):
+                return " and ".join(f"{name} to {str(value).lower()}" for name, value in changes.items())
+        return ""
+
+    def _changes(self, section: str) -> Iterator[dict[str, Any]]:
+        """List changes from the cheapest on: split the work, compute more, both, and at last cut the contexts."""
+        train, batch = self.settings.train, f"{section}.batch_tokens"
+        now: int = getattr(self.settings, section).batch_tokens
+        smaller = [{batch: now >> halvings} for halvings in range(1, 12) if now >> halvings >= MIN_TOKENS]
+        slower: list[dict[str, Any]] = [{}]
+        if section == "train" and not train.activation_checkpointing:
+            slower.append({"train.activation_checkpointing": True})
+        if section == "train" and train.negatives == "graph" and self.settings.contrastive.weight > 0:
+            slower += [{**each, "train.negatives": "cached"} for each in slower]
+        for each in slower:
+            yield from ({**each, **split} for split in ({}, *smaller))
+        longest = self.work.asked.longest if section == "eval" else self.work.train.longest
+        for tokens in range(longest // TOKENS_STEP * TOKENS_STEP, MIN_TOKENS - 1, -TOKENS_STEP):
+            split = {batch: tokens} if tokens < now else {}
+            cut = {"context.too_long": "cut_middle"} if self.settings.context.too_long == "refuse" else {}
+            yield {**slower[-1], **split, "model.max_tokens": tokens, **cut}
 
 
-def train_peak(recipe: Recipe, shape: Shape, work: Workload, hardware: Hardware) -> float:
-    """Bytes of the process in the largest step: every row as long as the longest."""
-    batches = []
-    for rows, tokens, labels, padded in _views(recipe, work, longest=True):
-        together = max(1, min(rows, (recipe.batch_tokens or rows * round(tokens)) // round(tokens)))
-        for start in range(0, rows, together):
-            num = min(together, rows - start)
-            batches.append(Pack(num, round(tokens), round(num * labels), padded))
-    num_trainable = shape.trainable(recipe.rank, embedding=recipe.embedding, norms=recipe.norms)
-    return memory.process_peak_bytes(
-        shape,
-        batches,
-        retained=recipe.contrastive and recipe.negatives == "graph",
-        checkpointing=recipe.checkpointing,
-        num_trainable=num_trainable,
-        rank=recipe.rank,
-        overhead=hardware.overhead,
-        hoard=hardware.hoard,
-    )
+def _context(rows: Rows) -> float:
+    """Mean tokens of a row's context."""
+    return max(rows.mean_tokens - rows.question_tokens - rows.label_tokens, 1.0)
 
 
-def _views(recipe: Recipe, work: Workload, *, longest: bool) -> list[tuple[int, float, float, bool]]:
-    """Of one step, for each view: rows, tokens of a row with its padding, labels of a row, whether a mask is given."""
-    rows, batch = work.train, recipe.batch_examples
-    tokens = float(max(rows.longest, 1))
-    alone = recipe.batch_tokens is not None and recipe.batch_tokens < 2 * rows.mean_tokens
-    padded = batch > 1 and not alone
-    if not longest:
-        # A batch is as long as its longest row, which lies somewhere between the mean and the longest of all.
-        tokens = max((rows.mean_tokens + rows.longest) / 2 if padded else rows.mean_tokens, 1.0)
-    shared = min(float(recipe.questions_per_document), rows.num / max(rows.num_contexts, 1))
-    shared = max(1.0, min(shared, batch))
-    added = (shared - 1) * (rows.question_tokens + rows.label_tokens)
-    found = [(max(1, round(batch / shared)), tokens + added, shared * rows.label_tokens, padded or shared > 1)]
-    if recipe.method == "focused" and recipe.reads_masked:
-        share = 1.0 if recipe.mode == "token" else work.masked_share
-        found.append((batch, max(tokens * share, 1.0), rows.label_tokens, padded))
-    if recipe.taught:
-        found.append((recipe.taught, tokens, rows.label_tokens, padded))
-    return found
-
-
-def score(
-    name: str, shape: Shape, num_texts: int, text_tokens: float, batch_tokens: int, hardware: Hardware
-) -> Estimate:
-    """Texts through an encoder, none of them in the cache."""
-    padded = max(1, min(round(text_tokens) + 8, 512))  # to the next multiple of 16
-    flops = num_texts * cost.encoder_flops(shape, padded)
-    rows = max(1, batch_tokens // padded)
-    peak = memory.read_peak_bytes(shape, Pack(rows, padded, padded=True), 0)
-    kept = num_texts * padded * shape.layers * memory.layer_bytes(shape, padded, masked=True)
-    seconds = flops / (GEMM_SHARE * hardware.flops) + kept * TRAFFIC / 3 / hardware.bandwidth
-    return Estimate(name, num_texts * padded, flops, peak + hardware.overhead, seconds, "if no text is cached")
-
-
-def evaluate(
-    name: str, shape: Shape, work: Workload, *, retrieval_inputs: int, new_tokens: int, batch_tokens: int,
-    options: bool, hardware: Hardware,
-) -> Estimate:  # fmt: skip
-    """All questions of a split over the full context, read once for its questions, and over the best chunks."""
-    rows = work.asked
-    context = max(rows.mean_tokens - rows.question_tokens - rows.label_tokens, 1.0)
-    shares_context = options or rows.num > rows.num_contexts
-    full = Rows(rows.num, rows.num_contexts, context, rows.longest, rows.question_tokens, rows.label_tokens)
-    parts = [_read(shape, full, shares_context, new_tokens, batch_tokens, hardware)]
-    best = Rows(rows.num, rows.num, context * work.kept_share, round(rows.longest * work.kept_share), *rows[4:])
-    parts += retrieval_inputs * [_read(shape, best, options, new_tokens, batch_tokens, hardware)]
-    together = max(1, batch_tokens // max(rows.longest, 1))
-    in_batch = Pack(min(together, max(rows.num, 1)), max(rows.longest, 1), padded=False)
-    in_tree = Pack(1, max(rows.longest, 1), padded=False)
-    peak = max(
-        memory.read_peak_bytes(shape, of, of.rows * (of.tokens + new_tokens))
-        for of in ([in_tree] if options else [in_tree, in_batch])
-    )
-    tokens, flops, seconds = (sum(of) for of in zip(*parts, strict=True))
-    return Estimate(name, tokens, flops, peak + hardware.overhead, seconds, "at most")
-
-
-def teach(shape: Shape, work: Workload, *, new_tokens: int, batch_tokens: int, hardware: Hardware) -> Estimate:
-    """The base's answers to all training questions over their best chunks, and its distributions along them."""
-    rows = work.train
-    num = rows.num + work.num_unlabelled
-    context = max(rows.mean_tokens - rows.question_tokens - rows.label_tokens, 1.0) * work.kept_share
-    best = Rows(num, num, context, round(rows.longest * work.kept_share), rows.question_tokens, rows.label_tokens)
-    parts = [
-        _read(shape, best, False, new_tokens, batch_tokens, hardware),
-        _read(shape, best, False, 0, batch_tokens, hardware),
-    ]
-    longest = max(best.longest, 1)
-    together = Pack(max(1, min(batch_tokens // longest, num)), longest, padded=True)
-    peak = memory.read_peak_bytes(shape, together, together.rows * (longest + new_tokens))
-    tokens, flops, seconds = (sum(of) for of in zip(*parts, strict=True))
-    return Estimate("teach", tokens, flops, peak + hardware.overhead, seconds, "at most")
-
-
-def _read(
-    shape: Shape, rows: Rows, in_tree: bool, new_tokens: int, batch_tokens: int, hardware: Hardware
-) -> tuple[float, float, float]:
-    """Tokens, FLOPs and seconds of reading contexts and questions and of generating an answer to each."""
-    context, question = round(rows.mean_tokens), round(rows.question_tokens)
-    flops = rows.num_contexts * cost.forward_flops(shape, context)
-    flops += rows.num * cost.continued_flops(shape, question, context, labels=1)
-    flops += rows.num * new_tokens * cost.continued_flops(shape, 1, context + question, labels=1)
-    tokens = rows.num_contexts * context + rows.num * (question + new_tokens)
-    if in_tree:
-        passes = max(rows.num_contexts, rows.num * question / PASS_TOKENS)
-    else:
-        passes = rows.num / max(1, batch_tokens // max(context + question, 1))
-    steps = passes * (new_tokens + 2)
-    kept = (tokens - rows.num * new_tokens) * shape.layers * memory.layer_bytes(shape, context, masked=False)
-    seconds = flops / (GEMM_SHARE * hardware.flops) + kept * TRAFFIC / 3 / hardware.bandwidth
-    seconds += steps * (shape.weight_bytes / hardware.bandwidth + shape.layers * LAYER_CALL_SECONDS)
-    return tokens, flops, seconds
-
-
-def analyze(
-    shape: Shape, work: Workload, *, num_methods: int, num_examples: int, new_tokens: int, batch_tokens: int,
-    hardware: Hardware,
-) -> Estimate:  # fmt: skip
-    """Three readings of some examples' views by each method (both views for what they are matched by, the
-    full one for its attention), and an answer to each masked view."""
-    rows = work.asked
-    num = min(num_examples, rows.num)
-    longest = float(rows.longest)
-    looked = Rows(3 * num, 3 * num, longest, rows.longest, 0.0, 0.0)
-    answered = Rows(num, num, longest, rows.longest, 0.0, 0.0)
-    parts = num_methods * [
-        _read(shape, looked, False, 0, batch_tokens, hardware),
-        _read(shape, answered, False, new_tokens, batch_tokens, hardware),
-    ]
-    together = Pack(max(1, min(num, batch_tokens // max(rows.longest, 1))), max(rows.longest, 1), padded=True)
-    peak = memory.read_peak_bytes(shape, together, together.rows * (together.tokens + new_tokens))
-    tokens, flops, seconds = (sum(of) for of in zip(*parts, strict=True))
-    return Estimate("analyze", tokens, flops, peak + hardware.overhead, seconds, f"{num_methods} methods")
+def _largest(num: int, longest: int, batch_tokens: int, *, padded: bool = False) -> Forward:
+    """The largest forward over `num` rows as long as the longest, within `batch_tokens` where these hold a row."""
+    longest = max(longest, 1)
+    return Forward(max(1, min(num, batch_tokens // longest)), longest, padded=padded)

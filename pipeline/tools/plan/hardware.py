@@ -7,45 +7,63 @@ FOCUS_GIB      GiB of memory (H200: 139)
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.runtime.errors import ConfigError
-from pipeline.tools.plan import device_memory
-from pipeline.tools.plan.device_memory import GIB, HOARD, OVERHEAD
-from pipeline.tools.plan.forecast import Hardware
 
+GIB = 2**30
+OVERHEAD = {"cpu": 0.6 * GIB, "cuda": 1.0 * GIB}
+"""Python, torch and transformers in memory; on a GPU its context and what the allocator cannot use."""
+HOARD = {"cpu": 2.0, "cuda": 1.05}
+"""Bytes held for each byte in use, where a step's blocks are small. benchmarks/plan.py measured 1.6 to 3.1 on the CPU;
+the value of CUDA's allocator is an assumption."""
 FLOPS_PER_BYTE = 206
-"""Of a GPU whose memory speed is not measured: an H200's 989 TFLOP/s over 4.8 TB/s."""
-MEMORY_THREADS = 4  # so many keep a CPU's memory busy
+"""FLOP/s over byte/s of a GPU whose memory speed is not measured: an H200's 989 TFLOP/s over 4.8 TB/s."""
+MEMORY_THREADS = 4
+"""Threads that keep a CPU's memory busy."""
 _SECONDS = 0.3  # of each measurement
+_CGROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+class Hardware(NamedTuple):
+    """The machine that a plan is made for."""
+
+    name: str
+    kind: str
+    """cpu or cuda."""
+    flops: float
+    """FLOP/s of a large matrix product in the model's number format."""
+    bandwidth: float
+    """Bytes of memory read or written in a second."""
+    memory: float
+    """Bytes of memory in all."""
+    overhead: float
+    """Bytes that Python and its libraries take before anything is loaded."""
+    hoard: float = 1.0
+    """Bytes held for each byte in use, where a step's blocks are below cost.HOARDED_BYTES."""
 
 
 def find(dtype: str, hidden: int, intermediate: int) -> Hardware:
-    """The device of FOCUS_DEVICE (or what stands in for it), measured with matrices as wide as the model's.
+    """Measure the device that runs would use, with matrices as wide as the model's, or take the environment's word.
 
     Raises:
-        ConfigError: FOCUS_TFLOPS or FOCUS_GIB is no positive number, or FOCUS_DEVICE names nothing that is here.
+        ConfigError: FOCUS_TFLOPS or FOCUS_GIB is no positive number, or FOCUS_DEVICE names no device of this machine.
     """
     tera, gib = _given("FOCUS_TFLOPS"), _given("FOCUS_GIB")
-    if tera is not None and gib is not None:
-        flops = tera * 1e12
-        return Hardware(
-            f"{tera:g} TFLOP/s (FOCUS_TFLOPS)",
-            flops,
-            flops / FLOPS_PER_BYTE,
-            gib * GIB,
-            OVERHEAD["cuda"],
-            HOARD["cuda"],
-        )
-    from pipeline.common.device import device
+    on = "cuda"
+    if tera is None or gib is None:
+        from pipeline.common.device import device  # torch is imported only to measure
 
-    on = device()
-    flops, bandwidth = _measured(str(on), dtype, hidden, intermediate)
-    name = f"{on.type}, {flops / 1e12:.3g} TFLOP/s measured in {dtype}"
+        on = str(device())
+    kind = on.split(":")[0]
     if tera is not None:
-        flops, bandwidth = tera * 1e12, tera * 1e12 / FLOPS_PER_BYTE
-        name = f"{tera:g} TFLOP/s (FOCUS_TFLOPS)"
-    held = gib * GIB if gib is not None else device_memory.memory(str(on))
-    return Hardware(name, flops, bandwidth, held, OVERHEAD[on.type], HOARD[on.type])
+        flops, bandwidth, name = tera * 1e12, tera * 1e12 / FLOPS_PER_BYTE, f"{tera:g} TFLOP/s (FOCUS_TFLOPS)"
+    else:
+        flops, bandwidth = _measured(on, dtype, hidden, intermediate)
+        name = f"{kind}, {flops / 1e12:.3g} TFLOP/s measured in {dtype}"
+    memory = gib * GIB if gib is not None else _memory(on)
+    return Hardware(name, kind, flops, bandwidth, memory, OVERHEAD[kind], HOARD[kind])
 
 
 def _given(name: str) -> float | None:
@@ -61,15 +79,29 @@ def _given(name: str) -> float | None:
     return value
 
 
-def _measured(kind: str, dtype: str, hidden: int, intermediate: int) -> tuple[float, float]:
-    """FLOP/s of a matrix product of the model's own width, and byte/s of a copy.
+def _memory(device: str) -> float:
+    """Bytes of the GPU, or of the machine and the container that it runs in."""
+    if device.startswith("cuda"):
+        import torch
 
-    On a CPU one thread is measured by the seconds it computed, and counted once for each thread: what other processes
-    do meanwhile, which can slow several threads by far more than their share, says nothing of the machine.
+        return float(torch.cuda.mem_get_info(torch.device(device))[1])
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in _CGROUPS:
+        text = path.read_text().strip() if path.is_file() else ""
+        if text.isdigit():
+            total = min(total, int(text))
+    return float(total)
+
+
+def _measured(device: str, dtype: str, hidden: int, intermediate: int) -> tuple[float, float]:
+    """Measure FLOP/s of a matrix product of the model's own width, and byte/s of a copy.
+
+    On a CPU one thread is measured by the seconds it computed, and counted once for each thread: other processes can
+    slow several threads by far more than their share, which tells nothing about the machine.
     """
     import torch
 
-    on, wide = torch.device(kind), {"dtype": getattr(torch, dtype), "device": kind}
+    on, wide = torch.device(device), {"dtype": getattr(torch, dtype), "device": device}
     rows, num_threads = (2048, torch.get_num_threads()) if on.type == "cpu" else (16_384, 1)
 
     def clock() -> float:
@@ -95,7 +127,7 @@ def _measured(kind: str, dtype: str, hidden: int, intermediate: int) -> tuple[fl
 
 
 def _rate(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Times per second, at its best: what disturbs it only slows it down."""
+    """Count how often `work` runs in a second at its best: a disturbance only slows it down."""
     work()
     best, until = float("inf"), time.perf_counter() + _SECONDS
     while time.perf_counter() < until or best == float("inf"):

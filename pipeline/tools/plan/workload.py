@@ -1,129 +1,261 @@
-"""How much there is to read: rows, contexts and tokens, counted from the views, estimated from texts, or known before.
+"""The rows, contexts and tokens that a run reads, from the best source on disk.
 
-Where nothing is there to count, the sizes below stand for the benchmarks' official files: contexts and questions as
-their authors count them, tokens by Mistral's tokenizer (QuALITY, Qasper, NQ) or 1.45 tokens of a word (the others). A
-vocabulary below 8,192 makes about twice as many.
+Fresh views are counted, else fresh texts are estimated from their characters, else the known sizes of the benchmarks'
+official files are taken: contexts and questions as their authors count them, tokens by Mistral's tokenizer (QuALITY,
+Qasper, NQ) or 1.45 tokens per word (the others). A vocabulary below 8,192 makes about twice as many tokens. Files are
+fresh when `dvc status` finds that the present settings and code made them. Nothing here imports torch.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-SMALL_VOCABULARY = 8_192
-SMALL_VOCABULARY_FACTOR = 2.1
-CHARACTERS_PER_TOKEN = 4.3
-"""Of English, by a vocabulary of 32,000; where no tokenizer is at hand."""
+from pipeline.common import files, tables
+from pipeline.runtime.settings import BiosData, Settings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+EXAMPLES, CHUNKS = Path("data/examples.parquet"), Path("data/chunks.parquet")
+FULL, MASK = Path("data/views/full.parquet"), Path("reports/mask.json")
+WORDPIECES_PER_WORD = 1.35
+"""Tokens of the retriever's encoder in a word of English."""
+
+_EXACT = "`dvc repro tokenize mask` makes it exact"
+_BEFORE_CHUNKS = {"prepare", "chunk"}
+_BEFORE_VIEWS = {*_BEFORE_CHUNKS, "base", "tokenize"}
+_BEFORE_MASK = {*_BEFORE_VIEWS, "score", "mask"}
+_SMALL_VOCABULARY = 8_192
+_SMALL_VOCABULARY_FACTOR = 2.1
+_CHARACTERS_PER_TOKEN = 4.3  # of English, by a vocabulary of 32,000
+_WORDPIECE_CHARACTERS = 4.5
+_BIOS_DOCUMENTS, _BIOS_WORDS = 0.83, 53  # generated biographies per question asked, and words of each
+_BIOS_TOKENS = 71.0  # of one generated biography with its header, by the tiny tokenizer: 12 make 858
+_BIOS_QUESTION, _BIOS_LABELS = 22, 6
 
 
 class Rows(NamedTuple):
-    """The full views of one split."""
+    """Sizes of the full views of one split."""
 
     num: int
     num_contexts: int
-    """Distinct ones: questions of one context share it."""
+    """Distinct contexts; several questions may share one."""
     mean_tokens: float
     longest: int
     """Tokens of the longest row."""
     question_tokens: float
-    """Of a row: what follows the context in its prompt."""
+    """Tokens of a row's prompt behind its context."""
     label_tokens: float
-    """Of a row: its answer and EOS."""
+    """Tokens of a row's answer, EOS included."""
 
 
 NO_ROWS = Rows(0, 0, 0.0, 0, 0.0, 0.0)
+_GUESS = Rows(1_000, 1_000, 4_000.0, 8_000, 40.0, 10.0)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """All that a plan needs to know of the data."""
+    """All that a plan needs to know about the data."""
 
     source: str
     """Where the numbers come from, in words."""
     train: Rows
     asked: Rows
-    """Of the split that evaluation asks."""
+    """Rows of the split that evaluation asks."""
     masked_share: float
-    """Tokens of a masked view to those of its full view; of mode `token` 1."""
+    """Tokens of a masked view over those of its full view; 1 in mode `token`."""
     kept_share: float
-    """Tokens of the kept chunks to those of the context: what retrieval at inference reads."""
+    """Tokens of the kept chunks over those of the context: what retrieval at inference reads."""
     num_texts: int
     """Distinct chunks and questions."""
     text_tokens: float
-    """Of one of them, by the retriever's tokenizer."""
+    """Mean tokens of one of these texts, by the retriever's tokenizer."""
     num_unlabelled: int = 0
     """Questions of split unlabelled, over contexts like those of train."""
     surface: Rows = NO_ROWS
-    """Of split surface."""
+    """Rows of split surface."""
+
+    def cut(self, max_tokens: int) -> "Workload":
+        """The same workload with rows of at most `max_tokens`."""
+        train, asked, surface = (
+            rows._replace(mean_tokens=min(rows.mean_tokens, max_tokens), longest=min(rows.longest, max_tokens))
+            for rows in (self.train, self.asked, self.surface)
+        )
+        return replace(self, train=train, asked=asked, surface=surface)
 
 
-def count(tokens: Sequence[int], question: Sequence[int], labels: Sequence[int], num_contexts: int) -> Rows:
-    """Rows counted one by one; without any, zeros."""
-    num = len(tokens)
-    if not num:
-        return NO_ROWS
-    return Rows(num, num_contexts, sum(tokens) / num, max(tokens), sum(question) / num, sum(labels) / num)
-
-
-def cut(rows: Rows, max_tokens: int) -> Rows:
-    """No row longer than `max_tokens`."""
-    return rows._replace(mean_tokens=min(rows.mean_tokens, max_tokens), longest=min(rows.longest, max_tokens))
-
-
-class Known(NamedTuple):
-    """A benchmark before it is downloaded. Contexts and questions of each split: train, dev, test."""
-
-    contexts: tuple[int, int, int]
-    questions: tuple[int, int, int]
-    mean_tokens: int
-    longest: int
-    question_tokens: int
-    label_tokens: int
-
-
-KNOWN = {
-    "quality": Known((135, 15, 115), (2_270, 253, 2_086), 7_485, 8_232, 90, 3),
-    "qasper": Known((888, 281, 416), (2_593, 1_005, 1_451), 4_900, 11_012, 25, 20),
-    "nq": Known((86_000, 1_750, 39_825), (86_000, 1_750, 39_825), 2_700, 4_600, 20, 6),
-    "hotpot": Known((0, 0, 1_000), (0, 0, 1_000), 1_350, 3_000, 30, 6),
-    "longbench": Known((0, 0, 600), (0, 0, 600), 12_200, 24_000, 30, 6),
-    "squality": Known((50, 25, 52), (250, 125, 260), 7_500, 9_500, 25, 340),
+KNOWN = {  # questions and contexts of each split, then the sizes of a row that all splits share
+    "quality": ({"train": (2_270, 135), "dev": (253, 15), "test": (2_086, 115)}, (7_485, 8_232, 90, 3)),
+    "qasper": ({"train": (2_593, 888), "dev": (1_005, 281), "test": (1_451, 416)}, (4_900, 11_012, 25, 20)),
+    "nq": ({"train": (86_000, 86_000), "dev": (1_750, 1_750), "test": (39_825, 39_825)}, (2_700, 4_600, 20, 6)),
+    "hotpot": ({"test": (1_000, 1_000)}, (1_350, 3_000, 30, 6)),
+    "longbench": ({"test": (600, 600)}, (12_200, 24_000, 30, 6)),
+    "squality": ({"train": (250, 50), "dev": (125, 25), "test": (260, 52)}, (7_500, 9_500, 25, 340)),
 }
-_BIOS_TOKENS = 71.0  # of one generated biography with its header, by the tiny tokenizer: 12 make 858
-_BIOS_QUESTION, _BIOS_LABELS = 22, 6
+"""Sizes of the benchmarks' official files, by data.kind."""
 
 
-def known(benchmark: str, split: str, vocabulary: int) -> Rows | None:
-    """Of a split of a benchmark's official files; None: not known."""
-    if benchmark not in KNOWN:
-        return None
-    of, place = KNOWN[benchmark], ("train", "dev", "test").index(split)
-    factor = SMALL_VOCABULARY_FACTOR if vocabulary < SMALL_VOCABULARY else 1.0
-    return Rows(
-        of.questions[place],
-        of.contexts[place],
-        of.mean_tokens * factor if of.questions[place] else 0.0,
-        round(of.longest * factor) if of.questions[place] else 0,
-        of.question_tokens * factor,
-        of.label_tokens,
+def find(settings: Settings, vocabulary: int) -> Workload:
+    """Measure the workload of the settings; `vocabulary` is the size of the base model's."""
+    stale = _stale()
+    splits = ("train", settings.eval.split, "unlabelled", "surface")
+    shares: dict[str, float] = {}
+    if not _BEFORE_VIEWS & stale and FULL.is_file():
+        rows, source = {split: _counted(split) for split in splits}, f"{FULL}, counted"
+        if not _BEFORE_MASK & stale and MASK.is_file():
+            shares = files.read_json(MASK, "mask")["splits"].get("train") or {}
+    elif not _BEFORE_CHUNKS & stale and EXAMPLES.is_file() and CHUNKS.is_file():
+        rows = {split: _estimated(split, vocabulary) for split in splits}
+        source = f"{EXAMPLES} and {CHUNKS}, tokens estimated from characters; {_EXACT}"
+    else:
+        rows, source = _from_benchmark(settings, splits, vocabulary)
+    train, asked = rows["train"], rows[settings.eval.split]
+    any_rows = train if train.num else asked
+    mean_tokens = max(any_rows.mean_tokens, 1.0)
+    chunk_tokens = settings.chunk.words * (1.45 if vocabulary >= _SMALL_VOCABULARY else 3.0)
+    if shares:
+        masked_share = shares["mean_tokens_masked"] / shares["mean_tokens_full"]
+        kept_share = shares["kept_token_share"]
+    else:
+        kept_share = min(1.0, settings.mask.top_k * chunk_tokens / mean_tokens)
+        masked_share = min(1.0, kept_share + (any_rows.question_tokens + any_rows.label_tokens) / mean_tokens)
+    num_chunks, wordpieces = _chunks(settings, not _BEFORE_CHUNKS & stale, train, asked, chunk_tokens)
+    num_questions = train.num + asked.num
+    num_texts = num_chunks + num_questions
+    text_tokens = (num_chunks * wordpieces + num_questions * 20.0) / max(num_texts, 1)
+    return Workload(
+        source, train, asked, masked_share, kept_share, num_texts, text_tokens, rows["unlabelled"].num, rows["surface"]
+    ).cut(settings.model.max_tokens)
+
+
+def _stale() -> set[str]:
+    """Stages up to mask whose outputs do not belong to the settings and the code of now; all of them when unknown."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--with-deps", "--json", "mask"], capture_output=True, text=True
     )
+    try:
+        return set(json.loads(done.stdout))
+    except ValueError:  # no DVC project, or a lock held by a run
+        return _BEFORE_MASK
+
+
+def _counted(split: str) -> Rows:
+    """Count the rows of a split in the full views."""
+    import polars as pl
+
+    columns = ["split", "document_ids", "input_ids", "question_start", "prompt_end"]
+    tokens = pl.col("input_ids").list.len().cast(pl.Int64)
+    return _rows(
+        tables.frame(FULL, tables.FULL_VIEWS, columns)
+        .filter(split=split)
+        .select(
+            "document_ids",
+            tokens=tokens,
+            question=pl.col("prompt_end") - pl.col("question_start"),
+            labels=tokens - pl.col("prompt_end"),
+        )
+    )
+
+
+def _estimated(split: str, vocabulary: int) -> Rows:
+    """Estimate the rows of a split from the characters of its texts."""
+    import polars as pl
+
+    per_token = _CHARACTERS_PER_TOKEN / (_SMALL_VOCABULARY_FACTOR if vocabulary < _SMALL_VOCABULARY else 1.0)
+    documents = (
+        tables.frame(CHUNKS, tables.CHUNKS, ["document_id", "title", "text"])
+        .group_by("document_id")
+        .agg(characters=pl.col("title").first().str.len_chars() + pl.col("text").str.len_chars().sum())
+    )
+    columns = ["split", "question", "options", "answers", "document_ids"]
+    examples = tables.frame(EXAMPLES, tables.EXAMPLES, columns).filter(split=split).with_row_index()
+    contexts = (
+        examples.select("index", document_id="document_ids")
+        .explode("document_id")
+        .join(documents, on="document_id")
+        .group_by("index")
+        .agg(context=pl.col("characters").sum())
+    )
+    options = pl.col("options").list.join("").str.len_chars()
+    answer = pl.col("answers").list.first().str.len_chars().fill_null(0)  # questions without a label have none
+    has_options = pl.col("options").list.len() > 0
+    tokens = (
+        examples.join(contexts, on="index")
+        .with_columns(
+            question=((pl.col("question").str.len_chars() + options) / per_token).round() + 8,
+            labels=pl.when(has_options).then(2).otherwise((answer / per_token).round() + 2),
+        )
+        .with_columns(tokens=(pl.col("context") / per_token).round() + pl.col("question") + pl.col("labels") + 16)
+    )
+    return _rows(tokens)
+
+
+def _rows(found: "pl.DataFrame") -> Rows:
+    """Summarize rows of document_ids and of tokens, question and labels (numbers of tokens)."""
+    if not len(found):
+        return NO_ROWS
+    tokens, question, labels = found.select("tokens", "question", "labels").mean().row(0)
+    longest = int(found.select("tokens").max().item())
+    return Rows(len(found), found["document_ids"].n_unique(), tokens, longest, question, labels)
+
+
+def _from_benchmark(settings: Settings, splits: Sequence[str], vocabulary: int) -> tuple[dict[str, Rows], str]:
+    """Take known sizes, and say in words that they are known or guessed."""
+    data = settings.data
+    if isinstance(data, BiosData):
+        surface = data.surface_questions * len(data.surface_name_sharing_rates)
+        sizes = {
+            "train": (data.train_questions, data.train_documents),
+            "dev": (data.dev_questions, data.dev_documents),
+            "test": (data.test_questions, data.test_documents),
+            "unlabelled": (data.unlabelled_questions, data.train_documents),
+            "surface": (surface, data.surface_documents),
+        }
+        found = {split: generated(*sizes[split], vocabulary) for split in splits}
+    elif data.kind in KNOWN:
+        found = {split: known(data.kind, split, vocabulary) for split in splits}
+    else:
+        guess = {**dict.fromkeys(splits, NO_ROWS), "train": _GUESS, settings.eval.split: _GUESS}
+        return guess, f"a guess (data.kind {data.kind} has no known size); {_EXACT}"
+    most = getattr(data, "max_questions", None)
+    for split, rows in found.items():
+        if most is not None and rows.num > most:
+            found[split] = rows._replace(num=most, num_contexts=min(rows.num_contexts, most))
+    return found, f"the known size of {data.kind}; {_EXACT}"
+
+
+def known(benchmark: str, split: str, vocabulary: int) -> Rows:
+    """Sizes of a split of a benchmark in KNOWN; zeros where its official files have no such split."""
+    splits, (mean, longest, question, labels) = KNOWN[benchmark]
+    factor = _SMALL_VOCABULARY_FACTOR if vocabulary < _SMALL_VOCABULARY else 1.0
+    if split not in splits:
+        return NO_ROWS
+    return Rows(*splits[split], mean * factor, round(longest * factor), question * factor, labels)
 
 
 def generated(num_questions: int, documents: Sequence[int], vocabulary: int) -> Rows:
-    """Of a split of the generated biographies: every question once for each number of documents."""
-    factor = 1.0 if vocabulary < SMALL_VOCABULARY else 1 / SMALL_VOCABULARY_FACTOR
+    """Sizes of a split of generated biographies, where every question is asked once for each number of documents."""
     num = num_questions * len(documents)
     if not num:
-        return count([], [], [], 0)
-    mean = factor * _BIOS_TOKENS * sum(documents) / len(documents)
-    longest = round(1.1 * factor * _BIOS_TOKENS * max(documents))
+        return NO_ROWS
+    tokens = _BIOS_TOKENS * (1.0 if vocabulary < _SMALL_VOCABULARY else 1 / _SMALL_VOCABULARY_FACTOR)
+    mean, longest = tokens * sum(documents) / len(documents), round(1.1 * tokens * max(documents))
     return Rows(num, num, mean, longest, _BIOS_QUESTION, _BIOS_LABELS)
 
 
-def with_cut(work: Workload, max_tokens: int) -> Workload:
-    """The same with rows of `max_tokens` at most."""
-    return replace(
-        work,
-        train=cut(work.train, max_tokens),
-        asked=cut(work.asked, max_tokens),
-        surface=cut(work.surface, max_tokens),
-    )
+def _chunks(settings: Settings, fresh: bool, train: Rows, asked: Rows, chunk_tokens: float) -> tuple[int, float]:
+    """Number of chunks and their mean word pieces; at most so many, where there are no fresh chunks to count."""
+    data = settings.data
+    if fresh and CHUNKS.is_file():
+        texts = tables.frame(CHUNKS, tables.CHUNKS, ["text"])["text"]
+        return len(texts), int(texts.str.len_chars().sum()) / _WORDPIECE_CHARACTERS / max(len(texts), 1)
+    if isinstance(data, BiosData):
+        asked_once = data.train_questions + data.unlabelled_questions + data.dev_questions + data.test_questions
+        words = min(settings.chunk.words, _BIOS_WORDS)
+        return round(_BIOS_DOCUMENTS * asked_once), words * WORDPIECES_PER_WORD
+    total = sum(rows.num_contexts * rows.mean_tokens for rows in (train, asked))
+    return round(total / chunk_tokens), settings.chunk.words * WORDPIECES_PER_WORD

@@ -1,131 +1,169 @@
-"""A plan's rows: what must grow does, what is shared is counted once, and the advice fits."""
+"""A plan's forecast: what must grow does, what is shared is counted once, and the advice fits."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from pipeline.tools.plan import cost, fitting, forecast, shapes, workload
-from pipeline.tools.plan.forecast import Hardware, Recipe
+from pipeline.common.methods import TRAINED
+from pipeline.runtime import config
+from pipeline.runtime.settings import PlanStage
+from pipeline.tools.plan import cost, model_shape
+from pipeline.tools.plan.forecast import Estimate, Plan
+from pipeline.tools.plan.hardware import GIB, Hardware
+from pipeline.tools.plan.model_shape import Shape
 from pipeline.tools.plan.workload import Rows, Workload
+from tests.conftest import ROOT
 
-GIB = 2**30
-SHAPE = shapes.read(shapes.PUBLISHED["mistralai/Mistral-7B-v0.1"] | {"sliding_window": None}, 2, "Mistral-7B")
-H200 = Hardware("H200", 989e12, 4.8e12, 139 * GIB, GIB)
+SHAPE = model_shape.parse(
+    model_shape.PUBLISHED["mistralai/Mistral-7B-v0.1"] | {"sliding_window": None}, 2, "Mistral-7B"
+)
+H200 = Hardware("H200", "cuda", 989e12, 4.8e12, 139 * GIB, GIB)
 STORIES = Rows(2_000, 100, 7_500.0, 8_192, 90.0, 3.0)
 WORK = Workload("test", STORIES, STORIES._replace(num=200, num_contexts=10), 0.25, 0.2, 1_000, 200.0)
-FOCUSED = Recipe("focused", 10, 8, 8_192, "graph", 1, True, 8, True, True, "token", True, True)
-VANILLA = replace(FOCUSED, method="vanilla", contrastive=False, reads_masked=False)
+PLAN = Plan(config.load(PlanStage, ROOT), SHAPE, WORK, H200).changed(
+    {
+        "model.max_tokens": 32_768,
+        "mask.mode": "token",
+        "lora.rank": 8,
+        "train.steps": 10,
+        "train.batch_examples": 8,
+        "train.batch_tokens": 8_192,
+        "train.questions_per_document": 1,
+        "train.negatives": "graph",
+        "train.activation_checkpointing": True,
+        "distill.batch_questions": 8,
+        "eval.batch_tokens": 65_536,
+        "eval.max_new_tokens": 8,
+        "teach.batch_tokens": 65_536,
+    }
+)
 
 
-def plan(recipe: Recipe, hardware: Hardware = H200) -> forecast.Estimate:
-    return forecast.train(recipe, SHAPE, WORK, hardware)
+def train(method: str, changes: dict[str, Any] | None = None, plan: Plan = PLAN) -> Estimate:
+    (found,) = [row for row in plan.changed(changes or {}).train() if row.name == f"train@{method}"]
+    return found
+
+
+def row(rows: list[Estimate], name: str) -> Estimate:
+    (found,) = [row for row in rows if row.name == name]
+    return found
 
 
 def test_a_masked_view_of_full_length_doubles_a_step_and_a_skipped_one_adds_its_share():
-    vanilla = plan(VANILLA)
+    vanilla = train("vanilla")
     assert vanilla.tokens == 10 * 8 * 7_500
-    assert plan(FOCUSED).flops == pytest.approx(2 * vanilla.flops)
+    assert train("focused").flops == pytest.approx(2 * vanilla.flops)
     for mode in ("skip", "drop", "span"):
-        assert plan(replace(FOCUSED, mode=mode)).flops / vanilla.flops == pytest.approx(
-            1.21, abs=0.02
-        )  # 2.1: 1.21 at 8k
+        assert train("focused", {"mask.mode": mode}).flops / vanilla.flops == pytest.approx(1.21, abs=0.02)
 
 
-def test_what_is_taught_is_as_many_full_views_more():
-    vanilla = plan(VANILLA)
-    taught = plan(replace(VANILLA, method="distill", taught=8))
-    assert taught.tokens == 2 * vanilla.tokens and taught.flops == pytest.approx(2 * vanilla.flops)
-    assert taught.peak == pytest.approx(vanilla.peak)  # views are differentiated one forward after the other
+def test_focused_training_without_a_loss_on_the_masked_view_costs_what_vanilla_does():
+    alone = {"contrastive.weight": 0.0, "views.masked": 0.0, "views.consistency": 0.0}
+    assert train("focused", alone)[1:] == train("vanilla")[1:]
+    assert train("focused", alone | {"views.consistency": 1.0}).flops == pytest.approx(2 * train("vanilla").flops)
+
+
+def test_distilled_questions_are_as_many_full_views_more():
+    vanilla, distill = train("vanilla"), train("distill")
+    assert distill.tokens == 2 * vanilla.tokens and distill.flops == pytest.approx(2 * vanilla.flops)
+    assert distill.peak == pytest.approx(vanilla.peak)  # views are differentiated one forward after the other
 
 
 def test_the_teacher_reads_the_kept_chunks_of_all_training_questions():
-    settings = {"new_tokens": 8, "batch_tokens": 65_536, "hardware": H200}
-    labelled, all_of_them = (forecast.teach(SHAPE, replace(WORK, num_unlabelled=num), **settings) for num in (0, 2_000))
-    read = 2_000 * (2 * (round(0.2 * (7_500 - 93)) + 90) + 8)
+    (labelled,), (all_of_them,) = (replace(PLAN, work=replace(WORK, num_unlabelled=num)).teach() for num in (0, 2_000))
+    read = 2_000 * (2 * (round(0.2 * (7_500 - 93)) + 90) + 16)
     assert labelled.tokens == pytest.approx(read, rel=1e-3)
     assert all_of_them.tokens == pytest.approx(2 * labelled.tokens)
     assert all_of_them.flops == pytest.approx(2 * labelled.flops)
 
 
 def test_a_shared_document_divides_the_full_view():
-    shared = plan(replace(VANILLA, questions_per_document=4))
+    vanilla, shared = train("vanilla"), train("vanilla", {"train.questions_per_document": 4})
     assert shared.tokens == 10 * 2 * (7_500 + 3 * 93)
-    assert plan(replace(VANILLA, questions_per_document=8)).tokens < shared.tokens
-    few = replace(WORK, train=STORIES._replace(num_contexts=2_000))  # one question of each: nothing to share
-    recipe = replace(VANILLA, questions_per_document=4)
-    assert forecast.train(recipe, SHAPE, few, H200).tokens == plan(VANILLA).tokens
+    assert train("vanilla", {"train.questions_per_document": 8}).tokens < shared.tokens
+    alone = replace(PLAN, work=replace(WORK, train=STORIES._replace(num_contexts=2_000)))
+    assert train("vanilla", {"train.questions_per_document": 4}, alone).tokens == vanilla.tokens  # nothing to share
 
 
 def test_cached_negatives_cost_a_forward_and_hold_one():
-    graph, cached = plan(FOCUSED), plan(replace(FOCUSED, negatives="cached"))
+    graph, cached = train("focused"), train("focused", {"train.negatives": "cached"})
     assert cached.flops / graph.flops == pytest.approx(4 / 3, abs=0.04)
     assert graph.peak - cached.peak > 15 * 1.9 * GIB  # 16 boundaries of 2 GiB against one
-    assert (graph.note, cached.note) == ("negatives graph", "negatives cached")
+    assert (graph.note, cached.note) == (
+        "negatives graph",
+        "negatives cached; graph would fit too, and computes less",
+    )
+    small = replace(PLAN, machine=H200._replace(memory=graph.peak - GIB))
+    assert train("focused", {"train.negatives": "cached"}, small).note == "negatives cached"
 
 
 def test_half_the_peak_of_an_h200_is_in_reach_by_the_plan():
     """performance of the paper's scale: 50 % of the peak at 8k tokens, 0.85 s a row."""
-    assert plan(VANILLA).seconds / 80 == pytest.approx(0.85, rel=0.25)
+    assert train("vanilla").seconds / 80 == pytest.approx(0.85, rel=0.25)
+
+
+def test_a_fully_trained_embedding_holds_its_optimizer():
+    none, full = (train("vanilla", {"lora.embedding": embedding}).peak for embedding in ("none", "full"))
+    assert full - none == 16 * SHAPE.vocabulary * SHAPE.hidden
 
 
 def test_reading_once_for_all_questions_is_cheaper_than_once_for_each():
-    settings = {"retrieval_inputs": 0, "new_tokens": 8, "batch_tokens": 65_536, "options": True, "hardware": H200}
-    shared = forecast.evaluate("e", SHAPE, WORK, **settings)
-    alone = forecast.evaluate(
-        "e", SHAPE, replace(WORK, asked=WORK.asked._replace(num_contexts=200)), **settings
-    )  # fmt: skip
-    assert alone.flops > 10 * shared.flops
+    params = config.read_yaml(ROOT / "params.yaml")
+    quality = config.resolve({**params, "use": {**params["use"], "data": "quality"}}, ROOT)
+    plan = replace(PLAN, settings=PLAN.settings.model_copy(update={"data": quality.data}))
+    shared = row(plan.evaluate(), "evaluate@base")
+    each = replace(WORK, asked=WORK.asked._replace(num_contexts=200))
+    alone = row(replace(plan, work=each).evaluate(), "evaluate@base")
+    assert alone.flops - shared.flops == pytest.approx(190 * cost.forward_flops(SHAPE, 7_407), rel=1e-3)
     assert shared.peak > SHAPE.weight_bytes
-    with_retrieval = forecast.evaluate("e", SHAPE, WORK, **{**settings, "retrieval_inputs": 1})
+    with_longbench = row(plan.changed({"eval.longbench": True}).evaluate(), "evaluate@base")
     best = 200 * cost.forward_flops(SHAPE, round(0.2 * 7_407))
-    assert with_retrieval.flops - shared.flops == pytest.approx(best, rel=0.2)
+    assert with_longbench.flops - shared.flops == pytest.approx(best, rel=0.2)
 
 
 def test_small_blocks_are_hoarded_and_large_ones_are_not():
-    hoarding = H200._replace(hoard=2.0)
-    assert plan(VANILLA, hoarding).peak == plan(VANILLA).peak
-    tiny = shapes.Shape(3, 128, 256, 4, 4, 32, 2_473, None, 4)
-    one, two = (forecast.train_peak(VANILLA, tiny, WORK, "graph", machine) for machine in (H200, hoarding))
+    hoarding = replace(PLAN, machine=H200._replace(hoard=2.0))
+    assert hoarding.train_peak("vanilla") == PLAN.train_peak("vanilla")
+    tiny = Shape(3, 128, 256, 4, 4, 32, 2_473, None, 4)
+    one, two = (replace(plan, shape=tiny).train_peak("vanilla") for plan in (PLAN, hoarding))
     assert 1.5 < (two - GIB) / (one - GIB) <= 2.0
 
 
 @pytest.mark.parametrize("gib", [24, 40, 79, 139])
-@pytest.mark.parametrize("method", ["vanilla", "focused"])
-@pytest.mark.parametrize("batch_tokens", [None, 65_536, 8_192])
+@pytest.mark.parametrize("negatives", ["graph", "cached"])
+@pytest.mark.parametrize("batch_tokens", [1_000_000, 65_536, 8_192])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_what_the_advice_says_fits(gib: int, method: str, batch_tokens: int | None, checkpointing: bool):
-    machine = H200._replace(memory=gib * GIB)
-    recipe = replace(
-        FOCUSED if method == "focused" else VANILLA, batch_tokens=batch_tokens, checkpointing=checkpointing
-    )
-    if forecast.train_peak(recipe, SHAPE, WORK, "graph", machine) <= machine.memory:
+@pytest.mark.parametrize("section", ["train", "eval", "teach"])
+def test_the_advice_fits(gib: int, negatives: str, batch_tokens: int, checkpointing: bool, section: str):
+    settings = {
+        f"{section}.batch_tokens": batch_tokens,
+        "train.negatives": negatives,
+        "train.activation_checkpointing": checkpointing,
+    }
+    plan = replace(PLAN, machine=H200._replace(memory=gib * GIB)).changed(settings)
+
+    def fits(plan: Plan) -> bool:
+        return all(row.peak <= plan.machine.memory for row in plan.sections[section]())
+
+    if fits(plan):
         return
-    said, work = fitting.advice(recipe, SHAPE, WORK, machine), WORK
-    assert said
-    for change in said.split(" and "):
-        name, value = change.split(" with ")[0].split(" to ")
-        if name == "train.batch_tokens":
-            recipe = replace(recipe, batch_tokens=int(value))
-        elif name == "train.activation_checkpointing":
-            recipe = replace(recipe, checkpointing=True)
-        elif name == "train.negatives":
-            recipe = replace(recipe, negatives="cached")
-        else:
-            assert name == "model.max_tokens"
-            work = workload.with_cut(WORK, int(value))
-    assert forecast.train_peak(recipe, SHAPE, work, machine) <= machine.memory
+    words = plan.advice(section)
+    assert words
+    for change in words.split(" and "):
+        name, value = change.split(" to ")
+        assert "max_tokens" in words or not fits(plan)
+        plan = plan.changed({name: int(value) if value.isdigit() else {"true": True}.get(value, value)})
+    assert fits(plan)
 
 
 def test_there_is_no_advice_where_the_weights_alone_do_not_fit():
-    assert fitting.advice(FOCUSED, SHAPE, WORK, H200._replace(memory=8 * GIB)) == ""
+    plan = replace(PLAN, machine=H200._replace(memory=8 * GIB))
+    assert [plan.advice(section) for section in ("teach", "train", "eval")] == ["", "", ""]
 
 
-def test_known_sizes_follow_split_vocabulary_and_cut():
-    large, small = (workload.known("quality", "test", vocabulary) for vocabulary in (32_000, 2_473))
-    assert large is not None and small is not None
-    assert (large.num, large.num_contexts) == (2_086, 115)
-    assert small.mean_tokens == pytest.approx(2.1 * large.mean_tokens)
-    assert workload.cut(small, 4_096).longest == 4_096
-    assert workload.known("jsonl", "test", 32_000) is None
-    assert workload.generated(400, [12], 2_473).mean_tokens == pytest.approx(858, rel=0.01)
-    assert workload.count([], [], [], 0).num == 0
+def test_every_method_is_forecast_in_the_order_of_the_graph():
+    rows = [row.name for forecast in PLAN.sections.values() for row in forecast()]
+    trained = [f"train@{method}" for method in TRAINED]
+    answered = [f"evaluate@{method}" for method in ("base", *TRAINED)]
+    assert rows == ["score", "validate", "teach", *trained, *answered, "analyze"]

@@ -1,0 +1,40 @@
+"""A shape counts the weights that the model has, and a config.json of another kind is refused."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.runtime.errors import ArtifactError
+from pipeline.tools.plan import model_shape
+from tests.tools.plan.test_cost import MISTRAL_7B, network, shape_of
+
+
+def test_the_shape_counts_the_weights_that_the_model_has():
+    for embedding in ("lora", "mask_token", "full", "none"):
+        made = network(embedding=embedding)
+        trained = sum(parameter.numel() for parameter in made.parameters() if parameter.requires_grad)
+        assert shape_of(made).trainable(4, embedding=embedding, norms=True) == trained
+    made = network(adapter=False)
+    assert shape_of(made).weights == sum(parameter.numel() for parameter in made.parameters())
+    assert MISTRAL_7B.weights == 7_241_732_096
+    assert MISTRAL_7B.trainable(8, embedding="none", norms=False) == 6_815_744
+    assert MISTRAL_7B.cache_bytes == 131_072
+
+
+def test_a_window_that_is_not_used_is_none():
+    config = {**model_shape.PUBLISHED["mistralai/Mistral-7B-v0.1"], "model_type": "qwen2", "use_sliding_window": False}
+    assert model_shape.parse(config, 2, "Qwen").window is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mamba"}, "x: model_type is 'mamba'; the cost is known for llama, mistral"),
+        ({"hidden_size": None}, "x: hidden_size is None; whole numbers"),
+        ({"num_hidden_layers": True, "vocab_size": "9"}, "x: num_hidden_layers is True, vocab_size is '9'; "),
+    ],
+)
+def test_a_config_of_another_kind_is_refused(change: dict[str, Any], message: str):
+    with pytest.raises(ArtifactError) as caught:
+        model_shape.parse(model_shape.PUBLISHED["mistralai/Mistral-7B-v0.1"] | change, 2, "x")
+    assert str(caught.value).startswith(message)
