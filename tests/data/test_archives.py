@@ -1,4 +1,4 @@
-"""One file is taken out of an archive; an archive with anything suspicious in it is refused as a whole."""
+"""One file is extracted from an archive; an archive with anything suspicious in it is refused as a whole."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""What every benchmark is held to, and what is counted."""
+"""Checks that every benchmark must pass, and the counts of the census."""
 
 from dataclasses import replace
 

@@ -26,13 +26,13 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.common.tables import Benchmark, Document, Evidence, Example
 from pipeline.common.text import has_answer, tokens
 from pipeline.data import jsonl, splits
 from pipeline.data.jsonl import Lines, OfficialRecord, Reject, Some, Text
 from pipeline.data.splits import SPLITS, GoldPosition, OfficialFiles
-from pipeline.retrieval import retrievers
 from pipeline.runtime.errors import DataError
 
 # Q questions, N passages of the collection
@@ -125,16 +125,18 @@ class PassageCollection:
     """Distinct passages, ranked by BM25 over lower-case words of title and text."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
+        from pipeline.retrieval import retrievers  # its import takes a second, and only the contexts we build need it
+
         self._passages = passages
         self._tokens = [f"{tokens(passage.title)}\n{tokens(passage.text)}" for passage in passages]
         texts = [retrievers.chunk_text(passage.title, passage.text, with_title=True) for passage in passages]
         self._bm25 = retrievers.Bm25Scorer(texts, k1=1.5, b=0.75)
 
-    def scores(self, questions: Sequence[str]) -> retrievers.Scores:
+    def scores(self, questions: Sequence[str]) -> NDArray[np.float32]:
         """Score every passage for every question: scores_QN."""
         return self._bm25.corpus_scores(questions)
 
-    def gold(self, references: Sequence[str], scores_N: retrievers.Scores) -> Passage | None:
+    def gold(self, references: Sequence[str], scores_N: NDArray[np.float32]) -> Passage | None:
         """Find the best of the first passages whose text holds an answer; None: there is none."""
         wanted = _wanted(references)
         for index in islice(best_first(scores_N, RANKED_FOR_GOLD), RANKED_FOR_GOLD):
@@ -144,7 +146,7 @@ class PassageCollection:
         return None
 
     def distractors(
-        self, question: str, references: Sequence[str], gold: Passage, scores_N: retrievers.Scores, count: int
+        self, question: str, references: Sequence[str], gold: Passage, scores_N: NDArray[np.float32], count: int
     ) -> list[Passage]:
         """Find the `count` best passages that hold no answer and are not the gold text again, best first.
 
@@ -169,7 +171,7 @@ class PassageCollection:
         return chosen
 
 
-def best_first(scores_N: retrievers.Scores, num_likely: int) -> Iterator[int]:
+def best_first(scores_N: NDArray[np.float32], num_likely: int) -> Iterator[int]:
     """Yield the places of the scores, best first, equal ones in order; sorts only `num_likely` until more are read."""
     split = max(len(scores_N) - num_likely, 0)
     likely_N = scores_N >= np.partition(scores_N, split)[split] if split else np.ones(len(scores_N), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""QuALITY: two lines make one story, labels count from 1, and what is no question with four options is refused."""
+"""QuALITY: two lines make one story, labels count from 1, and a question without four options is refused."""
 
 import json
 

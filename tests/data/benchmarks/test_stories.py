@@ -1,4 +1,4 @@
-"""Stories of both benchmarks: no word is lost, and paragraphs are what the stripped files mean by their white space."""
+"""Stories of both benchmarks: no word is lost, and paragraphs follow the white space of the stripped files."""
 
 import re
 
