@@ -90,13 +90,12 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
 def predict(method: Any, checkpointing: bool, batch: int, tokens: int, machine: Any) -> dict[str, float]:
     """Seconds of the same step and MiB of its process, by the plan's arithmetic."""
     from pipeline.runtime import config
-    from pipeline.runtime.settings import PlanStage
     from pipeline.tools.plan import workload
     from pipeline.tools.plan.forecast import Plan
 
     rows = workload.Rows(batch, batch, tokens, tokens, 0, LABELS)
     work = workload.Workload("random rows", rows, rows, 1.0, 1.0, 0, 0.0)
-    plan = Plan(config.load(PlanStage, ROOT), _shape(), work, machine).changed(
+    plan = Plan(config.load(root=ROOT), _shape(), work, machine).changed(
         {
             "model.max_tokens": tokens,
             "lora.rank": RANK,

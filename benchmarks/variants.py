@@ -350,7 +350,7 @@ def answers(name: str, variant: Variant, seed: int, settings: Settings, examples
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    settings = config.load(Settings)
+    settings = config.load()
     if not any(row["split"] == "dev" for row in tables.scan(EXAMPLES, tables.EXAMPLES, ["split"])):
         raise SystemExit("error: there are no dev questions to compare on; set data.dev_questions or data.dev_fraction")
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"steps": arguments.steps})})

@@ -18,7 +18,7 @@ from transformers import set_seed
 from pipeline.common import tables
 from pipeline.model import causal_lm, loading
 from pipeline.model.distributed import Processes
-from pipeline.runtime.settings import Lora, Train
+from pipeline.runtime.settings import LoraSettings, TrainSettings
 from pipeline.training import checkpoint, sampler, trackers, trainer
 from pipeline.training.dataset import Taught, TrainingData, context_keys
 from pipeline.training.objective import VANILLA, Objective
@@ -26,8 +26,8 @@ from pipeline.views import masking
 from tests.model import tiny
 from tests.training.test_objective import FOCUSED, examples
 
-LORA = Lora(rank=4, alpha=8, dropout=0.1, embedding="lora", norms=True)
-TRAIN = Train(
+LORA = LoraSettings(rank=4, alpha=8, dropout=0.1, embedding="lora", norms=True)
+TRAIN = TrainSettings(
     seed=1, document_order="given",
     steps=6, batch_examples=4, questions_per_document=1, batch_tokens=64, negatives="graph", learning_rate=1e-2,
     embedding_learning_rate=1e-2, warmup_steps=1, max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
@@ -87,9 +87,9 @@ def train(
     views: Path,
     name: str,
     objective: Objective = FOCUSED,
-    settings: Train = TRAIN,
+    settings: TrainSettings = TRAIN,
     identity: dict[str, str] | None = None,
-    lora: Lora = LORA,
+    lora: LoraSettings = LORA,
 ) -> Path:
     """Train the toy base, checkpoints in <name>-state, curves in <name>-curves; the adapter's folder.
 
@@ -129,7 +129,7 @@ def train(
     return views / name
 
 
-def killed(views: Path, name: str, num: int, settings: Train, objective: Objective) -> None:
+def killed(views: Path, name: str, num: int, settings: TrainSettings, objective: Objective) -> None:
     """Train in a child that is killed at some moment after its first new checkpoint, `num` times, then once to the end.
 
     Libraries are imported once and nothing is computed here, so that each child is a process of its own at no cost.
@@ -149,7 +149,7 @@ def killed(views: Path, name: str, num: int, settings: Train, objective: Objecti
     print(f"ended with {os.waitstatus_to_exitcode(status)}", flush=True)
 
 
-def fork(views: Path, name: str, settings: Train, objective: Objective) -> int:
+def fork(views: Path, name: str, settings: TrainSettings, objective: Objective) -> int:
     child = os.fork()
     if child == 0:
         code = 1
@@ -172,7 +172,7 @@ def main() -> None:
     weights_ = {name: float(given.pop(name, 0.0)) for name in ("taught", "consistency")}
     objective = (FOCUSED if labelled else VANILLA._replace(full=0.0))._replace(**weights_)
     changes = {key: value if key == "negatives" else int(value) for key, value in given.items()}
-    settings = Train.model_validate(TRAIN.model_dump() | changes)
+    settings = TrainSettings.model_validate(TRAIN.model_dump() | changes)
     if num_kills:
         killed(Path(folder), name, num_kills, settings, objective)
     else:

@@ -13,7 +13,7 @@ from pipeline.analysis.inputs import Longest, Pair
 from pipeline.common import tables
 from pipeline.evaluation import bootstrap, score
 from pipeline.model import generation, loading
-from pipeline.runtime.settings import Eval
+from pipeline.runtime.settings import EvalSettings
 from pipeline.views import tasks
 from pipeline.views.tokenizer import load
 
@@ -33,7 +33,7 @@ def placed(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def attention_of(
-    network: Network, pairs: Sequence[Pair], longest: Longest, card: loading.BaseCard, settings: Eval
+    network: Network, pairs: Sequence[Pair], longest: Longest, card: loading.BaseCard, settings: EvalSettings
 ) -> dict[str, Any] | None:
     """attention_shares.figures of the last prompt token of the full views, with the prompts' `token_shares`; None: no
     gold chunk is known."""
@@ -61,7 +61,7 @@ def attention_of(
 
 
 def equivalence_of(
-    network: Network, pairs: Sequence[Pair], full: Sequence[tables.Row], card: loading.BaseCard, settings: Eval
+    network: Network, pairs: Sequence[Pair], full: Sequence[tables.Row], card: loading.BaseCard, settings: EvalSettings
 ) -> dict[str, Any]:
     """equivalence.compare of the method's answers to the masked views with `full`, those to the full ones."""
     task, tokenizer = tasks.of(full[0]["benchmark"]), load().tokenizer
@@ -80,7 +80,7 @@ def equivalence_of(
 
 
 def representations_of(
-    network: Network, pairs: Sequence[Pair], card: loading.BaseCard, settings: Eval
+    network: Network, pairs: Sequence[Pair], card: loading.BaseCard, settings: EvalSettings
 ) -> dict[str, Any]:
     """alignment.Alignment with `intervals`, and `matching` (matching.figures; None: no question of another context).
 

@@ -12,7 +12,7 @@ from pipeline.data import download, jsonl, splits
 from pipeline.data.benchmarks import bios, hotpot, longbench, nq, own_jsonl, qasper, quality, squality
 from pipeline.data.jsonl import JsonByName, JsonEntries, JsonLines, Rejects
 from pipeline.data.splits import OfficialFiles
-from pipeline.runtime.settings import BiosData, Data, DataFile, JsonlData, NqData, OfficialData
+from pipeline.runtime.settings import BiosData, DataFile, DataSettings, JsonlData, NqData, OfficialData
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Source:
     """Questions that the reader leaves out by its own rules, by reason; complete when all examples have been taken."""
 
 
-def find(data: Data) -> Source:
+def find(data: DataSettings) -> Source:
     """Open the benchmark that the settings choose.
 
     Raises:

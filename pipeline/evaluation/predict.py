@@ -25,7 +25,7 @@ from pipeline.evaluation import score
 from pipeline.model import generation, loading, prefix_cache
 from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import ArtifactError
-from pipeline.runtime.settings import Eval, Model
+from pipeline.runtime.settings import EvalSettings, ModelSettings
 from pipeline.views import full_view, masking, prompts, tasks
 from pipeline.views.tokenizer import encoder, load
 
@@ -200,8 +200,8 @@ EXAMPLES, CHUNKS = Path("data/examples.parquet"), Path("data/chunks.parquet")
 
 def answers(
     method: str,
-    model: Model,
-    settings: Eval,
+    model: ModelSettings,
+    settings: EvalSettings,
     split: str,
     top_k_of: Mapping[str, int],
     team: Processes,

@@ -29,7 +29,7 @@ from pipeline.common import files
 from pipeline.common.device import device
 from pipeline.model import causal_lm
 from pipeline.runtime.errors import ArtifactError, ConfigError, ResourceError
-from pipeline.runtime.settings import Model
+from pipeline.runtime.settings import ModelSettings
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers ships no type for it
@@ -76,7 +76,7 @@ def put(written: Path, place: Path) -> None:
     shutil.move(written, place)
 
 
-def find_base(settings: Model) -> Path:
+def find_base(settings: ModelSettings) -> Path:
     """The local folder of the base: `source` itself, or the hub's snapshot of it; no code in it is ever run.
 
     Raises:
@@ -146,7 +146,7 @@ def read_card(folder: Path = BASE, stage: str = "base") -> BaseCard:
         raise ArtifactError(f"{folder / CARD}: {error}; run `dvc repro -f {stage}`") from None
 
 
-def load_base(settings: Model, card: BaseCard, on: str | None = None) -> PreTrainedModel:
+def load_base(settings: ModelSettings, card: BaseCard, on: str | None = None) -> PreTrainedModel:
     """The base in evaluation mode on the device (or `on` another), its vocabulary resized to the tokenizer's.
 
     Raises:
@@ -255,7 +255,7 @@ def find_adapter(method: str, card: BaseCard) -> Path:
     return folder
 
 
-def load_method(method: str, settings: Model) -> PreTrainedModel | PeftModel:
+def load_method(method: str, settings: ModelSettings) -> PreTrainedModel | PeftModel:
     """The base itself for `base`, else the base under the adapter in models/<method>; in evaluation mode.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pipeline.common import files
 from pipeline.retrieval import embedding_cache, retrievers
-from pipeline.runtime.settings import EncoderRetriever, Retriever
+from pipeline.runtime.settings import EncoderRetriever, RetrieverSettings
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,10 @@ class Built:
 
 
 def build(
-    settings: Retriever, texts: Sequence[str], questions: Sequence[str], engine: Literal["local", "ray"] = "local"
+    settings: RetrieverSettings,
+    texts: Sequence[str],
+    questions: Sequence[str],
+    engine: Literal["local", "ray"] = "local",
 ) -> Built:
     """Build the scorer for distinct chunk texts and distinct questions; `engine` embeds the texts not in the cache.
 

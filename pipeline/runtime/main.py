@@ -29,7 +29,7 @@ WRITTEN_BY_RUNS = ("dvc.lock", "reports", "data", "models")
 """A run writes these itself, so changes there do not count as changes of the code."""
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], object]) -> None:
     """Run `main` and exit with the right code: the user's errors print one line, our own bugs print a traceback.
 
     SIGTERM counts as an interrupt, so that temporary files are removed on the way out.

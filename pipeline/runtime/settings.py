@@ -13,6 +13,7 @@ Name = Annotated[str, Field(min_length=1)]
 Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DocumentCounts = Annotated[list[Positive], Field(min_length=1)]
+GoldPosition = Literal["spread", "first", "middle", "last"]
 
 
 class Section(BaseModel):
@@ -28,7 +29,7 @@ class BiosData(Section):
     seed: int
     train_questions: Count
     unlabelled_questions: Count
-    """Without answers, over contexts of train_documents: what label-free training (method `distill`) reads."""
+    """Questions without answers, over contexts of train_documents, for label-free training (method `distill`)."""
     dev_questions: Count
     test_questions: Count
     train_documents: DocumentCounts
@@ -37,12 +38,12 @@ class BiosData(Section):
     test_documents: DocumentCounts
     name_sharing_rate: Fraction
     """Share of the distractors that carry the first or the last name of the person asked about."""
-    gold_position: Literal["spread", "first", "middle", "last"]
-    """Where the gold document stands in its context; spread: anywhere, drawn."""
+    gold_position: GoldPosition
+    """Place of the gold document in its context; spread: a random place."""
     facts_per_person: Annotated[list[Annotated[int, Field(ge=1, le=8)]], Field(min_length=1)]
-    """Sentences of a biography, one of these numbers drawn for each."""
+    """Sentences of a biography; one of these numbers is drawn for each biography."""
     wording: Literal["fixed", "paraphrased"]
-    """paraphrased: each question in one of four wordings, drawn."""
+    """paraphrased: each question has one of four wordings, drawn at random."""
     surface_questions: Count
     """Test questions asked over each of surface_documents with each of surface_name_sharing_rates; 0: no surface."""
     surface_documents: DocumentCounts
@@ -57,21 +58,21 @@ class JsonlData(Section):
     """Folder that holds documents.jsonl and questions.jsonl, gzipped or not."""
     on_error: Literal["fail", "skip"]
     max_bad_fraction: Fraction
-    """With `skip`: the stage fails all the same above this share of bad lines."""
+    """With `skip`, the stage still fails if the share of bad lines is above this."""
 
 
 class DataFile(Section):
-    """A file of a benchmark: where it is downloaded from, and what its bytes must be."""
+    """One file of a benchmark: where it is downloaded from, and the digest that its bytes must have."""
 
     name: Name
-    """In the folder `source`, and in the cache of downloads."""
+    """File name in the folder `source` and in the cache of downloads."""
     url: Name | None = None
     member: Name | None = None
     """Path inside the archive at `url` (.tgz, .zip); null: `url` is the file itself."""
     git_blob: Sha1 | None = None
     """Git's object id of the file (of the member, where there is one): SHA-1 of `blob <size>`, a zero, the bytes."""
     sha256: Sha256 | None = None
-    """Of the same bytes; both null: not checked, but recorded."""
+    """SHA-256 of the same bytes. If both digests are null, the file is not checked, but its digest is recorded."""
 
 
 class SplitFiles(Section):
@@ -83,8 +84,9 @@ class SplitFiles(Section):
 
 
 class OfficialData(Section):
-    """What all benchmarks with official files share."""
+    """A benchmark with official files (pipeline/data/benchmarks/<kind>.py)."""
 
+    kind: Literal["quality", "qasper", "hotpot", "longbench", "squality"]
     source: Name | None
     """Folder that holds the files by their names; null: they are downloaded."""
     files: SplitFiles
@@ -94,48 +96,18 @@ class OfficialData(Section):
     test_fraction: Fraction
     """Share of train's documents held out as test, beside test's own files: for a trial with one file."""
     max_questions: Positive | None
-    """Of each split, the first ones; null: all."""
-
-
-class QualityData(OfficialData):
-    """QuALITY (pipeline/data/benchmarks/quality.py)."""
-
-    kind: Literal["quality"]
-
-
-class QasperData(OfficialData):
-    """Qasper (pipeline/data/benchmarks/qasper.py)."""
-
-    kind: Literal["qasper"]
-
-
-class HotpotData(OfficialData):
-    """HotpotQA, distractor setting (pipeline/data/benchmarks/hotpot.py)."""
-
-    kind: Literal["hotpot"]
-
-
-class LongbenchData(OfficialData):
-    """LongBench's multi-passage question answering (pipeline/data/benchmarks/longbench.py)."""
-
-    kind: Literal["longbench"]
-
-
-class SqualityData(OfficialData):
-    """SQuALITY, summaries that answer a question (pipeline/data/benchmarks/squality.py)."""
-
-    kind: Literal["squality"]
+    """Only the first questions of each split are used; null: all."""
 
 
 class NqData(OfficialData):
     """Natural Questions with distractors (pipeline/data/benchmarks/nq.py)."""
 
-    kind: Literal["nq"]
+    kind: Literal["nq"]  # type: ignore[assignment]  # another kind with the same keys and more
     passages: list[DataFile]
-    """Collection of titled passages that the contexts of train and dev questions are built from."""
+    """Collection of titled passages from which the contexts of train and dev questions are built."""
     num_documents: DocumentCounts
     """Documents per context that we build around records which carry only their gold passage."""
-    gold_position: Literal["spread", "first", "middle", "last"]
+    gold_position: GoldPosition
 
 
 class EncoderRetriever(Section):
@@ -150,7 +122,7 @@ class EncoderRetriever(Section):
     pooling: Literal["mean", "cls"]
     similarity: Literal["dot", "cosine"]
     max_tokens: Annotated[int, Field(ge=8, le=512)]
-    """Word pieces of one text, special tokens included; the rest is cut and counted."""
+    """Word pieces of one text, special tokens included; longer texts are truncated and counted."""
     title: bool
     """Embed `title text` instead of the text alone."""
 
@@ -167,11 +139,11 @@ class Bm25Retriever(Section):
 class FusionRetriever(EncoderRetriever):
     """An encoder and BM25, joined by reciprocal rank fusion (Cormack et al., 2009)."""
 
-    kind: Literal["fusion"]  # type: ignore[assignment]  # one more kind of the same keys
+    kind: Literal["fusion"]  # type: ignore[assignment]  # another kind with the same keys and more
     k1: PositiveFloat
     b: Fraction
     rank_constant: PositiveFloat
-    """Added to every rank, from 1, before its reciprocal is taken; the larger, the flatter."""
+    """Added to every rank (ranks start at 1) before its reciprocal is taken; a larger constant flattens the scores."""
 
 
 class ControlRetriever(Section):
@@ -182,41 +154,38 @@ class ControlRetriever(Section):
     title: ClassVar[bool] = True
 
 
-Data = Annotated[
-    BiosData | JsonlData | QualityData | QasperData | NqData | HotpotData | LongbenchData | SqualityData,
-    Field(discriminator="kind"),
-]
-Retriever = Annotated[
+DataSettings = Annotated[BiosData | JsonlData | OfficialData | NqData, Field(discriminator="kind")]
+RetrieverSettings = Annotated[
     EncoderRetriever | Bm25Retriever | FusionRetriever | ControlRetriever, Field(discriminator="kind")
 ]
 
 
-class Score(Section):
-    """How the retriever's scores are made; it changes no score."""
+class ScoreSettings(Section):
+    """How the retriever's scores are computed; it changes no score."""
 
     engine: Literal["local", "ray"]
-    """Where texts are encoded: in the stage's process, or on the actors of a Ray cluster."""
+    """Texts are encoded in the stage's process, or on the actors of a Ray cluster."""
 
 
-class Validation(Section):
-    """Retrievers compared on the benchmark before anything is trained."""
+class ValidationSettings(Section):
+    """Retrievers that are compared on the benchmark before anything is trained."""
 
     retrievers: Annotated[list[Name], Field(min_length=1)]
-    """Bundles of conf/retriever, as they stand there."""
+    """Bundles of conf/retriever, unchanged by params.yaml."""
     chunk_words: Annotated[list[Positive], Field(min_length=1)]
-    """Each is tried as chunk.words."""
+    """Each of these is tried as chunk.words."""
     max_examples: Positive | None
-    """Of each split, drawn by their ids; null: all."""
+    """Examples of each split, drawn by their ids; null: all."""
 
 
-class Chunk(Section):
-    """How documents are cut."""
+class ChunkSettings(Section):
+    """How documents are split into chunks."""
 
     words: Positive
-    """Words of a chunk at most; a document marked `whole` is never cut."""
+    """Maximum words of a chunk; a document marked `whole` is never split."""
 
 
-class Model(Section):
+class ModelSettings(Section):
     """The base model."""
 
     source: Name
@@ -227,78 +196,79 @@ class Model(Section):
     sliding_window: Positive | None
     """Tokens; null: full attention."""
     max_tokens: Positive
-    """Longest row, its reference answer included; context.too_long says what becomes of a longer one. Generated answers
-    may be longer than the reference: leave room below the model's own limit."""
+    """Longest row, its reference answer included; context.too_long decides what happens to a longer one. Generated
+    answers may be longer than the reference: leave room below the model's own limit."""
     dtype: Literal["float32", "bfloat16"]
 
 
-class Context(Section):
-    """What becomes of a context that the model cannot read whole."""
+class ContextSettings(Section):
+    """What happens to a context that is too long for the model."""
 
     too_long: Literal["refuse", "cut_end", "cut_middle"]
-    """Of a row above model.max_tokens: the stage stops, or its context is cut there and the cut rows are counted."""
+    """For a row above model.max_tokens, the stage stops, or the context is truncated there and the row is counted."""
 
 
-class Mask(Section):
+class MaskSettings(Section):
     """How the masked view is made (paper section 3)."""
 
     mode: Literal["token", "skip", "span", "drop"]
     top_k: Positive
+    """Chunks of each context that are kept."""
 
 
-class Gate(Section):
+class GateSettings(Section):
     """What retrieval must reach before focused training starts."""
 
     min_gold_retained: Fraction
     """Share of the train examples with a known gold chunk that keep one."""
     override: bool
-    """Train below it all the same."""
+    """Train even if the share is lower."""
 
 
-class Contrastive(Section):
+class ContrastiveSettings(Section):
     """InfoNCE between the two views' representations."""
 
     weight: NonNegative
     temperature: PositiveFloat
     representation: Literal["last_prompt", "mean", "eos"]
     same_document: Literal["mask", "keep"]
-    """Two examples over one context in a batch: left out of the loss, or negatives of each other."""
+    """Two examples over one context in a batch are left out of the loss, or are negatives of each other."""
 
 
-class Views(Section):
-    """Weights of what focused training makes of the two views, beside the contrast."""
+class ViewsSettings(Section):
+    """Weights of the losses of focused training, beside the contrastive loss."""
 
     full: NonNegative
-    """Of the full view's causal-LM loss."""
+    """Weight of the full view's causal-LM loss."""
     masked: NonNegative
-    """Of the masked view's causal-LM loss."""
+    """Weight of the masked view's causal-LM loss."""
     consistency: NonNegative
-    """Of the divergence of the full view's answer from the masked view's."""
+    """Weight of the divergence of the full view's answer from the masked view's."""
 
 
-class Teach(Section):
-    """What the base says over the best-scored chunks of each context, for method `distill`."""
+class TeachSettings(Section):
+    """The teacher of method `distill`: the base model answers over the best-scored chunks of each context."""
 
     top_k: Positive
-    """Chunks of each context that it reads."""
+    """Chunks of each context that the teacher reads."""
     top_tokens: Positive
-    """Its likeliest tokens at each place of its answer that are written down; all others count as one."""
+    """Most likely tokens whose log-probabilities are stored at each place of the answer; the others count as one."""
     batch_tokens: Positive
-    """Tokens of one forward, padding included."""
+    """Tokens of one forward pass, padding included."""
 
 
-class Distill(Section):
-    """Method `distill`: a model that reads all chunks is taught what the base said over the best ones."""
+class DistillSettings(Section):
+    """Method `distill`: a model that reads all chunks learns the teacher's answers over the best ones."""
 
     weight: PositiveFloat
-    """Of the divergence from the teacher."""
+    """Weight of the divergence from the teacher."""
     labelled: NonNegative
     """Weight of the causal-LM loss on the questions with answers; 0.0: no label is used."""
     batch_questions: Positive
-    """Taught in each optimizer step, beside train.batch_examples with their labels."""
+    """Questions with a teacher's answer in each optimizer step, beside train.batch_examples with labels."""
 
 
-class Lora(Section):
+class LoraSettings(Section):
     """The adapter."""
 
     rank: Positive
@@ -310,190 +280,99 @@ class Lora(Section):
     """Train the norm weights too."""
 
 
-class Train(Section):
-    """The optimisation, equal for all methods."""
+class TrainSettings(Section):
+    """The optimization, equal for all methods."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     document_order: Literal["given", "shuffled"]
-    """Of full views with labels: as in the context, or drawn anew at each step, against a liking for certain places."""
+    """Document order in labelled full views: as given, or reshuffled at every step to counter positional bias."""
     steps: Positive
     """Optimizer steps."""
     batch_examples: Positive
     """Examples per optimizer step, over all processes; also the contrastive batch."""
     questions_per_document: Positive
-    """Questions over one context that stand in a batch side by side, and share its computation; 1: contexts differ."""
+    """Questions over one context that are neighbours in a batch and share its computation; 1: contexts differ."""
     batch_tokens: Positive
-    """Of one forward, padding included; a longer row goes alone."""
+    """Tokens of one forward pass, padding included; a longer row goes alone."""
     negatives: Literal["graph", "cached"]
-    """How a contrastive batch is differentiated: all forwards kept until one backward, or one by one at the price of
-    another forward (GradCache); the gradient is the same. auto: kept while they fit."""
+    """How a contrastive batch is differentiated: the graphs of all forward passes are kept until one backward pass, or
+    each is computed a second time (GradCache). The gradient is the same."""
     learning_rate: PositiveFloat
-    """Of the LoRA matrices."""
+    """Learning rate of the LoRA matrices."""
     embedding_learning_rate: PositiveFloat
-    """Of embedding and norm weights."""
+    """Learning rate of embedding and norm weights."""
     warmup_steps: Count
     max_grad_norm: PositiveFloat
     log_every: Positive
-    """Steps."""
+    """Optimizer steps between two points of the curves."""
     activation_checkpointing: bool
 
 
-class Eval(Section):
+class EvalSettings(Section):
     """Generation and its statistics."""
 
     split: Literal["dev", "test"]
-    """Whose questions are asked: choose settings on dev, report test."""
+    """Split that is evaluated: choose settings on dev, report test."""
     contexts: Literal["all", "longest"]
-    """A question that comes with several contexts is asked over each of them, or over the one of most documents."""
+    """A question with several contexts is asked over each of them, or only over the one with most documents."""
     retrieval_top_k: Positive
     """Chunks given to the model by the baseline `retrieval at inference`."""
     longbench: bool
-    """Ask over LongBench's retrieval setting too: the best 7 chunks of 200 words."""
+    """Also evaluate LongBench's retrieval setting: the best 7 chunks of 200 words."""
     batch_tokens: Positive
     """Prompt tokens of one generation batch, padding included."""
     max_new_tokens: Positive | None
-    """Of one answer; null: what the benchmark's answers need (pipeline/views/tasks.py)."""
+    """Maximum tokens of one answer; null: the benchmark's own maximum (pipeline/views/tasks.py)."""
     bootstrap_resamples: Annotated[int, Field(ge=100)]
 
 
-class Analyze(Section):
-    """What is looked into after evaluation."""
+class AnalyzeSettings(Section):
+    """The probes of the trained models."""
 
     examples: Positive
     """Examples of eval.split at the longest context."""
 
 
-class Report(Section):
+class ReportSettings(Section):
     """The page."""
 
     title: Name
 
 
-class PrepareStage(Section):
-    data: Data
-
-
-class ChunkStage(Section):
-    chunk: Chunk
-
-
-class RetrieverBundle(Section):
-    """A file of conf/retriever."""
-
-    retriever: Retriever
-
-
-class ScoreStage(Section):
-    retriever: Retriever
-    score: Score
-
-
-class ValidateStage(Section):
-    validation: Validation
-
-
-class BaseStage(Section):
-    model: Model
-
-
-class TokenizeStage(Section):
-    model: Model
-    context: Context
-
-
-class MaskStage(Section):
-    mask: Mask
-    model: Model
-
-
-class GateStage(Section):
-    gate: Gate
-
-
-class TrainVanillaStage(Section):
-    model: Model
-    lora: Lora
-    train: Train
-
-
-def _refuse_no_loss(contrastive: Contrastive, views: Views) -> None:
-    if views.full == views.masked == views.consistency == contrastive.weight == 0:
-        raise ValueError(
-            "views.full, views.masked, views.consistency and contrastive.weight are all 0, so focused training has no "
-            "loss; set one of them above 0"
-        )
-
-
-class TrainFocusedStage(Section):
-    model: Model
-    lora: Lora
-    train: Train
-    contrastive: Contrastive
-    views: Views
-
-    @model_validator(mode="after")
-    def _has_a_loss(self) -> Self:
-        _refuse_no_loss(self.contrastive, self.views)
-        return self
-
-
-class TeachStage(Section):
-    model: Model
-    teach: Teach
-
-
-class TrainDistillStage(Section):
-    model: Model
-    lora: Lora
-    train: Train
-    distill: Distill
-
-
-class EvaluateStage(Section):
-    model: Model
-    eval: Eval
-
-
-class SurfaceStage(Section):
-    model: Model
-    eval: Eval
-
-
-class AnalyzeStage(Section):
-    model: Model
-    analyze: Analyze
-    eval: Eval
-
-
 class Settings(Section):
-    """Everything; only the loader and the tests see it whole."""
+    """All sections. `config.load` gives a stage only the sections that SECTIONS lists for it."""
 
-    data: Data
-    chunk: Chunk
-    context: Context
-    validation: Validation
-    retriever: Retriever
-    score: Score
-    model: Model
-    mask: Mask
-    gate: Gate
-    contrastive: Contrastive
-    views: Views
-    teach: Teach
-    distill: Distill
-    lora: Lora
-    train: Train
-    eval: Eval
-    analyze: Analyze
-    report: Report
+    data: DataSettings
+    chunk: ChunkSettings
+    context: ContextSettings
+    validation: ValidationSettings
+    retriever: RetrieverSettings
+    score: ScoreSettings
+    model: ModelSettings
+    mask: MaskSettings
+    gate: GateSettings
+    contrastive: ContrastiveSettings
+    views: ViewsSettings
+    teach: TeachSettings
+    distill: DistillSettings
+    lora: LoraSettings
+    train: TrainSettings
+    eval: EvalSettings
+    analyze: AnalyzeSettings
+    report: ReportSettings
 
     @model_validator(mode="after")
-    def _has_a_loss(self) -> Self:
-        _refuse_no_loss(self.contrastive, self.views)
+    def _focused_training_has_a_loss(self) -> Self:
+        views = self.views
+        if views.full == views.masked == views.consistency == self.contrastive.weight == 0:
+            raise ValueError(
+                "views.full, views.masked, views.consistency and contrastive.weight are all 0, so focused training has "
+                "no loss; set one of them above 0"
+            )
         return self
 
     @model_validator(mode="after")
-    def _longbench_is_its_own_setting(self) -> Self:
+    def _longbench_retrieves_its_own_chunks(self) -> Self:
         if self.eval.longbench and self.chunk.words != 200:
             raise ValueError(
                 f"eval.longbench is true, but chunk.words is {self.chunk.words}: LongBench's retrieval reads chunks of "
@@ -502,9 +381,22 @@ class Settings(Section):
         return self
 
 
-class ReportStage(Settings):
-    """Everything, for the page shows the settings of its run; whatever they change comes before the report anyway."""
-
-
-class PlanStage(Settings):
-    """Everything, for a plan is made of all stages; no stage of the graph, it writes nothing."""
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "prepare": ("data",),
+    "chunk": ("chunk",),
+    "score": ("retriever", "score"),
+    "validate": ("validation",),
+    "base": ("model",),
+    "tokenize": ("context", "model"),
+    "mask": ("mask", "model"),
+    "gate": ("gate",),
+    "teach": ("model", "teach"),
+    "train@vanilla": ("lora", "model", "train"),
+    "train@focused": ("contrastive", "lora", "model", "train", "views"),
+    "train@distill": ("distill", "lora", "model", "train"),
+    "evaluate": ("eval", "model"),
+    "surface": ("eval", "model"),
+    "analyze": ("analyze", "eval", "model"),
+    "report": tuple(Settings.model_fields),  # the page prints all settings
+}
+"""Stage -> sections that it may read. Tests hold the params of dvc.yaml and the code of the stages to this table."""

@@ -21,13 +21,12 @@ from pipeline.common.methods import METHODS
 from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import AnalyzeStage
 
 ANALYSIS = Path("reports/analysis.json")
 
 
 def main() -> None:
-    settings = config.load(AnalyzeStage)
+    settings = config.load("analyze")
     card = loading.read_card()
     longest = inputs.longest(settings.eval.split)
     chosen = inputs.first(longest, settings.analyze.examples)

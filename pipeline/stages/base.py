@@ -8,11 +8,10 @@ from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import BaseStage
 
 
 def main() -> None:
-    settings = config.load(BaseStage).model
+    settings = config.load("base").model
     folder = loading.find_base(settings)
     digest = loading.digest(folder)
     if settings.sha256 is not None and settings.sha256 != digest:

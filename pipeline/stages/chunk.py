@@ -8,13 +8,12 @@ from pipeline.common import tables
 from pipeline.retrieval import chunking
 from pipeline.runtime import config
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import ChunkStage
 
 DOCUMENTS, CHUNKS = Path("data/documents.parquet"), Path("data/chunks.parquet")
 
 
 def main() -> None:
-    max_words = config.load(ChunkStage).chunk.words
+    max_words = config.load("chunk").chunk.words
     num_documents = num_whole = num_words = longest = 0
     with tables.Writer(CHUNKS, tables.CHUNKS) as writer:
         documents = tables.scan(DOCUMENTS, tables.DOCUMENTS)

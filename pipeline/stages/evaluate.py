@@ -19,7 +19,6 @@ from pipeline.model import distributed
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, DataError, did_you_mean
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import EvaluateStage
 from pipeline.views import tasks
 
 LONGBENCH_TOP_K = 7  # chunks of 200 words: a retrieval setting of LongBench (arXiv 2308.14508)
@@ -28,7 +27,7 @@ PREDICTIONS, FIGURES = Path("reports/predictions"), Path("reports/eval")
 
 def main() -> None:
     method = _method(sys.argv[1:])
-    settings = config.load(EvaluateStage)
+    settings = config.load("evaluate")
     split = settings.eval.split
     distributed.launch("pipeline.stages.evaluate", [method])
     longbench = {"longbench": LONGBENCH_TOP_K} if settings.eval.longbench else {}

@@ -13,7 +13,7 @@ from pipeline.common import files
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import Gate, GateStage
+from pipeline.runtime.settings import GateSettings
 
 MASK, RETRIEVAL = Path("reports/mask.json"), Path("reports/retrieval.json")
 REPORT = Path("reports/gate.json")
@@ -21,7 +21,7 @@ CONTROLS = ("oracle", "random", "worst")
 
 
 def main() -> None:
-    gate = config.load(GateStage).gate
+    gate = config.load("gate").gate
     mask = files.read_json(MASK, "mask")
     retriever = files.read_json(RETRIEVAL, "score")["retriever"]["kind"]
     train = mask["splits"].get("train", {})
@@ -30,7 +30,9 @@ def main() -> None:
     print(f"gate: {verdict}; {why}")
 
 
-def judge(gate: Gate, retriever: str, gold_retained: float | None, num_known: int, top_k: int) -> tuple[str, str]:
+def judge(
+    gate: GateSettings, retriever: str, gold_retained: float | None, num_known: int, top_k: int
+) -> tuple[str, str]:
     """The verdict, and what it rests on. `gold_retained` is that of the train examples, None when it is unknown.
 
     Raises:

@@ -12,7 +12,6 @@ from pipeline.common.text import has_answer
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import MaskStage
 from pipeline.views import masking, tokenizer
 
 CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")
@@ -21,7 +20,7 @@ SUMMARY = Path("reports/mask.json")
 
 
 def main() -> None:
-    settings = config.load(MaskStage)
+    settings = config.load("mask")
     mode, top_k, window = settings.mask.mode, settings.mask.top_k, settings.model.sliding_window
     base = tokenizer.load()
     text_of = {row["chunk_id"]: row["text"] for row in tables.scan(CHUNKS, tables.CHUNKS, ["chunk_id", "text"])}

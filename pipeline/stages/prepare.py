@@ -11,14 +11,13 @@ from pipeline.data import load
 from pipeline.data.checks import Census
 from pipeline.runtime import config
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import PrepareStage
 
 DOCUMENTS, EXAMPLES = Path("data/documents.parquet"), Path("data/examples.parquet")
 SUMMARY = Path("reports/prepare.json")
 
 
 def main() -> None:
-    data = config.load(PrepareStage).data
+    data = config.load("prepare").data
     source = load.find(data)
     benchmark, rejects = source.benchmark, source.rejects
     census = Census()

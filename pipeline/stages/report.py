@@ -16,7 +16,6 @@ from pipeline.report import grid_record, page, plots, readings, result_figures, 
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.runtime.main import commit, latest_seconds, run
-from pipeline.runtime.settings import ReportStage
 
 PREDICTIONS, CURVES, SURFACE = Path("reports/predictions"), Path("reports/train"), Path("reports/surface")
 EXAMPLES, DOCUMENTS = Path("data/examples.parquet"), Path("data/documents.parquet")
@@ -41,7 +40,7 @@ def main() -> None:
         return
     if sys.argv[1:]:
         raise ConfigError(f"report takes no arguments but --show, got {' '.join(sys.argv[1:])}")
-    settings = config.load(ReportStage)
+    settings = config.load("report")
     predictions = _predictions()
     found = summary.summarise(predictions, resamples=settings.eval.bootstrap_resamples)
     sources = {name: files.read_json(path, stage) for name, (path, stage) in SOURCES.items()}

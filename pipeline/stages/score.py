@@ -20,7 +20,6 @@ from pipeline.retrieval.index import ChunkIndex
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import ScoreStage
 
 CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")
 REPORT = Path("reports/retrieval.json")
@@ -28,7 +27,7 @@ REPORT = Path("reports/retrieval.json")
 
 def main() -> None:
     started = time.perf_counter()
-    settings = config.load(ScoreStage)
+    settings = config.load("score")
     retriever = settings.retriever
     chunks = ChunkIndex(tables.scan(CHUNKS, tables.CHUNKS), with_title=retriever.title)
     questions = list(dict.fromkeys(row["question"] for row in tables.scan(EXAMPLES, tables.EXAMPLES, ["question"])))

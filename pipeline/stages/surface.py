@@ -12,7 +12,6 @@ from pipeline.model import distributed
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import SurfaceStage
 
 SPLIT = "surface"
 SURFACE = Path("reports/surface")
@@ -23,7 +22,7 @@ def main() -> None:
         given = " ".join(sys.argv[1:]) or "none"
         raise ConfigError(f"surface takes one method, got {given}; choose from {', '.join(methods.METHODS)}")
     method = sys.argv[1]
-    settings = config.load(SurfaceStage)
+    settings = config.load("surface")
     distributed.launch("pipeline.stages.surface", [method])
     team = distributed.Processes()
     rows = predict.answers(method, settings.model, settings.eval, SPLIT, {}, team, f"surface@{method}")

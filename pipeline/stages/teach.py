@@ -15,7 +15,6 @@ from pipeline.model import loading, teacher
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import TeachStage
 from pipeline.views import masking, tasks, tokenizer
 
 FULL, SCORES, EXAMPLES = Path("data/views/full.parquet"), Path("data/scores.parquet"), Path("data/examples.parquet")
@@ -33,7 +32,7 @@ class _Asked(NamedTuple):
 
 
 def main() -> None:
-    settings = config.load(TeachStage)
+    settings = config.load("teach")
     card = loading.read_card()
     asked: list[_Asked] = []
     benchmark = ""

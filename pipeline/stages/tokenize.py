@@ -13,7 +13,6 @@ from pipeline.common.tables import Evidence
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import TokenizeStage
 from pipeline.views import full_view, prompts, tasks, tokenizer
 from pipeline.views.full_view import Lengths
 
@@ -24,7 +23,7 @@ CUTS: dict[str, full_view.Cut] = {"cut_end": "end", "cut_middle": "middle"}
 
 
 def main() -> None:
-    settings = config.load(TokenizeStage)
+    settings = config.load("tokenize")
     max_tokens, too_long = settings.model.max_tokens, settings.context.too_long
     base = tokenizer.load()
     encode = tokenizer.encoder(base.tokenizer)

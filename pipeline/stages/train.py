@@ -13,7 +13,7 @@ from pipeline.model import causal_lm, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import Train, TrainDistillStage, TrainFocusedStage, TrainVanillaStage
+from pipeline.runtime.settings import Settings, TrainSettings
 from pipeline.training import checkpoint, sampler, trackers, trainer
 from pipeline.training.dataset import SPLITS, Taught, TrainingData, context_keys
 from pipeline.training.objective import VANILLA, Objective
@@ -26,22 +26,21 @@ CHECKPOINTS = loading.MODELS / ".checkpoints"
 
 def main() -> None:
     method = sys.argv[1] if len(sys.argv) == 2 else ""
+    if method not in methods.TRAINED:
+        given = " ".join(sys.argv[1:]) or "none"
+        raise ConfigError(f"train takes one method, got {given}; choose from {', '.join(methods.TRAINED)}")
+    settings = config.load(f"train@{method}")
     match method:
         case methods.VANILLA:
-            train_adapter(method, config.load(TrainVanillaStage), VANILLA)
+            train_adapter(method, settings, VANILLA)
         case methods.FOCUSED:
-            focused = config.load(TrainFocusedStage)
-            train_adapter(method, focused, _focused(focused))
+            train_adapter(method, settings, _focused(settings))
         case methods.DISTILL:
-            distill = config.load(TrainDistillStage)
-            objective = VANILLA._replace(full=distill.distill.labelled, taught=distill.distill.weight)
-            train_adapter(method, distill, objective, distill.distill.batch_questions)
-        case _:
-            given = " ".join(sys.argv[1:]) or "none"
-            raise ConfigError(f"train takes one method, got {given}; choose from {', '.join(methods.TRAINED)}")
+            objective = VANILLA._replace(full=settings.distill.labelled, taught=settings.distill.weight)
+            train_adapter(method, settings, objective, settings.distill.batch_questions)
 
 
-def _focused(settings: TrainFocusedStage) -> Objective:
+def _focused(settings: Settings) -> Objective:
     contrastive = settings.contrastive
     return Objective(
         full=settings.views.full,
@@ -56,7 +55,7 @@ def _focused(settings: TrainFocusedStage) -> Objective:
 
 def train_adapter(
     method: str,
-    settings: TrainVanillaStage | TrainFocusedStage | TrainDistillStage,
+    settings: Settings,
     objective: Objective,
     batch_questions: int = 0,
 ) -> None:
@@ -126,7 +125,7 @@ def train_adapter(
     team.close()
 
 
-def _data(train: Train, objective: Objective, batch_questions: int) -> TrainingData:
+def _data(train: TrainSettings, objective: Objective, batch_questions: int) -> TrainingData:
     """The examples of every step, and the taught questions."""
     batches: list[list[int]] = [[] for _ in range(train.steps)]  # stays where no label is used
     if objective.full or objective.reads_masked:

@@ -31,7 +31,7 @@ from pipeline.retrieval.index import ChunkIndex
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import Retriever, ValidateStage
+from pipeline.runtime.settings import RetrieverSettings
 
 DOCUMENTS, EXAMPLES = Path("data/documents.parquet"), Path("data/examples.parquet")
 REPORT = Path("reports/validation.json")
@@ -42,7 +42,7 @@ RESAMPLES = 1000
 
 def main() -> None:
     started = time.perf_counter()
-    validation = config.load(ValidateStage).validation
+    validation = config.load("validate").validation
     retrievers = config.load_retrievers(list(dict.fromkeys(validation.retrievers)))
     examples = _examples(validation.max_examples)
     wanted = {document_id for example in examples for document_id in example["document_ids"]}
@@ -79,7 +79,7 @@ def _examples(max_examples: int | None) -> list[tables.Row]:
 
 
 def _measured(
-    name: str, retriever: Retriever, rows: list[tables.Row], examples: list[tables.Row]
+    name: str, retriever: RetrieverSettings, rows: list[tables.Row], examples: list[tables.Row]
 ) -> Iterator[dict[str, Any]]:
     """Yield one row of the report for each split; `rows` are those of tables.CHUNKS."""
     chunks = ChunkIndex(rows, with_title=retriever.title)

@@ -27,7 +27,6 @@ from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import BaseStage
 from pipeline.tools import arguments
 
 FULL = Path("data/views/full.parquet")
@@ -47,7 +46,7 @@ def main() -> None:
     asked = _parsed(sys.argv[1:])
     method, out = asked.method, asked.out
     _refuse_occupied(out)
-    settings = config.load(BaseStage).model
+    settings = config.load("base").model
     card = loading.read_card()
     loading.find_adapter(method, card)
     _refuse_base(loading.find_base(settings), out)

@@ -33,7 +33,7 @@ from pipeline.common import curves
 from pipeline.model import causal_lm
 from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import NumericError, ResourceError
-from pipeline.runtime.settings import Train
+from pipeline.runtime.settings import TrainSettings
 from pipeline.training import checkpoint, grad_cache, trackers
 from pipeline.training.dataset import Batch, TrainingData
 from pipeline.training.objective import Encoder, Objective
@@ -95,7 +95,7 @@ def fit(
     adapted: torch.nn.Module,
     data: TrainingData,
     objective: Objective,
-    settings: Train,
+    settings: TrainSettings,
     *,
     pad_id: int,
     retained: bool,
@@ -160,7 +160,7 @@ def fit(
 class _Run:
     """What changes from step to step, and can be written down and taken up again."""
 
-    def __init__(self, encoder: Any, optimizer: torch.optim.Optimizer, settings: Train) -> None:
+    def __init__(self, encoder: Any, optimizer: torch.optim.Optimizer, settings: TrainSettings) -> None:
         self.done = 0
         """Steps."""
         self.points: list[Point] = []
@@ -230,7 +230,7 @@ def write_curves(points: list[Point], folder: Path) -> None:
             live.make_summary()
 
 
-def _optimizer(adapted: torch.nn.Module, settings: Train) -> torch.optim.Optimizer:
+def _optimizer(adapted: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     attention, rest = causal_lm.parameter_groups(adapted)
     groups = [
         {"params": attention, "lr": settings.learning_rate},

@@ -20,7 +20,6 @@ from pipeline.common import files
 from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError
-from pipeline.runtime.settings import BaseStage
 from pipeline.stages import base
 from tests.conftest import ROOT
 
@@ -57,7 +56,7 @@ def tie(folder: Path) -> None:
 def trained(embedding: str = "lora", method: str = "focused", *, scale: float = 0.02) -> PeftModel:
     """An adapter over the project's base that changes what it may, saved as the method's."""
     card = loading.read_card()
-    network = loading.load_base(config.load(BaseStage).model, card)
+    network = loading.load_base(config.load("base").model, card)
     torch.manual_seed(0)
     adapted = causal_lm.add_adapter(
         network, rank=4, alpha=8, dropout=0.0, embedding=embedding, norms=True, mask_id=card.mask_id
@@ -82,7 +81,7 @@ def logits(network: Any) -> torch.Tensor:
 
 
 def loaded(method: str = "focused") -> Any:
-    return loading.load_method(method, config.load(BaseStage).model)
+    return loading.load_method(method, config.load("base").model)
 
 
 @pytest.mark.parametrize("tied", [False, True])

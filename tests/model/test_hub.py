@@ -26,7 +26,6 @@ from pipeline.model import loading
 from pipeline.retrieval import embed, embedding_cache, encoder
 from pipeline.runtime import config, main
 from pipeline.runtime.errors import ArtifactError
-from pipeline.runtime.settings import BaseStage, ScoreStage
 from pipeline.stages import base
 from tests import tiny_bert
 from tests.conftest import ROOT
@@ -201,9 +200,8 @@ runpy.run_module("pipeline.stages.base", run_name="__main__")
 from pipeline.model import loading
 from pipeline.retrieval import embed, embedding_cache
 from pipeline.runtime import config
-from pipeline.runtime.settings import BaseStage, ScoreStage
-network = loading.load_base(config.load(BaseStage).model, loading.read_card())
-embedder = embed.Embedder(config.load(ScoreStage).retriever, embedding_cache.Cache(Path(sys.argv[1])))
+network = loading.load_base(config.load("base").model, loading.read_card())
+embedder = embed.Embedder(config.load("score").retriever, embedding_cache.Cache(Path(sys.argv[1])))
 embedded = embedder.embed(["a document"], "documents")
 print(json.dumps({
     "kind": type(network).__name__, "window": network.config.sliding_window, "vocabulary": network.config.vocab_size,
@@ -266,10 +264,10 @@ def test_the_named_models_are_loaded_from_the_hub_and_then_from_its_cache(hub, h
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project.parent / "hf/hub"))
     base.main()
     assert json.loads((project / "models/base/base.json").read_text()) == card
-    network = loading.load_base(config.load(BaseStage).model, loading.read_card())
+    network = loading.load_base(config.load("base").model, loading.read_card())
     assert network.config.vocab_size == 288
     with closing(embedding_cache.Cache(project / "second.sqlite")) as cache:
-        embedder = embed.Embedder(config.load(ScoreStage).retriever, cache)
+        embedder = embed.Embedder(config.load("score").retriever, cache)
         embedded = embedder.embed(["a document"], "documents")
     assert embedded.num_encoded == 1 and embedded.embedding_ND.tolist() == found["embedding"]
     assert hub.asked == []
@@ -294,8 +292,8 @@ def test_a_stage_that_gets_nothing_from_the_hub_ends_with_one_line_and_code_4(hu
 def both(project):
     """The two ways to the hub, each with its bundle's settings."""
     return [
-        (loading.find, config.load(BaseStage, project).model),
-        (encoder.find, config.load(ScoreStage, project).retriever),
+        (loading.find, config.load("base", project).model),
+        (encoder.find, config.load("score", project).retriever),
     ]
 
 
@@ -359,7 +357,7 @@ def test_weights_that_may_run_code_are_refused_without_being_fetched(hub, here, 
 
 def test_a_local_folder_is_loaded_offline_and_its_code_is_not_run(saved, project, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    settings = config.load(BaseStage, project).model.model_copy(update={"source": str(saved[0])})
+    settings = config.load("base", project).model.model_copy(update={"source": str(saved[0])})
     card = loading.BaseCard("", None, loading.digest(saved[0]), 288, "", 1, 2, 286, 287)
     assert loading.load_base(settings, card).config.vocab_size == 288
     retriever = tiny_bert.retriever(saved[1])
@@ -370,7 +368,7 @@ def test_a_local_folder_is_loaded_offline_and_its_code_is_not_run(saved, project
 def test_a_model_that_is_nothing_without_its_code_is_refused(saved, project, tmp_path):
     folder = Path(shutil.copytree(saved[0], tmp_path / "model"))
     edit(folder / "config.json", model_type="focused_canary")
-    settings = config.load(BaseStage, project).model.model_copy(update={"source": str(folder)})
+    settings = config.load("base", project).model.model_copy(update={"source": str(folder)})
     with pytest.raises(ArtifactError, match=r"model_type 'focused_canary' .* code that comes with weights is not run"):
         loading.find_base(settings)
     assert not (saved[0].parent / "canary").exists()
@@ -381,7 +379,7 @@ def test_a_file_that_is_no_safetensors_file_is_refused_by_its_header(saved, proj
     folder = Path(shutil.copytree(saved[0], tmp_path / "model"))
     path = folder / "model-00002-of-00003.safetensors"
     path.write_bytes(path.read_bytes()[:-1] if damage is None else damage)
-    settings = config.load(BaseStage, project).model.model_copy(update={"source": str(folder)})
+    settings = config.load("base", project).model.model_copy(update={"source": str(folder)})
     with pytest.raises(ArtifactError, match=r"model-00002-of-00003.safetensors: no whole safetensors file"):
         loading.find_base(settings)
 
@@ -390,6 +388,6 @@ def test_a_file_that_is_no_safetensors_file_is_refused_by_its_header(saved, proj
 def test_a_configuration_that_is_none_is_named(saved, project, tmp_path, damage):
     folder = Path(shutil.copytree(saved[0], tmp_path / "model"))
     (folder / "config.json").unlink() if damage is None else (folder / "config.json").write_text(damage)
-    settings = config.load(BaseStage, project).model.model_copy(update={"source": str(folder)})
+    settings = config.load("base", project).model.model_copy(update={"source": str(folder)})
     with pytest.raises(ArtifactError, match=r"config.json: no model's configuration"):
         loading.find_base(settings)

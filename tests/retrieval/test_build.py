@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from pipeline.common import tables
 from pipeline.retrieval import build, recall, retrievers
 from pipeline.runtime import config
-from pipeline.runtime.settings import Bm25Retriever, ControlRetriever, EncoderRetriever, FusionRetriever, ScoreStage
+from pipeline.runtime.settings import Bm25Retriever, ControlRetriever, EncoderRetriever, FusionRetriever
 from tests import tiny_bert
 from tests.conftest import ROOT
 from tests.stages.test_score import EXAMPLES, chunks
@@ -146,7 +146,7 @@ def test_minilm_reaches_the_known_recall_on_natural_questions(shared, cache):
     texts = [retrievers.chunk_text(r["ctxs"][0]["title"], r["ctxs"][0]["text"], with_title=True) for r in records]
     row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     gold = {record["question"]: {row_of[text]} for record, text in zip(records, texts, strict=True)}
-    settings = config.load(ScoreStage, ROOT).retriever
+    settings = config.load("score", ROOT).retriever
     built = build.build(settings, list(row_of), list(gold))
     assert isinstance(built.scorer, retrievers.DenseScorer)
     found = recall.in_corpus(built.scorer, len(row_of), gold)["recall"]

@@ -43,24 +43,24 @@ def test_every_shipped_bundle_loads(project: Path, group: str):
     for name in bundles(group):
         (project / "params.yaml").write_text(original)
         edit(project, f"{group}: {use[group]}", f"{group}: {name}")
-        loaded = config.load(settings.Settings, project)
+        loaded = config.load(root=project)
         assert isinstance(loaded, settings.Settings)
 
 
 def test_params_win_over_the_bundle(project: Path):
-    assert config.load(settings.TrainVanillaStage, project).train.steps != 7
+    assert config.load("train@vanilla", project).train.steps != 7
     edit(project, "train:\n  seed: 1", "train:\n  seed: 1\n  steps: 7")
-    assert config.load(settings.TrainVanillaStage, project).train.steps == 7
+    assert config.load("train@vanilla", project).train.steps == 7
     edit(project, "data: {}", "data: {test_questions: 9}")
-    assert config.load(settings.PrepareStage, project).data.test_questions == 9
+    assert config.load("prepare", project).data.test_questions == 9
 
 
 def test_a_stage_sees_only_the_sections_it_declares(project: Path):
-    loaded = config.load(settings.MaskStage, project)
+    loaded = config.load("mask", project)
     assert loaded.mask.mode == "token"
     with pytest.raises(AttributeError):
         loaded.contrastive  # noqa: B018  # the access is the test
-    assert not hasattr(config.load(settings.TrainVanillaStage, project), "contrastive")
+    assert not hasattr(config.load("train@vanilla", project), "contrastive")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_stage_sees_only_the_sections_it_declares(project: Path):
 def test_a_wrong_setting_is_one_line_with_the_mend(project: Path, old: str, new: str, message: str):
     edit(project, old, new)
     with pytest.raises(ConfigError, match=message) as caught:
-        config.load(settings.MaskStage, project)
+        config.load("mask", project)
     assert caught.value.exit_code == 2
 
 
@@ -105,7 +105,7 @@ def test_all_problems_are_reported_at_once_and_name_their_file(project: Path):
     edit(project, "rank: 8", "rank: 0")
     edit(project, "steps: ", "stepps: ", "conf/profile/cpu.yaml")
     with pytest.raises(ConfigError) as caught:
-        config.load(settings.ReportStage, project)
+        config.load("report", project)
     message = str(caught.value)
     assert "params.yaml: mask.mode" in message
     assert "params.yaml: lora.rank is 0" in message
@@ -114,7 +114,7 @@ def test_all_problems_are_reported_at_once_and_name_their_file(project: Path):
 
 def test_named_retrievers_load_as_their_bundles_stand_whatever_the_params_change(project: Path):
     edit(project, "retriever: {}", "retriever: {max_tokens: 64}")
-    assert config.load(settings.ScoreStage, project).retriever.max_tokens == 64
+    assert config.load("score", project).retriever.max_tokens == 64
     found = config.load_retrievers(["fusion", "minilm", "random"], project)
     assert {name: retriever.kind for name, retriever in found.items()} == {
         "fusion": "fusion", "minilm": "encoder", "random": "random",
@@ -136,7 +136,7 @@ def test_every_problem_of_the_named_retrievers_is_told_at_once(project: Path):
 def test_a_wrong_retriever_to_validate_stops_every_stage(project: Path):
     edit(project, "retrievers: [minilm", "retrievers: [minlm")
     with pytest.raises(ConfigError, match=r"validation.retrievers: no bundle 'minlm' \(did you mean minilm\?\)"):
-        config.load(settings.PrepareStage, project)
+        config.load("prepare", project)
 
 
 def test_fusion_scores_as_its_encoder_and_bm25_do_alone():
@@ -149,13 +149,13 @@ def test_fusion_scores_as_its_encoder_and_bm25_do_alone():
 def test_a_params_file_without_sections_is_refused(project: Path, text: str):
     (project / "params.yaml").write_text(text)
     with pytest.raises(ConfigError, match="expected sections"):
-        config.load(settings.MaskStage, project)
+        config.load("mask", project)
 
 
 def test_a_missing_params_file_is_refused(project: Path):
     (project / "params.yaml").unlink()
     with pytest.raises(ConfigError, match="no such file"):
-        config.load(settings.MaskStage, project)
+        config.load("mask", project)
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
@@ -184,9 +184,9 @@ def test_every_profile_has_the_sections_that_dvc_tracks():
 
 def test_settings_that_do_not_go_together_are_one_line(project: Path):
     edit(project, "longbench: false", "longbench: true")
-    assert config.load(settings.EvaluateStage, project).eval.longbench
+    assert config.load("evaluate", project).eval.longbench
     edit(project, "words: 200", "words: 300")
     with pytest.raises(
         ConfigError, match=r"^params.yaml: eval.longbench is true, but chunk.words is 300: .* 200 words"
     ):
-        config.load(settings.EvaluateStage, project)
+        config.load("evaluate", project)

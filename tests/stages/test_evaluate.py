@@ -21,7 +21,6 @@ from pipeline.evaluation import metrics, predict, schema, score
 from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
-from pipeline.runtime.settings import EvaluateStage
 from pipeline.stages import evaluate
 from pipeline.views import full_view, prompts, tasks
 from tests.conftest import ROOT
@@ -227,7 +226,7 @@ def test_two_processes_write_what_one_writes(toy, monkeypatch):
 
 
 def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
-    settings, card = config.load(EvaluateStage).model, loading.read_card()
+    settings, card = config.load("evaluate").model, loading.read_card()
     adapted = causal_lm.add_adapter(
         loading.load_base(settings, card), rank=2, alpha=4, dropout=0.0, embedding="lora", norms=True, mask_id=tiny.MASK
     )

@@ -17,7 +17,6 @@ from pipeline.common.tables import Evidence, Example
 from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
-from pipeline.runtime.settings import EvaluateStage
 from pipeline.stages import base, mask, tokenize
 from pipeline.views import tokenizer
 from tests.conftest import ROOT
@@ -222,9 +221,8 @@ def test_weights_that_changed_since_the_card_are_refused(project: Path):
 
 def weights_settings() -> Any:
     from pipeline.runtime import config
-    from pipeline.runtime.settings import BaseStage
 
-    return config.load(BaseStage).model
+    return config.load("base").model
 
 
 @pytest.mark.parametrize(
@@ -272,7 +270,7 @@ def test_a_window_for_a_model_without_one_is_refused(project: Path, tmp_path: Pa
     )
     choose(model={"source": str(folder), "sha256": None, "sliding_window": 64})
     base.main()
-    settings = config.load(EvaluateStage).model
+    settings = config.load("evaluate").model
     with pytest.raises(
         ConfigError, match=r"model.sliding_window is 64, but a llama model has no window; set it to null"
     ):

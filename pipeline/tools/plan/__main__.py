@@ -16,7 +16,6 @@ import polars as pl
 from pipeline.runtime import config
 from pipeline.runtime.errors import ResourceError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import PlanStage
 from pipeline.tools.plan import cost, hardware, model_shape, workload
 from pipeline.tools.plan.forecast import Estimate, Plan, total
 from pipeline.tools.plan.hardware import GIB
@@ -25,7 +24,7 @@ LIGHT = "prepare, chunk, base, tokenize, mask, gate, report"
 
 
 def main() -> None:
-    settings = config.load(PlanStage)
+    settings = config.load()
     shape = model_shape.base(settings.model)
     work = workload.find(settings, shape.vocabulary)
     machine = hardware.find(settings.model.dtype, shape.hidden, shape.intermediate)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pipeline.common.methods import BASE, DISTILL, FOCUSED, METHODS, TRAINED, Trained
 from pipeline.runtime import config
-from pipeline.runtime.settings import EncoderRetriever, PlanStage
+from pipeline.runtime.settings import EncoderRetriever, Settings
 from pipeline.tools.plan import cost, model_shape, workload
 from pipeline.tools.plan.cost import Forward
 from pipeline.tools.plan.hardware import Hardware
@@ -68,7 +68,7 @@ class Reading(NamedTuple):
 class Plan:
     """The settings, the base model, the data and the machine that the cost of a run follows from."""
 
-    settings: PlanStage
+    settings: Settings
     shape: Shape
     work: Workload
     machine: Hardware

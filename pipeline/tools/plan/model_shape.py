@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.runtime.errors import ArtifactError
-from pipeline.runtime.settings import EncoderRetriever, Model
+from pipeline.runtime.settings import EncoderRetriever, ModelSettings
 
 GATED = ("llama", "mistral", "qwen2", "qwen3", "ministral")
 PLAIN = ("bert",)
@@ -107,7 +107,7 @@ class Shape:
         return self.layers * rank * projections + of_embedding[embedding] + of_norms
 
 
-def base(model: Model) -> Shape:
+def base(model: ModelSettings) -> Shape:
     """Read the shape of the base model, with the sliding window that its settings give it.
 
     Raises:

@@ -7,7 +7,6 @@ import pytest
 
 from pipeline.common.methods import TRAINED
 from pipeline.runtime import config
-from pipeline.runtime.settings import PlanStage
 from pipeline.tools.plan import cost, model_shape
 from pipeline.tools.plan.forecast import Estimate, Plan
 from pipeline.tools.plan.hardware import GIB, Hardware
@@ -21,7 +20,7 @@ SHAPE = model_shape.parse(
 H200 = Hardware("H200", "cuda", 989e12, 4.8e12, 139 * GIB, GIB)
 STORIES = Rows(2_000, 100, 7_500.0, 8_192, 90.0, 3.0)
 WORK = Workload("test", STORIES, STORIES._replace(num=200, num_contexts=10), 0.25, 0.2, 1_000, 200.0)
-PLAN = Plan(config.load(PlanStage, ROOT), SHAPE, WORK, H200).changed(
+PLAN = Plan(config.load(root=ROOT), SHAPE, WORK, H200).changed(
     {
         "model.max_tokens": 32_768,
         "mask.mode": "token",

@@ -6,7 +6,6 @@ import pytest
 
 from pipeline.common import tables
 from pipeline.runtime import config
-from pipeline.runtime.settings import PlanStage
 from pipeline.tools.plan import workload
 
 
@@ -29,7 +28,7 @@ def test_rows_are_counted_in_the_views(project: Path):
     assert workload._counted("test").longest == 90
     assert workload._counted("dev").num == 0
     # They are not trusted where nobody can say that they are fresh.
-    settings = config.load(PlanStage)
+    settings = config.load()
     assert workload.find(settings, 2_473).source.startswith("the known size of bios")
 
 
@@ -39,7 +38,7 @@ def test_fresh_views_are_used_and_cut(project: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(workload, "_chunks", lambda *given: (10, 100.0))
     workload.FULL.parent.mkdir(parents=True)
     workload.FULL.touch()
-    found = workload.find(config.load(PlanStage), 2_473)
+    found = workload.find(config.load(), 2_473)
     assert found.source.endswith("counted")
     assert (found.train.longest, found.train.mean_tokens) == (4_096, 3_000.0)
     assert 0 < found.kept_share < found.masked_share <= 1
