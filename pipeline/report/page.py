@@ -1,46 +1,25 @@
-"""The report's page: one HTML file that loads nothing, with all data escaped by the template.
+"""The report's page: one HTML file that loads nothing; the templates escape all data.
 
-`page.html.j2` says where things stand; here is only what goes in.
+This module says what goes into the page; page.html.j2 says where.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from pipeline.evaluation import score
-from pipeline.report import (
-    analysis_figures,
-    analysis_grids,
-    analysis_words,
-    claims,
-    forest,
-    grids,
-    paper,
-    readings,
-    result_figures,
-    retrieval_figures,
-    surface,
-    wording,
-)
-from pipeline.report.ablation_table import Table
-from pipeline.report.readings import Reading
+from pipeline.evaluation.score import MEASURES
+from pipeline.report import ablation_table, answer_browser, charts, page_tables, summary, svg, text
+from pipeline.report.ablation_table import AblationTable
+from pipeline.report.answer_browser import ShownExample
 from pipeline.report.summary import Summary
-from pipeline.report.svg import Label, colours
-
-
-class Figure(NamedTuple):
-    """A drawing and the title over it."""
-
-    title: str
-    svg: Markup
-
+from pipeline.report.text import Values
 
 PAPER_ROWS = {"vanilla": "vanilla", "vanilla + retrieval": "retrieval", "focused": "focused"}
-"""Rows of the main table that the paper has too, and their names in paper.FIGURES."""
+"""Row of the main table -> its name in summary.PAPER, for the rows that the paper has too."""
 
 
 @dataclass(frozen=True)
@@ -49,70 +28,71 @@ class Contents:
 
     title: str
     summary: Summary
-    curves: result_figures.Curves
-    readings: Sequence[Reading]
+    curves: charts.Curves
+    examples: Sequence[ShownExample]
     sources: Mapping[str, Any]
-    """The stages' own figures: prepare, retrieval, mask, analysis, base; what is missing is not shown."""
-    settings: Mapping[str, Any]
-    surface: Sequence[Mapping[str, Any]] = ()
-    """How hard the context is, by number of documents and share of borrowed names; none: no such section."""
+    """What the other stages measured: prepare, retrieval, mask, analysis, base, ...; what is missing is not shown."""
+    settings: Values
+    surface: Sequence[Values] = ()
+    """Measures by number of documents and by share of distractors that share a name; without any, no such section."""
     versions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Method -> library -> version, as its training noted them."""
+    """Method -> library -> version, as its training recorded them."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Path -> md5 of the files that the page was made from."""
-    ablations: Table = field(default_factory=lambda: Table(rows=[]))
+    ablations: AblationTable = field(default_factory=lambda: AblationTable(rows=[]))
 
 
 def render(contents: Contents) -> str:
-    """The page as HTML text; equal contents give equal text."""
-    template = _environment().get_template("page.html.j2")
-    found, sources = contents.summary, contents.sources
+    """Write the page as HTML; equal contents give equal text."""
+    found, sources, surface = contents.summary, contents.sources, contents.surface
     split = contents.settings.get("eval", {}).get("split", "test")
-    _, heading, measure, *_ = score.MEASURES[found.measure]
-    return template.render(
-        title=contents.title,
-        headline=wording.headline(found),
-        caption=wording.caption(found),
-        summary=found,
-        split=split,
-        heading=heading,
-        measure=measure,
-        beside_headings=wording.headings(found.measure),
-        caution=wording.caution(found, sources.get("base", {}).get("source", "")),
-        official_table=grids.official(found.official),
-        lengths_table=grids.lengths(sources.get("tokenize", {})),
-        shorter=[length.label() for length in found.lengths[:-1]],
-        by_group={(row.name, row.group): row for row in found.by_length},
-        colour_of=_colours(found),
-        length_figures=_all(
-            result_figures.measured_curves(found.by_length, "length", "Documents in the context", measure)
-        ),
-        position_figures=_all(
-            result_figures.measured_curves(
-                found.by_position, "position", "Place of the gold document (1 = first)", measure
-            )
-        ),
-        error_figure=_figure(*result_figures.errors(found.longest)),
-        training_figures=_all(result_figures.training(contents.curves)),
-        **_retrieval(contents, split),
-        tokenize=sources.get("tokenize", {}),
-        mask=sources.get("mask", {}),
-        mask_table=grids.mask(sources.get("mask", {})),
-        **_inside(sources.get("analysis", {})),
-        base=grids.settings(sources.get("base", {})),
-        prepared=grids.settings(sources.get("prepare", {})),
-        ablations=claims.section(contents.ablations),
-        ablation_figure=_ablation_figure(contents.ablations),
-        paper=paper.FIGURES,
-        paper_rows=PAPER_ROWS,
-        readings=contents.readings,
-        reading_methods=(asked := list(dict.fromkeys(row.method for row in found.longest))),
-        reading_kinds=[_kinds(reading, asked) for reading in contents.readings],
-        surfaces=_surfaces(contents.surface, f"{measure[0].upper()}{measure[1:]}"),
-        with_intervals=surface.with_intervals(contents.surface),
-        versions=grids.by_values(contents.versions),
-        inputs=sorted(contents.inputs.items()),
-        settings=grids.settings(contents.settings),
+    measure = MEASURES[found.measure]
+    methods = list(dict.fromkeys(row.method for row in found.longest))
+    position = "Position of the gold document (1 = first)"
+    tokenize, mask = sources.get("tokenize", {}), sources.get("mask", {})
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=contents.title,
+            headline=text.headline(found),
+            caption=text.caption(found),
+            caution=text.caution(found, sources.get("base", {}).get("source", "")),
+            summary=found,
+            split=split,
+            measure=measure,
+            shorter=[length.label() for length in found.lengths[:-1]],
+            by_group={(row.name, row.group): row for row in found.by_length},
+            colour_of=dict(zip(methods, svg.colours(methods), strict=True)),
+            paper=summary.PAPER,
+            paper_rows=PAPER_ROWS,
+            length_figures=charts.scores(found.by_length, "length", "Documents in the context", measure.phrase),
+            position_figures=charts.scores(found.by_position, "position", position, measure.phrase),
+            official_table=page_tables.official(found.official),
+            surfaces=[
+                (title, charts.heat_maps(surface, key, title))
+                for key, title in (("score", text.capital(measure.phrase)), ("distraction_rate", "Distraction errors"))
+                if surface
+            ],
+            with_intervals=charts.with_intervals(surface),
+            error_figures=[charts.errors(found.longest)],
+            training_figures=charts.training(contents.curves),
+            **_retrieval(contents, split),
+            tokenize=tokenize,
+            lengths_table=page_tables.lengths(tokenize),
+            mask=mask,
+            mask_table=page_tables.mask(mask),
+            **_analysis(sources.get("analysis", {})),
+            examples=contents.examples,
+            browsed_methods=methods,
+            kinds_of={example.example_id: _kinds(example, methods) for example in contents.examples},
+            **_ablations(contents.ablations),
+            settings=page_tables.settings(contents.settings),
+            prepared=page_tables.settings(sources.get("prepare", {})),
+            base=page_tables.settings(sources.get("base", {})),
+            versions=page_tables.by_settings(contents.versions),
+            inputs=sorted(contents.inputs.items()),
+        )
     )
 
 
@@ -128,100 +108,68 @@ def _environment() -> jinja2.Environment:
             lambda name: resources.files(__package__).joinpath("templates", name).read_text("utf-8")
         ),
     )
-    environment.filters |= {
-        "percent": wording.percent,
-        "beside": wording.beside,
-        "interval": wording.interval,
-        "points": wording.points,
-        "points_interval": wording.points_interval,
-        "p_value": wording.p_value,
-        "listed": grids.listed,
-    }
+    filters = (
+        text.percent, text.percent_interval, text.points, text.points_interval, text.p_value, text.listed, text.capital,
+    )  # fmt: skip
+    environment.filters |= {function.__name__: function for function in filters}
     return environment
 
 
 def _retrieval(contents: Contents, split: str) -> dict[str, Any]:
-    """Of the retriever that was used, and of those that were compared before."""
+    """The retriever of this run, and the retrievers that validate compared."""
     used, compared = (contents.sources.get(name, {}) for name in ("retrieval", "validation"))
+    validation_table, validation_constants = page_tables.validation(compared, split)
     return {
-        "retrieval_figure": _drawn(retrieval_figures.retrieval(used, contents.summary, split)),
-        "validation_figures": _all(retrieval_figures.validation(compared, contents.settings, split)),
-        "validation_table": grids.validation(compared, split),
-        "validation_constants": grids.validation_constants(compared, split),
-        "alike": grids.alike(compared),
-        "retrieval_table": grids.retrieval(used),
-        "retriever": grids.settings(used.get("retriever", {})),
+        "retrieval_figures": charts.retrieval(used, contents.summary, split),
+        "retrieval_table": page_tables.retrieval(used),
+        "retriever": page_tables.settings(used.get("retriever", {})),
+        "validation_figures": charts.validation(compared, contents.settings, split),
+        "validation_table": validation_table,
+        "validation_constants": validation_constants,
+        "equal_sizes": page_tables.equal_sizes(compared),
     }
 
 
-def _inside(analysis: Mapping[str, Any]) -> dict[str, Any]:
-    """What analyze found."""
+def _analysis(analysis: Values) -> dict[str, Any]:
+    """What analyze measured."""
     return {
         "analysis": analysis,
-        "analysis_table": grids.analysis(analysis),
-        "analysis_says": analysis_words.sentences(analysis),
-        "attention_figures": _all(analysis_figures.attention(analysis)),
-        "kind_figures": _all(analysis_figures.kinds(analysis)),
-        "matching_table": analysis_grids.matching(analysis),
-        "outcomes_table": analysis_grids.outcomes(analysis),
-        "slopes_table": analysis_grids.slopes(analysis),
-        "reach_table": analysis_grids.reach(analysis),
+        "views_table": page_tables.views(analysis),
+        "analysis_sentences": text.analysis_sentences(analysis),
+        "attention_figures": charts.attention(analysis),
+        "kind_figures": charts.kinds(analysis),
+        "matching_table": page_tables.matching(analysis),
+        "outcomes_table": page_tables.outcomes(analysis),
+        "slopes_table": page_tables.slopes(analysis),
+        "reach_table": page_tables.reach(analysis),
+    }
+
+
+def _ablations(table: AblationTable) -> dict[str, Any]:
+    return {
+        "ablation_groups": ablation_table.groups(table),
+        "ablation_claims": " ".join(ablation_table.claims(table)),
+        "ablation_headings": ablation_table.headings(table) if table.rows else [],
+        "ablation_caption": ablation_table.caption(table) if table.rows else "",
+        "ablation_figures": charts.ablations(table),
     }
 
 
 def _shown(value: Any) -> Any:
-    """What an expression of the template shows: nothing known as a dash, no control characters."""
+    """What an expression of a template shows: None as a dash, and no control characters."""
     if value is None:
-        return wording.NONE
-    return wording.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        return text.NONE
+    return text.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _colours(found: Summary) -> dict[str, str]:
-    methods = list(dict.fromkeys(row.method for row in found.longest))
-    return dict(zip(methods, colours(methods), strict=True))
+def _kinds(example: ShownExample, methods: Sequence[str]) -> list[str]:
+    """Values that the page's filters select by, counted from 1.
 
-
-def _figure(label: Label, svg: str) -> Figure:
-    # The drawing escapes its own text; nothing else on the page is taken for markup.
-    return Figure(label.title, Markup(wording.visible(svg)))
-
-
-def _all(drawn: Iterable[tuple[Label, str]]) -> list[Figure]:
-    return [_figure(label, svg) for label, svg in drawn]
-
-
-def _drawn(drawn: tuple[Label, str] | None) -> Figure | None:
-    return None if drawn is None else _figure(*drawn)
-
-
-def _kinds(reading: Reading, methods: Sequence[str]) -> list[str]:
-    """What the filters ask for, all counted from 1: `<kind>` of any answer on the full context, `<method>-<kind>`."""
+    They are `<kind>` and `<method>-<kind>` of every answer on the full context.
+    """
     found = [
-        (methods.index(answer.method) + 1, readings.KINDS.index(answer.kind) + 1)
-        for answer in reading.answers
+        (methods.index(answer.method) + 1, answer_browser.KINDS.index(answer.kind) + 1)
+        for answer in example.answers
         if answer.input == "full"
     ]
     return sorted({str(kind) for _, kind in found} | {f"{method}-{kind}" for method, kind in found})
-
-
-def _surfaces(rows: Sequence[surface.Row], measure: str) -> list[tuple[str, list[Figure]]]:
-    """Title of each measure, and its maps."""
-    if not rows:
-        return []
-    titles: dict[surface.Measure, str] = {"score": measure, "distraction_rate": "Distraction errors"}
-    return [
-        (
-            title,
-            [Figure(drawn.name, Markup(wording.visible(drawn.svg))) for drawn in surface.heat_maps(rows, key, title)],
-        )
-        for key, title in titles.items()
-    ]
-
-
-def _ablation_figure(table: Table) -> Figure | None:
-    effects = forest.effects(table)
-    if not effects:
-        return None
-    others = ", or to the row named" if any(row.reference and row.to_reference for row in table.rows) else ""
-    label = Label("ablations", f"Difference to {table.label_of(None)}{others}", "Points, with 95 % interval", "")
-    return _figure(label, forest.forest(label, effects))

@@ -1,22 +1,20 @@
-"""From predictions to one summary: the measures by method, by context length and by place of the gold document.
+"""Summarises predictions: every measure by method, by length of the context and by position of the gold document.
 
-Method names are the files evaluate wrote; those of methods.py come first, in its order, others follow by name. The unit
-of every measure is one example; differences are paired by example, against vanilla on the full context; intervals
-resample questions.
+A method is named after the predictions file that evaluate wrote. The methods of common/methods.py come first, in its
+order; others follow by name. Measures are means over examples. Differences from vanilla on the full context are paired
+by example, and intervals resample questions.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.common.methods import METHODS
 from pipeline.evaluation import bootstrap, official
-from pipeline.report import paper
-from pipeline.report.ranges import Range, ranges
 from pipeline.runtime.errors import ArtifactError
 from pipeline.views import tasks
 
@@ -26,20 +24,63 @@ COLUMNS = (
     "prediction", "answers", "answer_types", "subset", "gold_option", "generated_option", "likeliest_option", "score",
     "exact_match", "token_f1", "best_subspan_em", "error", "distractor_id",
 )  # fmt: skip
+"""Columns of the predictions that the report reads."""
+_MEANS = ("exact_match", "token_f1", "best_subspan_em")
+_SHARES = (*_MEANS, "distraction_rate")
 
-Prediction = dict[str, Any]
+PAPER = (
+    {"benchmark": "QuALITY", "metric": "accuracy", "vanilla": 47.17, "retrieval": 50.14, "focused": 51.39},
+    {"benchmark": "Qasper", "metric": "F1", "vanilla": 48.65, "retrieval": None, "focused": 59.62},
+)
+"""Results of the paper, in percent (arXiv 2411.05928, Mistral-7B), shown beside ours. None: we do not know it."""
+
+
+class Range(NamedTuple):
+    """Consecutive whole numbers from low to high, both included."""
+
+    low: int
+    high: int
+
+    def label(self, shift: int = 0) -> str:
+        low, high = self.low + shift, self.high + shift
+        return f"{low}" if low == high else f"{low}\N{EN DASH}{high}"
+
+
+def ranges(values: Sequence[int], *, most: int, parts: int) -> list[Range]:
+    """Group whole numbers for the axis of a figure.
+
+    Up to `most` distinct values are one range each. More of them become at most `parts` ranges with about equally many
+    values. No range holds less than half of its even share, because claims are about the range of longest contexts.
+    """
+    distinct = sorted(set(values))
+    if len(distinct) <= most:
+        return [Range(value, value) for value in distinct]
+    num_below = {value: sum(other < value for other in values) for value in distinct}
+    cuts = [len(values) * part / parts for part in range(parts)]
+    starts = sorted({min(distinct, key=lambda value: abs(num_below[value] - cut)) for cut in cuts})
+    ends = [max(value for value in distinct if value < start) for start in starts[1:]] + [distinct[-1]]
+    found = [Range(low, high) for low, high in zip(starts, ends, strict=True)]
+    while len(found) > 1:
+        sizes = [sum(low <= value <= high for value in values) for low, high in found]
+        smallest = sizes.index(min(sizes))
+        if sizes[smallest] >= len(values) / (2 * parts):
+            break
+        neighbours = [index for index in (smallest - 1, smallest + 1) if 0 <= index < len(found)]
+        first, second = sorted((smallest, min(neighbours, key=lambda index: sizes[index])))
+        found[first : second + 1] = [Range(found[first].low, found[second].high)]
+    return found
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One method with one input on one group of examples; rates are shares of all answers, from 0 to 1."""
+    """The measures of one method with one input on one group of examples; rates are shares of all answers, 0 to 1."""
 
     method: str
     input: str
     group: str
     num_examples: int
     score: bootstrap.Interval
-    """By the benchmark's own measure."""
+    """The benchmark's own measure."""
     exact_match: float
     token_f1: float
     best_subspan_em: float
@@ -48,115 +89,130 @@ class Measured:
     other_rate: float
     mean_prompt_tokens: float
     to_vanilla: bootstrap.PairedDifference | None
-    """Score minus that of vanilla on the full context, same examples."""
+    """Score minus the score of vanilla on the full context, on the same examples."""
 
     @property
     def name(self) -> str:
         return row_name(self.method, self.input)
 
+    @property
+    def key(self) -> str:
+        """Name of the row in JSON and CSV files."""
+        return self.name.replace(" + ", "_")
+
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything measured on the predictions."""
+    """All measures of one run."""
 
     benchmarks: list[str]
     measure: str
-    """What `score` is."""
+    """The benchmark's own measure, which `score` holds; a key of evaluation/score.py: MEASURES."""
     num_examples: int
-    """Of one method and input, all lengths together."""
+    """Number of examples that each method and input answered, over all lengths."""
     num_questions: int
     lengths: list[Range]
-    """Numbers of documents, shortest first; the last one is the longest context."""
+    """Numbers of documents, shortest first; the last range is the longest context."""
     longest: list[Measured]
-    """In the order of the table."""
+    """At the longest context, in the order of the main table."""
     by_length: list[Measured]
     by_position: list[Measured]
     """At the longest context; positions count from 1. Empty when the gold documents are unknown."""
     official: dict[str, official.Figures]
-    """By name of the table's row, over all lengths: what the benchmark's own evaluator prints; may be empty."""
+    """Name of a table row -> the figures of the benchmark's official evaluator over all lengths; may be empty."""
 
     @property
     def documents(self) -> str:
-        """Documents of the longest context, in words."""
+        """The number of documents of the longest context, in words."""
         label = self.lengths[-1].label()
         return "1 document" if label == "1" else f"{label} documents"
 
 
-def summarise(predictions: Iterable[Prediction], *, resamples: int, seed: int = 0) -> Summary:
+def summarise(predictions: pl.DataFrame, *, resamples: int, seed: int = 0) -> Summary:
     """Measure every method and input.
 
     Args:
         predictions: rows with COLUMNS, of all methods.
-        resamples: of each bootstrap.
+        resamples: number of resamples of each bootstrap.
 
     Raises:
-        ArtifactError: no predictions, an example answered twice, or methods that answered different examples.
+        ArtifactError: there are no predictions, an example is answered twice, methods answered different examples, or
+            a measure is not a number.
     """
-    rows_of = _by_row(predictions)
-    examples = next(iter(rows_of.values()))
-    lengths = ranges([row["num_documents"] for row in examples.values()], most=6, parts=4)
-    placed = [
-        row["gold_position"]
-        for row in examples.values()
-        if row["num_documents"] >= lengths[-1].low and row["gold_position"] >= 0
-    ]
-    positions = ranges(placed, most=6, parts=3)
-    by_length: list[Measured] = []
-    by_position: list[Measured] = []
-    for length in lengths:
-        chosen = [key for key, row in examples.items() if length.low <= row["num_documents"] <= length.high]
-        by_length += _measure_all(rows_of, chosen, length.label(), resamples, seed)
-    for place in positions:
-        chosen = [
-            key
-            for key, row in examples.items()
-            if row["num_documents"] >= lengths[-1].low and place.low <= row["gold_position"] <= place.high
+    answers = _by_row(predictions)
+    examples = next(iter(answers.values()))
+    lengths = ranges(examples["num_documents"].to_list(), most=6, parts=4)
+    is_longest = pl.col("num_documents") >= lengths[-1].low
+    gold_positions = examples.filter(is_longest, pl.col("gold_position") >= 0)["gold_position"]
+
+    def measure_all(chosen: pl.Expr, group: str) -> list[Measured]:
+        """Measure every method and input on the chosen examples."""
+        ids = examples.filter(chosen).select("example_id")
+        rows = {row: ids.join(found, on="example_id", maintain_order="left") for row, found in answers.items()}
+        return [
+            _measure(found, rows.get(REFERENCE) if row != REFERENCE else None, group, resamples, seed)
+            for row, found in rows.items()
         ]
-        by_position += _measure_all(rows_of, chosen, place.label(shift=1), resamples, seed)
-    benchmarks = sorted({row["benchmark"] for row in examples.values()})
+
+    by_length = [
+        measured
+        for length in lengths
+        for measured in measure_all(pl.col("num_documents").is_between(*length), length.label())
+    ]
+    by_position = [
+        measured
+        for position in ranges(gold_positions.to_list(), most=6, parts=3)
+        for measured in measure_all(is_longest & pl.col("gold_position").is_between(*position), position.label(shift=1))
+    ]
+    benchmarks = sorted(examples["benchmark"].unique())
     return Summary(
         benchmarks=benchmarks,
         measure=tasks.of(benchmarks[0]).measure,
         num_examples=len(examples),
-        num_questions=len({row["question_id"] for row in examples.values()}),
+        num_questions=examples["question_id"].n_unique(),
         lengths=lengths,
-        longest=by_length[-len(rows_of) :],
+        longest=by_length[-len(answers) :],
         by_length=by_length,
         by_position=by_position,
-        official={
-            row_name(method, given): official.figures(list(answered.values()))
-            for (method, given), answered in rows_of.items()
-        },
+        official={row_name(*row): official.figures(found.to_dicts()) for row, found in answers.items()},
     )
 
 
 def row_name(method: str, given: str) -> str:
-    """Retrieval at inference is said, the full context goes without saying."""
+    """Name of a row of the main table: the input is named unless it is the full context."""
     return method if given == "full" else f"{method} + {given}"
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """Sort key: the order of methods.py, then the others by name."""
+    """Sort key of a method: the order of common/methods.py, then by name."""
     return (list(METHODS).index(method) if method in METHODS else len(METHODS), method)
 
 
-def _by_row(predictions: Iterable[Prediction]) -> dict[tuple[str, str], dict[str, Prediction]]:
-    """(method, input) -> example_id -> prediction, in the order of the table."""
-    found: dict[tuple[str, str], dict[str, Prediction]] = defaultdict(dict)
-    for row in predictions:
-        answered = found[row["method"], row["input"]]
-        if row["example_id"] in answered:
-            raise ArtifactError(
-                f"predictions of {row['method']} answer example {row['example_id']} twice ({row['input']} input); "
-                f"run `dvc repro -f evaluate@{row['method']}`"
-            )
-        answered[row["example_id"]] = row
-    if not found:
+def row_order(method: str, given: str) -> tuple[tuple[int, str], bool, str]:
+    """Sort key of a row of the main table: by method, the full context first."""
+    return (method_order(method), given != "full", given)
+
+
+def in_order(methods: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Methods and what belongs to each, in the order of every table."""
+    return sorted(methods.items(), key=lambda item: method_order(item[0]))
+
+
+def _by_row(predictions: pl.DataFrame) -> dict[tuple[Any, ...], pl.DataFrame]:
+    """Split the predictions by (method, input), in the order of the main table."""
+    if predictions.is_empty():
         raise ArtifactError("no predictions to report; the split of eval.split may be empty, see reports/prepare.json")
-    ordered = dict(sorted(found.items(), key=lambda item: (method_order(item[0][0]), item[0][1] != "full", item[0][1])))
+    found = predictions.partition_by("method", "input", as_dict=True, maintain_order=True)
+    ordered = dict(sorted(found.items(), key=lambda item: row_order(*item[0])))
+    for (method, given), rows in ordered.items():
+        for example_id in rows.filter(pl.col("example_id").is_duplicated())["example_id"]:
+            raise ArtifactError(
+                f"predictions of {method} answer example {example_id} twice ({given} input); "
+                f"run `dvc repro -f evaluate@{method}`"
+            )
     first, *others = ordered
     for other in others:
-        if differing := ordered[first].keys() ^ ordered[other].keys():
+        if differing := set(ordered[first]["example_id"]) ^ set(ordered[other]["example_id"]):
             raise ArtifactError(
                 f"predictions of {' on '.join(first)} and {' on '.join(other)} input answer different examples "
                 f"({len(differing):,}, {min(differing)} is one); run `dvc repro -f evaluate@{other[0]}`"
@@ -164,83 +220,77 @@ def _by_row(predictions: Iterable[Prediction]) -> dict[tuple[str, str], dict[str
     return ordered
 
 
-def _measure_all(
-    rows_of: dict[tuple[str, str], dict[str, Prediction]], chosen: list[str], group: str, resamples: int, seed: int
-) -> list[Measured]:
-    """Every method and input on the examples `chosen`."""
-    measured = []
-    for (method, given), answered in rows_of.items():
-        rows = [answered[key] for key in chosen]
-        questions = [row["question_id"] for row in rows]
-        scores = _column(rows, "score")
-        to_vanilla = None
-        if (method, given) != REFERENCE and REFERENCE in rows_of:
-            reference = _column([rows_of[REFERENCE][key] for key in chosen], "score")
-            to_vanilla = bootstrap.paired_difference(scores, reference, questions, resamples=resamples, seed=seed)
-        errors = [row["error"] for row in rows]
-        measured.append(
-            Measured(
-                method=method,
-                input=given,
-                group=group,
-                num_examples=len(rows),
-                score=bootstrap.interval(scores, questions, resamples=resamples, seed=seed),
-                exact_match=float(_column(rows, "exact_match").mean()),
-                token_f1=float(_column(rows, "token_f1").mean()),
-                best_subspan_em=float(_column(rows, "best_subspan_em").mean()),
-                correct_rate=errors.count("correct") / len(rows),
-                distraction_rate=errors.count("distraction") / len(rows),
-                other_rate=errors.count("other") / len(rows),
-                mean_prompt_tokens=float(_column(rows, "prompt_tokens").mean()),
-                to_vanilla=to_vanilla,
-            )
+def _measure(rows: pl.DataFrame, reference: pl.DataFrame | None, group: str, resamples: int, seed: int) -> Measured:
+    """Measure one method and input; `reference` holds the same examples, answered by vanilla on the full context."""
+    questions = rows["question_id"].to_list()
+    scores = _numbers(rows, "score")
+    to_vanilla = None
+    if reference is not None:
+        to_vanilla = bootstrap.paired_difference(
+            scores, _numbers(reference, "score"), questions, resamples=resamples, seed=seed
         )
-    return measured
+    errors = rows["error"].to_list()
+    return Measured(
+        method=rows["method"][0],
+        input=rows["input"][0],
+        group=group,
+        num_examples=len(rows),
+        score=bootstrap.interval(scores, questions, resamples=resamples, seed=seed),
+        **{name: float(_numbers(rows, name).mean()) for name in _MEANS},
+        **{f"{kind}_rate": errors.count(kind) / len(rows) for kind in ("correct", "distraction", "other")},
+        mean_prompt_tokens=float(_numbers(rows, "prompt_tokens").mean()),
+        to_vanilla=to_vanilla,
+    )
 
 
-def _column(rows: list[Prediction], name: str) -> NDArray[np.float64]:
-    values = np.array([row[name] for row in rows], dtype=np.float64)
+def _numbers(rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = rows[name].cast(pl.Float64).to_numpy()
     if not np.isfinite(values).all():
-        row = rows[int(np.flatnonzero(~np.isfinite(values))[0])]
+        method, example_id = rows.filter(~pl.Series(np.isfinite(values))).select("method", "example_id").row(0)
         raise ArtifactError(
-            f"predictions of {row['method']}: {name} of example {row['example_id']} is no number; "
-            f"run `dvc repro -f evaluate@{row['method']}`"
+            f"predictions of {method}: {name} of example {example_id} is not a number; "
+            f"run `dvc repro -f evaluate@{method}`"
         )
     return values
 
 
-def record(summary: Summary, sources: dict[str, Any]) -> dict[str, Any]:
-    """The summary as JSON; rates and scores from 0 to 1.
+def record(summary: Summary, sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the summary into JSON; rates and scores are from 0 to 1.
 
-    The top is flat numbers by method, which `dvc metrics` shows side by side; it leaves lists alone, so the rest is
-    lists: the three groupings, the paper's figures (percent) and `sources`, the stages' own figures by file name.
+    Numbers by method come first, because `dvc metrics` shows them side by side and passes over lists. All else is in
+    lists: the three groupings, the paper's results (percent) and `sources`, the other stages' figures by file name.
     """
-    longest = {measured.name.replace(" + ", "_"): measured for measured in summary.longest}
+    longest = {row.key: row for row in summary.longest}
     return {
         "num_examples": summary.longest[0].num_examples,
         "measure": summary.measure,
-        "score": {name: measured.score.mean for name, measured in longest.items()},
-        "exact_match": {name: measured.exact_match for name, measured in longest.items()},
-        "token_f1": {name: measured.token_f1 for name, measured in longest.items()},
-        "best_subspan_em": {name: measured.best_subspan_em for name, measured in longest.items()},
-        "distraction_rate": {name: measured.distraction_rate for name, measured in longest.items()},
-        "difference_to_vanilla": {
-            name: measured.to_vanilla.difference for name, measured in longest.items() if measured.to_vanilla
-        },
+        "score": {key: row.score.mean for key, row in longest.items()},
+        **{share: {key: getattr(row, share) for key, row in longest.items()} for share in _SHARES},
+        "difference_to_vanilla": {key: row.to_vanilla.difference for key, row in longest.items() if row.to_vanilla},
         "benchmarks": summary.benchmarks,
-        "longest": [_record(measured) for measured in summary.longest],
-        "by_num_documents": [_record(measured) for measured in summary.by_length],
-        "by_gold_position": [_record(measured) for measured in summary.by_position],
+        "longest": [_record(row) for row in summary.longest],
+        "by_num_documents": [_record(row) for row in summary.by_length],
+        "by_gold_position": [_record(row) for row in summary.by_position],
         "official": [{"name": name, "values": values} for name, values in summary.official.items()],
-        "paper": list(paper.FIGURES),
+        "paper": list(PAPER),
         "sources": [{"file": name, "values": values} for name, values in sources.items()],
     }
 
 
-def _record(measured: Measured) -> dict[str, Any]:
-    to_vanilla = measured.to_vanilla
-    return {
-        **asdict(measured),
-        "score": measured.score._asdict(),
-        "to_vanilla": None if to_vanilla is None else to_vanilla._asdict(),
-    }
+def _record(row: Measured) -> dict[str, Any]:
+    to_vanilla = None if row.to_vanilla is None else row.to_vanilla._asdict()
+    return {**asdict(row), "score": row.score._asdict(), "to_vanilla": to_vanilla}
+
+
+def scores_csv(rows: Iterable[Measured], grouped: Sequence[Measured], x: str) -> str:
+    """Write the scores (0 to 1) of every group as CSV for `dvc plots`: a line per group, a column per row.
+
+    Args:
+        rows: the rows of the main table; they name the columns.
+        grouped: the same rows by group; without groups there is only the heading.
+        x: heading of the groups.
+    """
+    groups = list(dict.fromkeys(row.group for row in grouped))
+    score_of = {(row.group, row.key): round(row.score.mean, 6) for row in grouped}
+    columns = {row.key: [score_of[group, row.key] for group in groups] for row in rows}
+    return pl.DataFrame({x: groups, **columns}).write_csv()

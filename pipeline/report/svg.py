@@ -1,32 +1,33 @@
-"""The report's figures: plain values in, SVG text out, drawn by Vega-Lite inside vl-convert, without a network.
+"""The drawing kit of the report's charts: values in, SVG out, drawn by Vega-Lite inside vl-convert without a network.
 
-Text and axes take the page's colour (`currentColor`), so that a figure reads on a light and on a dark page. Series are
-told apart by colour (Okabe and Ito's palette, darkened until it reads on both), shape and a name at the line's end.
+Text and axes have the colour of the page's text (`currentColor`), so that a chart is readable on a light and on a dark
+page. Series differ in colour, in symbol, and by the name at the end of their line.
 """
 
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import altair as alt
 import numpy as np
 import vl_convert
+from markupsafe import Markup
 from scipy import optimize
 
 from pipeline.common.methods import METHODS
-from pipeline.report import wording
+from pipeline.report import text
 
 OTHER_COLOURS = ("#9c7600", "#00838f", "#a1584b", "#b14a92")
 OTHER_SHAPES = ("cross", "triangle-down", "triangle-left", "triangle-right")
 ERRORS = {"correct": "#1f8a65", "distraction": "#b14a92", "other": "#7d838a"}
 
-WIDTH, HEIGHT = 330, 220  # of the plot in px: two figures side by side on a desk, one on a phone, both legible
+WIDTH, HEIGHT = 330, 220  # px of the plot: two charts side by side on a desk, one on a phone, both legible
 FONT_SIZE = 13
 _VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 _TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": FONT_SIZE}
 _CONFIG = {
-    "aria": False,  # the figure as a whole carries its title
+    "aria": False,  # the chart as a whole has a title
     "background": "transparent",
     "padding": {"left": 14, "right": 14, "top": 6, "bottom": 4},  # the page's font may be wider than vl-convert's
     "font": "sans-serif",
@@ -50,7 +51,24 @@ _CONFIG = {
 }
 
 
-class Point(NamedTuple):
+class Figure(NamedTuple):
+    """A chart and the title above it."""
+
+    title: str
+    svg: Markup
+
+
+class Label(NamedTuple):
+    """The title of a chart and the titles of its axes, with units."""
+
+    key: str
+    """Unique on the page; prefix of every id in the SVG."""
+    title: str
+    x: str
+    y: str
+
+
+class CurvePoint(NamedTuple):
     """One point of a curve with its interval; `group` is its place on the x axis."""
 
     series: str
@@ -67,7 +85,7 @@ class Step(NamedTuple):
     step: int
     value: float
     others: bool = False
-    """A companion of the series, drawn dashed: the same measure between different examples."""
+    """Drawn dashed beside the series: the same measure between different examples."""
 
 
 class Share(NamedTuple):
@@ -78,93 +96,176 @@ class Share(NamedTuple):
     percent: float
 
 
-class Label(NamedTuple):
-    """What a figure is called and what its axes show, with units."""
+class Effect(NamedTuple):
+    """One line of a forest plot, in points."""
 
-    key: str
-    """Of the figure, unique on the page; opens every id inside."""
-    title: str
+    group: str
+    name: str
+    method: str
+    difference: float
+    low: float
+    high: float
+    significant: bool
+    """After correction; drawn filled, else hollow."""
+
+
+class Cell(NamedTuple):
+    """One cell of a heat map."""
+
     x: str
     y: str
+    fill: str
+    text: str
+    small: str
+    """Written below the text; may be empty."""
 
 
-def curve(label: Label, points: Sequence[Point], *, top: float) -> str:
-    """Means by group as one line per series with its band; the y axis goes from 0 to `top`."""
-    series = list(dict.fromkeys(point.series for point in points))
-    groups = list(dict.fromkeys(point.group for point in points))
+def curve(label: Label, points: Sequence[CurvePoint], *, top: float) -> Figure:
+    """Draw means by group, one line and band per series; the y axis goes from 0 to `top`."""
+    series = _names(point.series for point in points)
+    groups = _names(point.group for point in points)
+    x = alt.X(
+        "group:N",
+        sort=groups,
+        title=label.x,
+        axis=alt.Axis(labelAngle=0),
+        scale=alt.Scale(type="point", padding=0.1),
+    )
     domain = (0.0, top)
-    place = alt.Scale(type="point", padding=0.1)
-    x = alt.X("group:N", sort=groups, title=label.x, axis=alt.Axis(labelAngle=0), scale=place)
-    chart = alt.Chart(data(point._asdict() for point in points)).encode(x=x, color=_colour(series))
-    mean = _y("mean:Q", label, domain)
+    chart = _chart(points).encode(x=x, color=_colour("series", series))
     ends = [(point.series, point.series, point.mean) for point in points if point.group == groups[-1]]
-    return svg(
+    shapes = _assigned(series, {name: method.shape for name, method in METHODS.items()}, OTHER_SHAPES)
+    return draw(
         label,
-        alt.layer(
-            chart.mark_area(opacity=0.16).encode(y=_y("low:Q", label, domain), y2="high:Q"),
-            chart.mark_line(strokeWidth=2).encode(y=mean),
-            chart.mark_point(filled=True, size=60, opacity=1.0).encode(y=mean, shape=_shape(series)),
-            _names(ends, {"group": groups[-1]}, domain).encode(x=x),
+        chart.mark_area(opacity=0.16).encode(y=_y("low", label, domain), y2="high:Q"),
+        chart.mark_line(strokeWidth=2).encode(y=_y("mean", label, domain)),
+        chart.mark_point(filled=True, size=60, opacity=1.0).encode(
+            y=_y("mean", label, domain),
+            shape=alt.Shape("series:N", scale=alt.Scale(domain=series, range=shapes), legend=None),
         ),
+        _end_labels(ends, {"group": groups[-1]}, domain).encode(x=x),
     )
 
 
-def training_curve(label: Label, steps: Sequence[Step]) -> str:
-    """Logged values by optimizer step, one line per series."""
+def training_curve(label: Label, steps: Sequence[Step]) -> Figure:
+    """Draw logged values by optimizer step, one line per series."""
     low, high = min(step.value for step in steps), max(step.value for step in steps)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     domain = (low - margin if low < margin else max(0.0, low - margin), high + margin)
     last = max(step.step for step in steps)
     x = alt.X("step:Q", title=label.x, scale=alt.Scale(domain=[0, last], nice=False))
-    lines = (
-        alt.Chart(data(step._asdict() for step in steps))
-        .mark_line(strokeWidth=1.8, clip=True)
-        .encode(
+    ends = {(f"{step.series}: others" if step.others else step.series): (step.series, step.value) for step in steps}
+    lines = _chart(steps).mark_line(strokeWidth=1.8, clip=True)
+    return draw(
+        label,
+        lines.encode(
             x=x,
-            y=_y("value:Q", label, domain),
-            color=_colour(list(dict.fromkeys(step.series for step in steps))),
+            y=_y("value", label, domain),
+            color=_colour("series", _names(step.series for step in steps)),
             strokeDash=alt.condition("datum.others", alt.value([5, 3]), alt.value([1, 0])),
             detail="others:N",
-        )
+        ),
+        _end_labels([(name, *end) for name, end in ends.items()], {"step": last}, domain).encode(x=x),
     )
-    ends = {(f"{step.series}: others" if step.others else step.series): (step.series, step.value) for step in steps}
-    names = [(name, *end) for name, end in ends.items()]
-    return svg(label, alt.layer(lines, _names(names, {"step": last}, domain).encode(x=x)))
 
 
-def stacked_bars(label: Label, shares: Sequence[Share], colours: Mapping[str, str] = ERRORS) -> str:
-    """One bar per row, its parts in the order of `colours`, each part with its figure where it fits."""
-    rows = list(dict.fromkeys(share.row for share in shares))
-    left: dict[str, float] = dict.fromkeys(rows, 0.0)
-    values = []
+def stacked_bars(label: Label, shares: Sequence[Share], part_colours: Mapping[str, str] = ERRORS) -> Figure:
+    """Draw one bar per row, its parts in the order of `part_colours`, with the percentage in each part it fits into."""
+    rows = _names(share.row for share in shares)
+    ends: dict[str, float] = dict.fromkeys(rows, 0.0)
+    parts = []
     for share in shares:
-        start = left[share.row]
-        left[share.row] = start + share.percent
-        text = f"{share.percent:.0f}" if share.percent >= 5.0 else ""
+        start = ends[share.row]
+        ends[share.row] = start + share.percent
+        written = f"{share.percent:.0f}" if share.percent >= 5.0 else ""
         middle = start + share.percent / 2
-        values.append({**share._asdict(), "start": start, "end": left[share.row], "middle": middle, "text": text})
+        parts.append({**share._asdict(), "start": start, "end": ends[share.row], "middle": middle, "text": written})
     colour = alt.Color(
         "part:N",
-        scale=alt.Scale(domain=list(colours), range=list(colours.values())),
+        scale=alt.Scale(domain=list(part_colours), range=list(part_colours.values())),
         legend=alt.Legend(orient="top", title=None, symbolType="square"),
     )
     y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8, labelLimit=400))
-    chart = alt.Chart(data(values)).encode(y=y)
-    scale_x = alt.Scale(domain=[0.0, 100.0])
-    return svg(
+    chart = alt.Chart(_data(parts)).encode(y=y)
+    scale = alt.Scale(domain=[0.0, 100.0])
+    return draw(
         label,
-        alt.layer(
-            chart.mark_bar(height=22).encode(
-                x=alt.X("start:Q", title=label.x, scale=scale_x), x2="end:Q", color=colour
-            ),
-            chart.mark_text(color="white", fontWeight=600).encode(x=alt.X("middle:Q", scale=scale_x), text="text:N"),
-        ),
+        chart.mark_bar(height=22).encode(x=alt.X("start:Q", title=label.x, scale=scale), x2="end:Q", color=colour),
+        chart.mark_text(color="white", fontWeight=600).encode(x=alt.X("middle:Q", scale=scale), text="text:N"),
         height=34 * len(rows),
     )
 
 
+def forest_plot(label: Label, effects: Sequence[Effect]) -> Figure:
+    """Draw differences and their intervals beside a zero line, one line per effect under the heading of its group."""
+    heads: list[dict[str, Any]] = []
+    names: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
+    order: list[str] = []
+    for number, effect in enumerate(effects):
+        if number == 0 or effect.group != effects[number - 1].group:
+            order.append(f"{len(order)}")
+            heads.append({"line": order[-1], "text": effect.group})
+        order.append(f"{len(order)}")
+        names.append({"line": order[-1], "text": effect.name})
+        lines.append({"line": order[-1], **effect._asdict()})
+    # Names are marks, not labels of the axis, because two groups may hold rows of one name.
+    y = alt.Y("line:N", sort=order, scale=alt.Scale(domain=order), axis=None)
+    low = min(0.0, *(effect.low for effect in effects))
+    high = max(0.0, *(effect.high for effect in effects))
+    margin = 0.04 * (high - low) or 1.0
+    scale = alt.Scale(domain=[low - margin, high + margin], nice=False)
+    methods = _names(effect.method for effect in effects)
+    colour = _colour("method", methods, alt.Legend(orient="top", title=None) if len(methods) > 1 else None)
+    chart = alt.Chart(_data(lines)).encode(y=y, color=colour)
+
+    def beside(rows: list[dict[str, Any]], weight: Literal["bold", "normal"]) -> alt.Chart:
+        """Write text left of the plot."""
+        marks = alt.Chart(_data(rows)).mark_text(align="right", dx=-10, color="currentColor", fontWeight=weight)
+        written: alt.Chart = marks.encode(y=y, x=alt.value(0), text="text:N")
+        return written
+
+    return draw(
+        label,
+        alt.Chart(_data([{"zero": 0.0}]))
+        .mark_rule(color="currentColor", opacity=0.6, strokeDash=[4, 3])
+        .encode(x=alt.X("zero:Q", scale=scale, title=label.x)),
+        chart.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale, title=label.x), x2="high:Q"),
+        chart.mark_point(size=60, opacity=1.0, strokeWidth=2).encode(
+            x=alt.X("difference:Q", title=label.x, scale=scale, axis=alt.Axis(grid=True)),
+            fillOpacity=alt.condition("datum.significant", alt.value(1.0), alt.value(0.0)),
+            fill=colour,
+        ),
+        beside(heads, "bold"),
+        beside(names, "normal"),
+        height=21 * len(order),
+    )
+
+
+def heat_map(label: Label, cells: Sequence[Cell], columns: Sequence[str], rows: Sequence[str]) -> Figure:
+    """Draw cells by column (from the left) and row (from the top), each with its text in black or white."""
+    axis = alt.Axis(labelAngle=0, ticks=False, domain=False, labelPadding=6)
+
+    def band(names: Sequence[str]) -> alt.Scale:
+        return alt.Scale(type="band", domain=list(names), paddingInner=0.04, paddingOuter=0.0)
+
+    chart = alt.Chart(_data({**cell._asdict(), "ink": ink(cell.fill)} for cell in cells)).encode(
+        x=alt.X("x:O", sort=None, title=label.x, axis=axis, scale=band(columns)),
+        y=alt.Y("y:O", sort=None, title=label.y, axis=axis, scale=band(rows)),
+    )
+    colour = alt.Color("ink:N", scale=None)
+    two_lines = any(cell.small for cell in cells)
+    layers = [
+        chart.mark_rect(cornerRadius=2).encode(color=alt.Color("fill:N", scale=None)),
+        chart.mark_text(fontWeight=600, dy=-6 if two_lines else 0).encode(text="text:N", color=colour),
+    ]
+    if two_lines:
+        layers.append(chart.mark_text(fontSize=10, dy=9).encode(text="small:N", color=colour))
+    return draw(label, *layers, height=46 * len(rows))
+
+
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places for labels between `low` and `high`: near to `wanted` (least squares), at least `gap` apart."""
+    """Place labels between `low` and `high`, at least `gap` apart and nearest to `wanted` (least squares)."""
     steps = gap * np.arange(len(wanted))
     order = np.argsort(wanted, kind="stable")
     fitted = optimize.isotonic_regression(np.asarray(wanted)[order] - steps).x
@@ -174,30 +275,50 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def colours(series: Sequence[str]) -> list[str]:
-    """A colour for each name: fixed for our methods, by order for the others."""
+    """A colour for each name: that of the method, or for other names one by their order."""
     return _assigned(series, {name: method.colour for name, method in METHODS.items()}, OTHER_COLOURS)
 
 
-def _assigned(series: Sequence[str], fixed: dict[str, str], free: Sequence[str]) -> list[str]:
+def ink(fill: str) -> str:
+    """Black or white, whichever has the higher contrast on #rrggbb (WCAG 2: always above 4.5)."""
+    light = luminance(fill)
+    return "#000000" if (light + 0.05) / 0.05 >= 1.05 / (light + 0.05) else "#ffffff"
+
+
+def luminance(fill: str) -> float:
+    """Relative luminance of #rrggbb, from 0 to 1 (WCAG 2)."""
+    linear = [
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+        for share in (channel / 255 for channel in channels(fill))
+    ]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def channels(fill: str) -> list[int]:
+    """Red, green and blue of #rrggbb, each from 0 to 255."""
+    return [int(fill[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    """Distinct names in their order."""
+    return list(dict.fromkeys(names))
+
+
+def _assigned(series: Sequence[str], fixed: Mapping[str, str], free: Sequence[str]) -> list[str]:
     others = [name for name in series if name not in fixed]
     return [fixed.get(name) or free[others.index(name) % len(free)] for name in series]
 
 
-def _colour(series: Sequence[str]) -> alt.Color:
-    return alt.Color("series:N", scale=alt.Scale(domain=list(series), range=colours(series)), legend=None)
-
-
-def _shape(series: Sequence[str]) -> alt.Shape:
-    shapes = _assigned(series, {name: method.shape for name, method in METHODS.items()}, OTHER_SHAPES)
-    return alt.Shape("series:N", scale=alt.Scale(domain=list(series), range=shapes), legend=None)
+def _colour(field: str, names: Sequence[str], legend: alt.Legend | None = None) -> alt.Color:
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(names), range=colours(names)), legend=legend)
 
 
 def _y(field: str, label: Label, domain: tuple[float, float]) -> alt.Y:
-    return alt.Y(field, title=label.y, scale=alt.Scale(domain=list(domain), nice=False))
+    return alt.Y(f"{field}:Q", title=label.y, scale=alt.Scale(domain=list(domain), nice=False))
 
 
-def _names(ends: Sequence[tuple[str, str, float]], last: dict[str, Any], domain: tuple[float, float]) -> alt.Chart:
-    """Names, each with its series and last value, right of the last points; moved apart where they would touch."""
+def _end_labels(ends: Sequence[tuple[str, str, float]], last: dict[str, Any], domain: tuple[float, float]) -> alt.Chart:
+    """Write names right of the last points (name, series, value), moved apart where they would touch."""
     low, high = domain
     places = spread([value for _, _, value in ends], (FONT_SIZE + 3) * (high - low) / HEIGHT, low, high)
     rows = [
@@ -205,37 +326,40 @@ def _names(ends: Sequence[tuple[str, str, float]], last: dict[str, Any], domain:
         for (name, series, _), place in zip(ends, places, strict=True)
     ]
     y = alt.Y("place:Q", scale=alt.Scale(domain=[low, high], nice=False))
-    colour = _colour(list(dict.fromkeys(series for _, series, _ in ends)))
-    chart: alt.Chart = alt.Chart(data(rows)).mark_text(align="left", dx=10, fontWeight=600)
-    return chart.encode(y=y, text="name:N", color=colour)
+    marks = alt.Chart(_data(rows)).mark_text(align="left", dx=10, fontWeight=600)
+    chart: alt.Chart = marks.encode(y=y, text="name:N", color=_colour("series", _names(row["series"] for row in rows)))
+    return chart
 
 
-def data(rows: Iterable[dict[str, Any]]) -> Any:
-    """Rows as the inline data of a chart."""
+def _chart(rows: Iterable[Any]) -> alt.Chart:
+    return alt.Chart(_data(row._asdict() for row in rows))
+
+
+def _data(rows: Iterable[dict[str, Any]]) -> Any:
     return alt.InlineData(values=list(rows))
 
 
-def svg(label: Label, chart: Any, height: int = HEIGHT) -> str:
-    """An altair chart as a part of the page, WIDTH by `height` px without its axes."""
-    spec = _visible(chart.properties(width=WIDTH, height=height).to_dict())
+def draw(label: Label, *layers: Any, height: int = HEIGHT) -> Figure:
+    """Draw altair charts on top of each other; the plot without its axes is WIDTH by `height` px."""
+    spec = _visible(alt.layer(*layers).properties(width=WIDTH, height=height).to_dict())
     drawn: str = vl_convert.vegalite_to_svg(spec, vl_version=_VEGA_LITE, config=_CONFIG, allowed_base_urls=[])
-    return _embed(drawn, label)
+    return Figure(label.title, _embedded(drawn, label))
 
 
 def _visible(spec: Any) -> Any:
-    """Without control characters, keys included: at one of them vl-convert ends the whole process."""
+    """Replace control characters, in keys too: one of them in a spec makes vl-convert end the whole process."""
     if isinstance(spec, str):
-        return wording.visible(spec)
+        return text.visible(spec)
     if isinstance(spec, dict):
         return {_visible(key): _visible(value) for key, value in spec.items()}
     return [_visible(item) for item in spec] if isinstance(spec, list) else spec
 
 
-def _embed(drawn: str, label: Label) -> str:
-    """The SVG as part of a page: scales with its column, has a name for screen readers, its ids are its own.
+def _embedded(drawn: str, label: Label) -> Markup:
+    """Make the SVG part of a page: it scales with its column, has a title for screen readers, and ids of its own.
 
-    vl-convert counts ids on over the whole process; ours count from 0 in each figure, so that equal values give equal
-    bytes.
+    vl-convert numbers ids over the whole process. Ours start from 0 in each chart, so that equal values give equal
+    bytes. vl-convert escapes the text of the chart, so the result is safe as markup.
     """
     found = re.fullmatch(r'<svg[^>]*viewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*>(.*)</svg>\s*', drawn, re.DOTALL)
     assert found, "vl-convert draws one svg element with a viewBox from 0"
@@ -243,8 +367,8 @@ def _embed(drawn: str, label: Label) -> str:
     key = re.sub(r"[^\w-]", "-", label.key)
     for number, given in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', body))):
         body = body.replace(f'id="{given}"', f'id="{key}-{number}"').replace(f"url(#{given})", f"url(#{key}-{number})")
-    title = html.escape(label.title)
-    return (
+    title = html.escape(text.visible(label.title))
+    return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'aria-labelledby="{key}-title" style="max-width:{width}px"><title id="{key}-title">{title}</title>'
         f"{body}</svg>"

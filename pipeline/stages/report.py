@@ -1,18 +1,20 @@
-"""Stage report: the summary, the table and the page, from what the other stages measured. No torch.
+"""Stage report: writes the summary, the table and the page from what the other stages measured. Imports no torch.
 
-`--show` prints the table of the last run, where its page is, and what the page cannot hold, for it is no function of
-its inputs: the commit and the times of the stages. It does nothing else.
+`--show` only prints: the table of the last report, the path of its page, and the two things that the page leaves out
+because they do not follow from its inputs, the git commit and the times of the stages.
 """
 
 import csv
 import hashlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+
+import polars as pl
 
 from pipeline.common import files, tables
 from pipeline.evaluation import schema
-from pipeline.report import grid_record, page, plots, readings, result_figures, summary, wording
+from pipeline.report import ablation_table, answer_browser, charts, page, summary, text
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.runtime.main import commit, latest_seconds, run
@@ -20,7 +22,7 @@ from pipeline.runtime.main import commit, latest_seconds, run
 PREDICTIONS, CURVES, SURFACE = Path("reports/predictions"), Path("reports/train"), Path("reports/surface")
 EXAMPLES, DOCUMENTS = Path("data/examples.parquet"), Path("data/documents.parquet")
 MASKED = Path("data/views/masked.parquet")
-SOURCES = {  # of the page and the summary; name -> file and who wrote it
+SOURCES = {  # name -> file, and the stage that writes it
     "prepare": (Path("reports/prepare.json"), "prepare"),
     "retrieval": (Path("reports/retrieval.json"), "score"),
     "validation": (Path("reports/validation.json"), "validate"),
@@ -31,7 +33,8 @@ SOURCES = {  # of the page and the summary; name -> file and who wrote it
 }
 PAGE, SUMMARY, TABLE = Path("reports/index.html"), Path("reports/summary.json"), Path("reports/table.md")
 BY_LENGTH, BY_POSITION = Path("reports/plots/by_num_documents.csv"), Path("reports/plots/by_gold_position.csv")
-NUM_READINGS = 40
+NUM_EXAMPLES = 40
+"""Number of examples to read on the page."""
 
 
 def main() -> None:
@@ -44,23 +47,25 @@ def main() -> None:
     predictions = _predictions()
     found = summary.summarise(predictions, resamples=settings.eval.bootstrap_resamples)
     sources = {name: files.read_json(path, stage) for name, (path, stage) in SOURCES.items()}
-    chosen = readings.choose(predictions, num=NUM_READINGS, longest=found.lengths[-1].low)
+    chosen = answer_browser.choose(predictions, num=NUM_EXAMPLES, longest=found.lengths[-1].low)
+    surface = [files.read_json(path, "surface")["rows"] for path in sorted(SURFACE.glob("*.json"))]
+    versions = {path.parent.name: files.read_json(path, "train") for path in sorted(CURVES.glob("*/versions.json"))}
     contents = page.Contents(
         title=settings.report.title,
         summary=found,
         curves=_curves(),
-        readings=_readings(chosen, predictions),
+        examples=_examples(chosen, predictions),
         sources=sources,
         settings=settings.model_dump(),
-        surface=_surface(),
-        versions=_versions(),
-        inputs=_inputs(),
-        ablations=grid_record.read(),
+        surface=[cell for cells in surface for cell in cells],  # none where the benchmark has no such questions
+        versions=versions,
+        inputs=_digests(),
+        ablations=ablation_table.read(),
     )
     files.write_text(PAGE, page.render(contents))
-    files.write_text(TABLE, wording.table(found))
-    files.write_text(BY_LENGTH, plots.scores(found.longest, found.by_length, "num_documents"))
-    files.write_text(BY_POSITION, plots.scores(found.longest, found.by_position, "gold_position"))
+    files.write_text(TABLE, text.table(found))
+    files.write_text(BY_LENGTH, summary.scores_csv(found.longest, found.by_length, "num_documents"))
+    files.write_text(BY_POSITION, summary.scores_csv(found.longest, found.by_position, "gold_position"))
     files.write_json(SUMMARY, summary.record(found, {**sources, "settings": settings.model_dump()}))
     print(
         f"report: {len(predictions):,} answers of {len(found.longest)} combinations of method and input, "
@@ -69,7 +74,7 @@ def main() -> None:
 
 
 def show() -> None:
-    """Print the table, the commit, the times of the stages here, and the path of the page.
+    """Print the table, the commit, the times of the stages on this machine, and the path of the page.
 
     Raises:
         ArtifactError: there is no report yet.
@@ -84,17 +89,18 @@ def show() -> None:
     print(f"report: {PAGE.resolve()}")
 
 
-def _predictions() -> list[tables.Row]:
-    """Of every file in the folder; the file's name is the method's."""
+def _predictions() -> pl.DataFrame:
+    """Read the predictions of every method; the name of a file is that of its method."""
     paths = sorted(PREDICTIONS.glob("*.parquet"))
     if not paths:
         raise ArtifactError(f"{PREDICTIONS}: no predictions; run `dvc repro evaluate` first")
     columns = list(summary.COLUMNS)
-    return [{**row, "method": path.stem} for path in paths for row in tables.scan(path, schema.PREDICTIONS, columns)]
+    frames = [tables.frame(path, schema.PREDICTIONS, columns).with_columns(method=pl.lit(path.stem)) for path in paths]
+    return pl.concat(frames)
 
 
-def _curves() -> result_figures.Curves:
-    """Of every training, from the TSV files that DVCLive wrote; the folder's name is the method's."""
+def _curves() -> charts.Curves:
+    """Read every training curve from the TSV files of DVCLive; the name of a folder is that of its method."""
     if not CURVES.is_dir():
         raise ArtifactError(f"{CURVES}: no such folder; run `dvc repro train` first")
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
@@ -111,61 +117,48 @@ def _curves() -> result_figures.Curves:
     return curves
 
 
-def _surface() -> list[dict[str, Any]]:
-    """The cells of every method; none where the benchmark has no such questions."""
-    return [cell for path in sorted(SURFACE.glob("*.json")) for cell in files.read_json(path, "surface")["rows"]]
-
-
-def _versions() -> dict[str, dict[str, str]]:
-    """Of the libraries, as each training noted them."""
-    return {path.parent.name: files.read_json(path, "train") for path in sorted(CURVES.glob("*/versions.json"))}
-
-
-def _inputs() -> dict[str, str]:
-    """Path -> md5 of the files behind the page, as DVC counts it; those of folders stand in dvc.lock alone."""
-    given = [
-        EXAMPLES,
-        DOCUMENTS,
-        MASKED,
-        *sorted(PREDICTIONS.glob("*.parquet")),
-        *(path for path, _ in SOURCES.values()),
-    ]
-    digests = {}
-    for path in given:
-        with path.open("rb") as file:
-            digests[path.as_posix()] = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    return digests
-
-
-def _readings(chosen: list[str], predictions: list[tables.Row]) -> list[readings.Reading]:
-    """The examples and documents to read; the files are streamed, nothing else stays."""
-    wanted = set(chosen)
-    example_of = {
-        row["example_id"]: row for row in tables.scan(EXAMPLES, tables.EXAMPLES) if row["example_id"] in wanted
-    }
-    if missing := sorted(wanted - example_of.keys()):
+def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[answer_browser.ShownExample]:
+    """Assemble the chosen examples; files are streamed, because the documents need not fit into memory."""
+    example_of = _rows_by_id(EXAMPLES, tables.EXAMPLES, "example_id", chosen)
+    if missing := sorted(set(chosen) - example_of.keys()):
         raise ArtifactError(f"{EXAMPLES}: example {missing[0]} of {PREDICTIONS} is not there; run `dvc repro evaluate`")
     shown = {document_id for example in example_of.values() for document_id in example["document_ids"]}
-    document_of = {
-        row["document_id"]: row for row in tables.scan(DOCUMENTS, tables.DOCUMENTS) if row["document_id"] in shown
-    }
+    document_of = _rows_by_id(DOCUMENTS, tables.DOCUMENTS, "document_id", shown)
     if missing := sorted(shown - document_of.keys()):
         raise ArtifactError(
             f"{DOCUMENTS}: document {missing[0]} of {EXAMPLES} is not there; run `dvc repro -f prepare`"
         )
-    kept_of = {
-        row["example_id"]: row["kept_chunk_ids"]
-        for row in tables.scan(MASKED, tables.MASKED_VIEWS, ["example_id", "kept_chunk_ids"])
-        if row["example_id"] in wanted
-    }
-    answered: dict[str, list[Any]] = {example_id: [] for example_id in chosen}
-    for row in sorted(predictions, key=lambda row: (summary.method_order(row["method"]), row["input"])):
-        if row["example_id"] in wanted:
-            answered[row["example_id"]].append(row)
-    folded = readings.folded_characters(sum(len(example["document_ids"]) for example in example_of.values()))
+    masked_of = _rows_by_id(MASKED, tables.MASKED_VIEWS, "example_id", chosen, ["example_id", "kept_chunk_ids"])
+    answers: dict[str, list[tables.Row]] = {example_id: [] for example_id in chosen}
+    for row in predictions.filter(pl.col("example_id").is_in(chosen)).to_dicts():
+        answers[row["example_id"]].append(row)
+    folded = answer_browser.folded_characters(sum(len(example["document_ids"]) for example in example_of.values()))
     return [
-        readings.reading(example_of[key], document_of, kept_of.get(key, ()), answered[key], folded) for key in chosen
+        answer_browser.assemble(
+            example_of[example_id],
+            document_of,
+            masked_of.get(example_id, {}).get("kept_chunk_ids", ()),
+            sorted(answers[example_id], key=lambda row: summary.row_order(row["method"], row["input"])),
+            folded,
+        )
+        for example_id in chosen
     ]
+
+
+def _rows_by_id(
+    path: Path, table: tables.Table, key: str, wanted: Collection[str], columns: list[str] | None = None
+) -> dict[str, tables.Row]:
+    return {row[key]: row for row in tables.scan(path, table, columns) if row[key] in wanted}
+
+
+def _digests() -> dict[str, str]:
+    """Path -> md5 of the files behind the page, as in dvc.lock; the digests of folders are in dvc.lock alone."""
+    predictions = sorted(PREDICTIONS.glob("*.parquet"))
+    digests = {}
+    for path in (EXAMPLES, DOCUMENTS, MASKED, *predictions, *(path for path, _ in SOURCES.values())):
+        with path.open("rb") as file:
+            digests[path.as_posix()] = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return digests
 
 
 if __name__ == "__main__":

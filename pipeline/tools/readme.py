@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline.common import files
-from pipeline.report import grid_record
+from pipeline.report import ablation_table
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.runtime.main import run
 from pipeline.tools import readme_section
@@ -20,7 +20,7 @@ def main() -> None:
     if sys.argv[1:] and not check:
         raise ConfigError(f"readme_results takes no arguments but --check, got {' '.join(sys.argv[1:])}")
     record = files.read_json(SUMMARY, "report")
-    grid = grid_record.read()
+    grid = ablation_table.read()
     try:
         section = readme_section.section(record, grid)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

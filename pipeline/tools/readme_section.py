@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.evaluation.bootstrap import Interval, PairedDifference
-from pipeline.report import analysis_words, claims, wording
-from pipeline.report.ablation_table import Table
-from pipeline.report.ranges import Range
-from pipeline.report.summary import Measured, Summary
+from pipeline.report import ablation_table, text
+from pipeline.report.ablation_table import AblationTable
+from pipeline.report.summary import Measured, Range, Summary
 
 BEGIN = "<!-- results: `make readme-results` writes what stands until the end mark -->"
 END = "<!-- results end -->"
 
 
-def section(record: Mapping[str, Any], ablations: Table) -> str:
+def section(record: Mapping[str, Any], ablations: AblationTable) -> str:
     """What stands between the marks, of summary.json and ablations.json.
 
     Raises:
@@ -31,14 +30,14 @@ def section(record: Mapping[str, Any], ablations: Table) -> str:
         by_position=[],
         official={},
     )
-    parts = [f"{wording.markdown(wording.headline(found))}\n", wording.table(found)]
+    parts = [f"{text.markdown(text.headline(found))}\n", text.table(found)]
     if ablations.rows:
-        claim = wording.markdown(claims.section(ablations).claim)
+        claim = text.markdown(" ".join(ablation_table.claims(ablations)))
         parts.append(f"Over several seeds (`make ablations`, [the table](reports/ablations.md)): {claim}\n")
     sources = {source["file"]: source["values"] for source in record["sources"]}
-    if said := analysis_words.sentences(sources.get("analysis", {})):
+    if said := text.analysis_sentences(sources.get("analysis", {})):
         parts.append("Inside the models of this table (stage analyze):\n")
-        parts += [f"- {wording.markdown(sentence)}" for sentence in said] + [""]
+        parts += [f"- {text.markdown(sentence)}" for sentence in said] + [""]
     return f"{BEGIN}\n" + "\n".join(parts) + END
 
 

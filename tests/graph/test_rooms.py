@@ -56,7 +56,7 @@ OPEN_PATHS = {
     "data": {"archives", "download", "jsonl", "load"},
     "evaluation": {"predict"},
     "model": {"distributed", "loading"},
-    "report": {"grid_record"},
+    "report": {"ablation_table"},
     "retrieval": {"embedding_cache", "encoder", "ray_encoder"},
     "training": {"checkpoint", "dataset", "trainer"},
     "views": {"tokenizer"},

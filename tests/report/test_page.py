@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import grids, page, readings, summary, wording
-from tests.report import test_claims
-from tests.report.test_summary import answer
+from pipeline.report import answer_browser, page
+from pipeline.report.text import NONE
+from tests.report import test_ablation_table
+from tests.report.test_page_tables import validated
+from tests.report.test_summary import answer, summarised
 
 HOSTILE = "</p><script>alert(1)</script>{{ 7 * 7 }}{% raw %}</style>\"'&<b onclick=x>\x1b[31m\x00"
 
@@ -42,35 +44,35 @@ def contents(hostile: str = "", **changes: Any) -> page.Contents:
         for length in (4, 8)
         for index, hit in enumerate(hits[method])
     ]
-    reading = readings.Reading(
+    example = answer_browser.ShownExample(
         example_id=f"q1{hostile}",
         question=f"Where?{hostile}",
         options=[(f"(A) Porto{hostile}", True), ("(B) Lyon", False)],
         answer_lead="",
         right=["Porto", f"Oporto{hostile}"],
         answers=[
-            readings.Answer("vanilla", "vanilla", "full", f"Porto{hostile}", f"wrote{hostile}", "correct"),
-            readings.Answer("focused", "focused", "full", f"Lyon{hostile}", "", "distraction"),
-            readings.Answer("focused + retrieval", "focused", "retrieval", "", "", "other"),
+            answer_browser.ShownAnswer("vanilla", "vanilla", "full", f"Porto{hostile}", f"wrote{hostile}", "correct"),
+            answer_browser.ShownAnswer("focused", "focused", "full", f"Lyon{hostile}", "", "distraction"),
+            answer_browser.ShownAnswer("focused + retrieval", "focused", "retrieval", "", "", "other"),
         ],
         context=[
-            readings.Place(
+            answer_browser.ShownDocument(
                 position=1,
-                title=[readings.Segment(f"Title{hostile}", "")],
-                text=[readings.Segment(f"Lyon{hostile}", "wrong")],
+                title=[answer_browser.Segment(f"Title{hostile}", "")],
+                text=[answer_browser.Segment(f"Lyon{hostile}", "wrong")],
                 gold=False,
                 kept=True,
                 answered_by=["focused"],
             ),
-            readings.Place(
+            answer_browser.ShownDocument(
                 position=2,
                 title=[],
-                text=[readings.Segment("In ", ""), readings.Segment(f"Porto{hostile}", "right")],
+                text=[answer_browser.Segment("In ", ""), answer_browser.Segment(f"Porto{hostile}", "right")],
                 gold=True,
                 kept=False,
                 answered_by=[],
             ),
-            readings.Place(3, [], [readings.Segment(f"Else{hostile}", "")], False, False, []),
+            answer_browser.ShownDocument(3, [], [answer_browser.Segment(f"Else{hostile}", "")], False, False, []),
         ],
     )
     cell = {"mean": 0.5, "low": 0.25, "high": 0.75}
@@ -100,9 +102,9 @@ def contents(hostile: str = "", **changes: Any) -> page.Contents:
     }
     values: dict[str, Any] = {
         "title": f"A report{hostile}",
-        "summary": summary.summarise(rows, resamples=100),
+        "summary": summarised(rows, resamples=100),
         "curves": {"focused": {"loss": [(5, 2.0), (10, 1.0)], "alignment": [(5, 0.1)], "alignment_others": [(5, 0.0)]}},
-        "readings": [reading],
+        "examples": [example],
         "sources": sources,
         "settings": {"mask": {"top_k": 4, "mode": f"token{hostile}"}, "train": {"learning_rate": 0.003}},
         "surface": surface,
@@ -122,7 +124,7 @@ def test_the_first_things_on_the_page_are_title_sentence_and_main_table(whole: s
         whole.index(part)
         for part in (
             "<h1>A report</h1>",
-            "With 8 documents in the context, these numbers",
+            "With 8 documents in the context, there is no significant",
             '<table class="main"',
             "<svg",
         )
@@ -182,7 +184,7 @@ def test_what_the_filters_ask_for_is_written_on_every_example(whole: str):
     """Methods and kinds are counted from 1: vanilla (2) was right (1), focused (3) made a distraction error (2)."""
     assert 'data-kinds="1 2 2-1 3-2"' in whole
     for method, kind in ((1, 1), (2, 1), (3, 2), (3, 3)):
-        chosen = f"#reading:has(#method-{method}:checked):has(#kind-{kind}:checked)"
+        chosen = f"#answers:has(#method-{method}:checked):has(#kind-{kind}:checked)"
         assert f'{chosen} article:not([data-kinds~="{method}-{kind}"])' in whole
     assert whole.count('type="radio"') == 4 + 4
 
@@ -206,26 +208,26 @@ def test_the_papers_figures_stand_in_the_main_table_beside_ours_with_the_warning
         for row in table.partition("<tbody>")[2].split("</tr>")
     }
     assert cells["vanilla"] == ["47.17", "48.65"]
-    assert cells["vanilla + retrieval"] == ["50.14", wording.NONE]
+    assert cells["vanilla + retrieval"] == ["50.14", NONE]
     assert cells["focused"] == ["51.39", "59.62"]
-    assert cells["base"] == cells["focused + retrieval"] == [wording.NONE] * 2
+    assert cells["base"] == cells["focused + retrieval"] == [NONE] * 2
     text = " ".join(Outline(whole).text.split())
-    assert "QuALITY accuracy" in text and "Our work here is not the same, neither in model nor in data" in text
+    assert "QuALITY accuracy" in text and "This run uses another model and other data" in text
 
 
 def test_on_a_benchmark_of_the_paper_the_warning_does_not_say_that_the_data_differ():
     rows = [
         answer(f"q{index}", 1, method, benchmark="quality") for index in range(3) for method in ("vanilla", "focused")
     ]
-    text = page.render(contents(summary=summary.summarise(rows, resamples=100), readings=[]))
-    assert "Even on the same benchmark our work is not the same" in text and "nor in data" not in text
+    text = page.render(contents(summary=summarised(rows, resamples=100), examples=[]))
+    assert "Even on the same benchmark this run differs from the paper" in text and "other data" not in text
 
 
 def test_the_surface_has_a_map_for_each_method_and_measure_and_no_section_without_rows(whole: str):
     shown = whole[whole.index('<section id="surface">') :].partition("</section>")[0]
     assert re.findall("<h3>(.*?)</h3>", shown) == ["Exact match", "Distraction errors"]
-    assert shown.count("<svg") == 2 and shown.count(f">25{wording.NONE}75</text>") == 8
-    assert "How hard the context is" not in page.render(contents(surface=[]))
+    assert shown.count("<svg") == 2 and shown.count(f">25{NONE}75</text>") == 8
+    assert "Difficulty of the context" not in page.render(contents(surface=[]))
 
 
 def test_settings_and_provenance_are_shown(whole: str):
@@ -245,10 +247,10 @@ def test_settings_and_provenance_are_shown(whole: str):
 def test_the_ablations_stand_by_groups_under_their_claim_and_hostile_ones_add_no_element():
     def outline(hostile: str) -> Outline:
         rows = [
-            test_claims.row(method="vanilla", label=f"vanilla{hostile}"),
-            test_claims.row(0.052, group=f"mask{hostile}", label=f"skip{hostile}"),
+            test_ablation_table.row(method="vanilla", label=f"vanilla{hostile}"),
+            test_ablation_table.row(0.052, group=f"mask{hostile}", label=f"skip{hostile}"),
         ]
-        return Outline(page.render(contents(ablations=test_claims.table(*rows, benchmark=f"made{hostile}"))))
+        return Outline(page.render(contents(ablations=test_ablation_table.table(*rows, benchmark=f"made{hostile}"))))
 
     plain, hostile = outline(""), outline(HOSTILE)
     assert "Focused (skip) answers 63.4" in plain.text and "5.2 points more than vanilla" in plain.text
@@ -262,9 +264,9 @@ def test_a_page_with_little_to_show_says_so():
     rows = [answer(f"q{index}", 1, length=1, position=-1) for index in range(3)]
     text = page.render(
         contents(
-            summary=summary.summarise(rows, resamples=100),
+            summary=summarised(rows, resamples=100),
             curves={},
-            readings=[],
+            examples=[],
             sources={},
             settings={},
             surface=[],
@@ -276,7 +278,7 @@ def test_a_page_with_little_to_show_says_so():
     shown = " ".join(Outline(text).text.split())
     assert "nothing to compare yet" in shown
     assert "All contexts have 1 document: there is no curve to draw." in shown
-    assert "The gold documents are not known or all stand in one place" in shown
+    assert "The gold documents are not known, or all are in the same position" in shown
     assert "No training curves were found" in shown
     assert "reports/retrieval.json and reports/mask.json hold no figures" in shown
     assert "reports/analysis.json holds no figures" in shown
@@ -285,37 +287,12 @@ def test_a_page_with_little_to_show_says_so():
     assert Outline(text).elements["svg"] == 1  # the kinds of error
 
 
-def test_the_two_tables_of_retrieval_keep_k_and_splits_in_order():
-    recall = {"10": 1.0, "1": 0.5, "5": None}
-    shares = {"num_examples": 1200, "mean_chunks": 7.25, "recall": recall, "mrr": None}
-    grid = grids.retrieval({"splits": {name: {"all": shares} for name in ("test", "extra", "train", "dev")}})
-    assert grid.headings == ["Asked", "Chunks, mean", "Recall@1", "Recall@10"]
-    assert [name.partition(",")[0] for name, _ in grid.rows] == ["train", "dev", "test", "extra"]
-    assert grid.rows[0][1] == ["1,200", "7.2", "50.0", "100.0"]
-
-
-def validated(retriever: str, words: int, recall: float | None) -> dict[str, Any]:
-    known = recall is not None
-    return {
-        "retriever": retriever, "chunk_words": words, "split": "test", "num_gold_known": 12 * known, "mean_chunks": 8.0,
-        "recall": {"1": recall, "5": recall}, "recall_interval": {"1": [0.1, 0.9], "5": [0.1, 0.9]} if known else {},
-        "answer_retention": {"5": 0.5}, "truncated_chunks": 0.25 if retriever == "minilm" else None, "collection": None,
-    }  # fmt: skip
-
-
 def test_retrievers_are_compared_over_k_and_over_sizes_on_the_split_that_is_asked():
     rows = [validated(name, words, 0.5) for words in (200, 100) for name in ("minilm", "random")]
     found = {"measured_as": {"100": 100, "200": 200}, "rows": [*rows, {**rows[0], "split": "train"}]}
     settings = {"chunk": {"words": 200}, "eval": {"split": "test"}}
     text = page.render(contents(sources={"validation": found}, settings=settings))
     assert "Retrievers compared, chunks of 200 words" in text and "Best 5 chunks, by their size" in text
-    grid = grids.validation(found, "test")
-    assert [name for name, _ in grid.rows] == [
-        "minilm, 100 words", "random, 100 words", "minilm, 200 words", "random, 200 words",
-    ]  # fmt: skip
-    assert grid.headings == ["Chunks truncated", "Recall@1", "Recall@5", "Answer@5"]
-    assert grid.rows[0][1] == ["25.0", "50.0", "50.0", "50.0"]
-    assert grid.rows[1][1][0] == wording.NONE
     assert "In all rows: Gold known 12; Chunks, mean 8.0." in text
     assert "are the same here" not in text
 
@@ -326,12 +303,8 @@ def test_sizes_that_cut_all_documents_alike_are_named_together_and_explained():
     text = page.render(contents(sources={"validation": found}, settings={"chunk": {"words": 200}}))
     assert "Retrievers compared, chunks of 200 words" in text and "chunks of 100 words" not in text
     assert "Chunks of 100, 200 and 300 words are the same here" in text
-    assert [name for name, _ in grids.validation(found, "test").rows] == ["minilm", "random"]
     rows += [validated(name, 200, 0.25) for name in ("minilm", "random")]
     found = {"measured_as": {"100": 100, "200": 200, "300": 200}, "rows": rows}
-    assert [name for name, _ in grids.validation(found, "test").rows][2:] == [
-        "minilm, 200 and 300 words", "random, 200 and 300 words",
-    ]  # fmt: skip
     assert "Chunks of 200 and 300 words are the same" in page.render(contents(sources={"validation": found}))
 
 
@@ -339,22 +312,3 @@ def test_retrievers_on_data_without_gold_have_a_table_and_no_figure():
     found = {"measured_as": {"100": 100}, "rows": [validated("minilm", 100, None), validated("random", 100, None)]}
     text = page.render(contents(sources={"validation": found}))
     assert "Retrievers compared" in text and "chunks of 100 words" not in text
-    assert [name for name, _ in grids.validation(found, "test").rows] == ["minilm", "random"]
-
-
-def test_what_the_official_evaluator_prints_is_shown_where_there_is_one():
-    figures = {"base": {"accuracy_likeliest": 0.25, "sat_style_likeliest": -0.125, "num_hard": 1200, "hard": None}}
-    grid = grids.official(figures)
-    assert grid.headings == ["Accuracy likeliest", "SAT-style likeliest", "Questions, hard"]
-    assert grid.rows == [("base", ["25.0", f"{wording.MINUS}12.5", "1,200"])]
-    assert grids.official({"base": {}, "vanilla": {}}) == grids.Grid([], [])
-
-
-def test_a_row_that_lacks_a_figure_has_a_dash():
-    grid = grids.analysis({"methods": {"later": {"uniformity": -1.5}, "focused": {"alignment": 0.875}, "base": {}}})
-    assert grid.headings == ["Cosine, own views", "Uniformity"]
-    assert grid.rows == [
-        ("base", [wording.NONE, wording.NONE]),
-        ("focused", ["0.88", wording.NONE]),
-        ("later", [wording.NONE, f"{wording.MINUS}1.50"]),
-    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import surface
+from pipeline.report import svg
 from pipeline.stages import report
 from tests.conftest import ROOT
 from tests.report import browser
@@ -57,7 +57,7 @@ def bottom(chromium: browser.Browser, selector: str) -> float:
 def shown(chromium: browser.Browser) -> list[int]:
     """Which examples are visible, by their place."""
     found: list[int] = chromium.evaluate(
-        """[...document.querySelectorAll('#reading article')].flatMap((it, place) =>
+        """[...document.querySelectorAll('#answers article')].flatMap((it, place) =>
         it.checkVisibility() ? [place] : [])"""
     )
     return found
@@ -66,7 +66,7 @@ def shown(chromium: browser.Browser) -> list[int]:
 def kinds(chromium: browser.Browser) -> list[dict[str, str]]:
     """Of every example, what each method did on the full context, as it stands in the table of answers."""
     found: list[dict[str, str]] = chromium.evaluate(
-        """[...document.querySelectorAll('#reading article')].map(it => Object.fromEntries(
+        """[...document.querySelectorAll('#answers article')].map(it => Object.fromEntries(
         [...it.querySelectorAll('table.answers tr[data-method]')].map(row =>
         [row.cells[0].textContent, row.cells[2].textContent])))"""
     )
@@ -184,7 +184,7 @@ def test_text_has_contrast_in_both_themes(chromium: browser.Browser, page: Path)
 
 
 def contrast(one: str, other: str) -> float:
-    light, dark = sorted((surface.luminance(one), surface.luminance(other)), reverse=True)
+    light, dark = sorted((svg.luminance(one), svg.luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 

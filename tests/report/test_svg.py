@@ -12,12 +12,15 @@ from pipeline.common.methods import METHODS
 from pipeline.report.svg import (
     ERRORS,
     OTHER_COLOURS,
+    CurvePoint,
+    Effect,
     Label,
-    Point,
     Share,
     Step,
     colours,
     curve,
+    forest_plot,
+    luminance,
     spread,
     stacked_bars,
     training_curve,
@@ -26,7 +29,7 @@ from pipeline.report.svg import (
 SVG = "{http://www.w3.org/2000/svg}"
 LABEL = Label("made", "A title", "Documents", "Exact match (%)")
 POINTS = [
-    Point(series, group, mean, mean - 5, mean + 5)
+    CurvePoint(series, group, mean, mean - 5, mean + 5)
     for series, start in (("base", 50), ("vanilla", 80))
     for group, mean in (("4", start), ("12", start - 30))
 ]
@@ -37,9 +40,9 @@ SHARES = [Share("base", "correct", 60.0), Share("base", "distraction", 37.0), Sh
 
 def drawings(label: Label = LABEL) -> list[str]:
     return [
-        curve(label, POINTS, top=100.0),
-        training_curve(label, STEPS),
-        stacked_bars(label, SHARES),
+        curve(label, POINTS, top=100.0).svg,
+        training_curve(label, STEPS).svg,
+        stacked_bars(label, SHARES).svg,
     ]
 
 
@@ -94,10 +97,10 @@ def test_a_bar_shows_each_share_that_has_room_for_its_figure():
 def test_names_are_text_and_never_markup():
     name = '</text><script>alert("1")</script>&amp;'
     svgs = [
-        curve(LABEL, [point._replace(series=name) for point in POINTS[:2]], top=100.0),
-        training_curve(LABEL, [step._replace(series=name) for step in STEPS]),
-        stacked_bars(LABEL, [share._replace(row=name) for share in SHARES]),
-        curve(LABEL._replace(title=name, x=name, key='"><script>'), POINTS, top=100.0),
+        curve(LABEL, [point._replace(series=name) for point in POINTS[:2]], top=100.0).svg,
+        training_curve(LABEL, [step._replace(series=name) for step in STEPS]).svg,
+        stacked_bars(LABEL, [share._replace(row=name) for share in SHARES]).svg,
+        curve(LABEL._replace(title=name, x=name, key='"><script>'), POINTS, top=100.0).svg,
     ]
     for svg in svgs:
         root = ElementTree.fromstring(svg)  # still one well-formed element
@@ -125,12 +128,6 @@ def test_colours_stand_out_on_a_light_and_on_a_dark_page(colour: str, background
     assert (light + 0.05) / (dark + 0.05) >= 3.0  # WCAG 2.1, 1.4.11: graphical objects
 
 
-def luminance(colour: str) -> float:
-    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
 def test_labels_that_do_not_touch_stay_where_they_are():
     assert spread([10.0, 90.0, 50.0], gap=5.0, low=0.0, high=100.0) == [10.0, 90.0, 50.0]
 
@@ -153,6 +150,73 @@ def test_labels_are_a_gap_apart_inside_the_plot_and_in_order(wanted: list[float]
 
 
 def test_control_characters_in_names_become_pictures_and_end_no_process():
-    points = [Point(f"a\x00\x1b{number}", group, 50.0, 40.0, 60.0) for number in (1, 2) for group in ("1", "5\x07")]
-    drawn = curve(Label("k", "T", "x", "y"), points, top=100.0)
+    points = [
+        CurvePoint(f"a\x00\x1b{number}", group, 50.0, 40.0, 60.0) for number in (1, 2) for group in ("1", "5\x07")
+    ]
+    drawn = curve(Label("k", "T", "x", "y"), points, top=100.0).svg
     assert "a␀␛1" in drawn and "5␇" in drawn
+
+
+def forest(*effects: Effect) -> ElementTree.Element:
+    return ElementTree.fromstring(forest_plot(LABEL, effects).svg)
+
+
+def effect(group: str, name: str, difference: float, significant: bool = True, method: str = "focused") -> Effect:
+    return Effect(group, name, method, difference, difference - 2, difference + 2, significant)
+
+
+def rules(svg: ElementTree.Element) -> list[tuple[float, float, float]]:
+    """y, left and right end of every drawn interval, in px."""
+    found = []
+    for group in svg.iter(f"{SVG}g"):
+        if "mark-rule role-mark" in group.attrib.get("class", ""):
+            for line in group.iter(f"{SVG}line"):
+                x, y = map(float, re.findall(r"-?[\d.]+", line.attrib["transform"]))
+                found.append((y, x, x + float(line.attrib["x2"])))
+    return found
+
+
+def test_rows_stand_under_their_groups_in_order_and_names_may_come_twice():
+    svg = forest(effect("main", "focused", 3.0), effect("top-k", "1", -1.0), effect("top-k", "focused", 3.0))
+    places = {}
+    for text in svg.iter(f"{SVG}text"):
+        if text.text in ("main", "top-k", "1", "focused"):
+            height = float(re.findall(r"-?[\d.]+", text.attrib["transform"])[1])
+            places.setdefault(text.text, []).append(height)
+    order = [places["main"][0], places["focused"][0], places["top-k"][0], places["1"][0], places["focused"][1]]
+    assert order == sorted(order) and len(set(order)) == 5
+
+
+def test_intervals_are_as_long_as_they_are_and_zero_is_inside():
+    svg = forest(effect("g", "a", 5.0), effect("g", "b", 9.0, significant=False))
+    zero, *intervals = rules(svg)
+    (_, a_low, a_high), (_, b_low, b_high) = sorted(intervals)
+    assert a_high - a_low == pytest.approx(b_high - b_low)
+    per_point = (a_high - a_low) / 4
+    assert (b_low - a_low) / per_point == pytest.approx(4.0)
+    assert (a_low - zero[1]) / per_point == pytest.approx(3.0)  # 0 lies three points left of 5 - 2
+
+
+def test_what_is_not_significant_is_hollow():
+    svg = forest(effect("g", "a", 5.0), effect("g", "b", 1.0, significant=False))
+    opacities = [
+        float(path.attrib.get("fill-opacity", 1.0))
+        for group in svg.iter(f"{SVG}g")
+        if "mark-symbol role-mark" in group.attrib.get("class", "")
+        for path in group.iter(f"{SVG}path")
+    ]
+    assert sorted(opacities) == [0.0, 1.0]
+
+
+def test_names_in_a_forest_plot_are_text_and_equal_effects_give_equal_bytes():
+    hostile = '</text><script>"\x00'
+    svg = forest(effect(hostile, hostile, 1.0))
+    assert not list(svg.iter(f"{SVG}script"))
+    assert '</text><script>"␀' in "".join(svg.itertext())
+    assert forest_plot(LABEL, [effect("g", "a", 1.0)]) == forest_plot(LABEL, [effect("g", "a", 1.0)])
+
+
+def test_luminance_of_known_colours():
+    assert luminance("#000000") == 0.0
+    assert luminance("#ffffff") == pytest.approx(1.0)
+    assert luminance("#767676") == pytest.approx(0.1812, abs=1e-4)  # 4.54 to 1 on white

@@ -99,7 +99,7 @@ def test_without_cells_there_is_no_surface(reported: Path, tmp_path: Path, run_s
         path.write_text('{"rows": []}')
     run_stage(root)
     text = (root / "reports/index.html").read_text()
-    assert "How hard the context is" not in text and 'href="#surface"' not in text
+    assert "Difficulty of the context" not in text and 'href="#surface"' not in text
 
 
 def test_another_process_writes_the_same_bytes(reported: Path, tmp_path: Path):

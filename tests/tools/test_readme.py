@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.common import files
-from pipeline.report import summary, wording
-from pipeline.report.ablation_table import Table
+from pipeline.report import summary, text
+from pipeline.report.ablation_table import AblationTable
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.tools import readme, readme_section
 from tests.conftest import ROOT
-from tests.report.test_summary import answer
+from tests.report.test_summary import answer, summarised
 
 FILES = ("README.md", "reports/summary.json", "reports/ablations.json")
 
@@ -75,13 +75,13 @@ def test_the_table_from_the_record_is_the_one_of_the_run(tmp_path: Path):
         for length in range(2, 12)
         for index, hit in enumerate(hits[method])
     ]
-    found = summary.summarise(rows, resamples=100)
+    found = summarised(rows)
     assert any(length.low != length.high for length in found.lengths)  # ranges too are read back
     path = tmp_path / "summary.json"
     files.write_json(path, summary.record(found, {}))
-    section = readme_section.section(json.loads(path.read_text()), Table(rows=[]))
-    headline = wording.markdown(wording.headline(found))
-    assert section == f"{readme_section.BEGIN}\n{headline}\n\n{wording.table(found)}{readme_section.END}"
+    section = readme_section.section(json.loads(path.read_text()), AblationTable(rows=[]))
+    headline = text.markdown(text.headline(found))
+    assert section == f"{readme_section.BEGIN}\n{headline}\n\n{text.table(found)}{readme_section.END}"
 
 
 @pytest.mark.parametrize(

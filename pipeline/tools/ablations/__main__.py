@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.common import files, tables
 from pipeline.evaluation import schema
-from pipeline.report import claims, grid_record
+from pipeline.report import ablation_table
 from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, did_you_mean
 from pipeline.runtime.main import run
 from pipeline.tools.ablations import plan, tabulate
@@ -150,10 +150,10 @@ def _report(planned: Sequence[Planned], grid: Grid) -> None:
     seconds = sum(took[digest] or 0.0 for digest in {digest for row in rows for digest in row.identity[1:]})
     table = tabulate.tabulate(rows, reference=grid.reference, claimed=claimed(grid), seconds=seconds)
     tables.write(ANSWERS, schema.ABLATIONS, _lines(rows))
-    files.write_json(grid_record.RECORD, table.model_dump(mode="json"))
-    files.write_text(TABLE, claims.markdown(table))
+    files.write_json(ablation_table.RECORD, table.model_dump(mode="json"))
+    files.write_text(TABLE, ablation_table.markdown(table))
     counted = f"{len(rows):,} of {len(planned):,} rows"
-    print(f"\n{claims.markdown(table)}\nablations: {counted}; {TABLE}, {grid_record.RECORD}, {ANSWERS}")
+    print(f"\n{ablation_table.markdown(table)}\nablations: {counted}; {TABLE}, {ablation_table.RECORD}, {ANSWERS}")
 
 
 def _comparison(name: str, other: str) -> str:
@@ -187,7 +187,7 @@ def _comparison(name: str, other: str) -> str:
         )
         for row in (other, name)
     ]
-    return claims.comparison(tabulate.tabulate(rows, reference=other, claimed=[], seconds=0.0).rows[1], other)
+    return ablation_table.comparison(tabulate.tabulate(rows, reference=other, claimed=[], seconds=0.0).rows[1], other)
 
 
 def _answered(one: Planned) -> tabulate.Answered:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation import bootstrap
-from pipeline.report.ablation_table import Change, Mean, Row, SeedMean, Table, ToReference
-from pipeline.report.ranges import Range, ranges
+from pipeline.report.ablation_table import AblationRow, AblationTable, Change, Mean, SeedMean, ToReference
+from pipeline.report.summary import Range, ranges
 from pipeline.runtime.errors import ArtifactError
 from pipeline.tools.ablations import seeds
 from pipeline.views import tasks
@@ -82,7 +82,7 @@ def tabulate(
     seconds: float,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Table:
+) -> AblationTable:
     """Measure every row.
 
     Seeds are compared in pairs where the row and the reference share at least two: training's randomness is then the
@@ -102,7 +102,7 @@ def tabulate(
     if len(named) < len(rows):
         raise ValueError("two rows have one name")
     if not rows:
-        return Table(rows=[], reference=reference, seconds=seconds)
+        return AblationTable(rows=[], reference=reference, seconds=seconds)
     first = next(iter(rows[0].answers.values()))
     length, draws = _longest(first), _Draws(resamples, seed)
     examples = _examples(first, length)
@@ -120,7 +120,7 @@ def tabulate(
     for key, p_value in zip(list(compared), p_corrected, strict=True):
         compared[key] = compared[key].model_copy(update={"p_corrected": p_value})
     benchmark = str(first[0]["benchmark"])
-    return Table(
+    return AblationTable(
         benchmark=benchmark,
         min_documents=length.low,
         num_documents=length.high,
@@ -202,13 +202,13 @@ def _compare(row: _Found, against: _Found, examples: _Examples, draws: _Draws) -
 
 def _measured(
     row: Answered, found: _Found, to_reference: ToReference | None, examples: _Examples, draws: _Draws
-) -> Row:
+) -> AblationRow:
     pooled, distraction_rate = (
         Mean(**seeds.pooled(_of(columns, []), examples.question_ids, **draws._asdict())._asdict())
         for columns in (found.scores_of, found.distracted_of)
     )
     slope = _slope(_of(found.scores_of, []).mean(axis=0), examples, draws)
-    return Row(
+    return AblationRow(
         name=row.name,
         label=row.label,
         group=row.group,

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.text import find_answer, has_answer
-from pipeline.report import readings
-from pipeline.report.readings import Segment
-from tests.report.test_summary import answer
+from pipeline.report import answer_browser
+from pipeline.report.answer_browser import Segment, ShownExample
+from tests.report.test_summary import answer, frame
 
 DOCUMENTS = {
     "d1": {"document_id": "d1", "title": "Ada Holm", "text": "Ada Holm was born in Porto. She died in Lyon."},
@@ -38,8 +38,8 @@ def error(prediction: str = "Vienna.", distractor: str = "d2", method: str = "fo
 
 def read(
     answered: list[dict[str, Any]], documents: dict[str, Any] = DOCUMENTS, kept: tuple[str, ...] = (), **changes: Any
-) -> readings.Reading:
-    return readings.reading(EXAMPLE | changes, documents, kept, answered, 500)
+) -> ShownExample:
+    return answer_browser.assemble(EXAMPLE | changes, documents, kept, answered, 500)
 
 
 def test_every_document_of_the_context_stands_there_in_order_with_what_it_is():
@@ -89,7 +89,7 @@ def test_every_answer_stands_with_its_kind():
 
 def test_of_a_multiple_choice_the_likeliest_option_is_the_answer_and_what_was_generated_stands_beside_it():
     row = error("B, I think", "", error="other", likeliest_option=1, generated_option=1)
-    found = readings.reading(CHOICE, DOCUMENTS, (), [row], 500)
+    found = answer_browser.assemble(CHOICE, DOCUMENTS, (), [row], 500)
     assert found.options == [("(A) Porto", True), ("(B) Lyon", False)]
     assert found.right == ["(A) Porto"]
     assert (found.answers[0].text, found.answers[0].note) == ("(B) Lyon", "B, I think")
@@ -110,23 +110,23 @@ def test_a_long_document_is_cut_around_the_first_marked_words():
     segments = read([error()], DOCUMENTS | {"d2": DOCUMENTS["d2"] | {"text": text}}).context[1].text
     assert marked(segments) == [("Vienna", "wrong")]
     assert (segments[0].text, segments[-1].text) == ("… ", " …")
-    assert sum(len(segment.text) for segment in segments[1:-1]) == readings.EXCERPT_CHARACTERS
+    assert sum(len(segment.text) for segment in segments[1:-1]) == answer_browser.EXCERPT_CHARACTERS
     assert "".join(segment.text for segment in segments[1:-1]) in text
 
 
 @given(st.text(max_size=3000), st.text(alphabet="ab ", max_size=3), st.integers(1, 2000))
 def test_segments_are_the_text_or_a_piece_of_it(text: str, prediction: str, folded: int):
     documents = DOCUMENTS | {"d2": DOCUMENTS["d2"] | {"text": text}, "d3": DOCUMENTS["d3"] | {"text": text}}
-    found = readings.reading(EXAMPLE, documents, (), [error(prediction)], folded)
-    for place, length in ((found.context[1], readings.EXCERPT_CHARACTERS), (found.context[0], folded)):
+    found = answer_browser.assemble(EXAMPLE, documents, (), [error(prediction)], folded)
+    for place, length in ((found.context[1], answer_browser.EXCERPT_CHARACTERS), (found.context[0], folded)):
         shown = "".join(segment.text for segment in place.text)
         assert shown == text if len(text) <= length else shown.removeprefix("… ").removesuffix(" …") in text
 
 
 @given(st.integers(0, 100_000))
 def test_folded_documents_together_stay_below_their_budget(num: int):
-    each = readings.folded_characters(num)
-    assert 0 <= each <= readings.FOLDED_CHARACTERS and each * num <= readings.ALL_FOLDED_CHARACTERS
+    each = answer_browser.folded_characters(num)
+    assert 0 <= each <= answer_browser.FOLDED_CHARACTERS and each * num <= answer_browser.ALL_FOLDED_CHARACTERS
 
 
 def test_examples_are_spread_over_methods_and_kinds():
@@ -137,7 +137,7 @@ def test_examples_are_spread_over_methods_and_kinds():
         for first in kinds
         for n in range(40)
     ]
-    chosen = readings.choose(rows, num=15, longest=8)
+    chosen = answer_browser.choose(frame(rows), num=15, longest=8)
     found = Counter(name.split()[0] for name in chosen)
     assert len(chosen) == 15 and found["base"] >= 3 and found["vanilla"] >= 3
     order = list(dict.fromkeys(row["example_id"] for row in rows))
@@ -146,13 +146,13 @@ def test_examples_are_spread_over_methods_and_kinds():
 
 def test_a_rare_kind_is_shown_whole():
     rows = [answer(f"q{n}", 1) for n in range(500)] + [answer(f"e{n}", 0) for n in range(3)]
-    assert {"e0", "e1", "e2"} < set(readings.choose(rows, num=40, longest=1))
+    assert {"e0", "e1", "e2"} < set(answer_browser.choose(frame(rows), num=40, longest=1))
 
 
 def test_only_the_longest_contexts_in_full_are_chosen_from():
     rows = [answer("short", 0, length=4), answer("retrieved", 0, "focused", "retrieval", length=8)]
-    assert readings.choose([*rows, answer("q1", 0, length=8)], num=40, longest=8) == ["q1"]
-    assert readings.choose(rows, num=40, longest=8) == []
+    assert answer_browser.choose(frame([*rows, answer("q1", 0, length=8)]), num=40, longest=8) == ["q1"]
+    assert answer_browser.choose(frame(rows), num=40, longest=8) == []
 
 
 @given(st.lists(st.sampled_from(["correct", "distraction", "other"]), max_size=60), st.integers(1, 50))
@@ -162,7 +162,7 @@ def test_as_many_as_are_wanted_are_chosen_and_none_twice(kinds: list[str], num: 
         for method in ("base", "focused")
         for n, kind in enumerate(kinds if method == "base" else reversed(kinds))
     ]
-    chosen = readings.choose(rows, num=num, longest=1)
+    chosen = answer_browser.choose(frame(rows), num=num, longest=1)
     assert len(chosen) == len(set(chosen)) == min(num, len(kinds))
 
 

@@ -1,0 +1,248 @@
+"""The page's figures: which numbers are drawn, in which order, and what titles and axes say. svg.py draws them.
+
+To add a figure, write a function here, pass its figures to the template in page.py and place them in templates/.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.common.curves import CURVES
+from pipeline.report import page_tables, svg, text
+from pipeline.report.ablation_table import AblationTable
+from pipeline.report.summary import Measured, Range, Summary, in_order, row_name, row_order
+from pipeline.report.svg import Cell, CurvePoint, Effect, Figure, Label, Share, Step
+from pipeline.report.text import Values
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+"""Method -> name of the curve -> (optimizer step, value)."""
+
+UNIFORM = "uniform"
+"""Series of attention that is equal for all tokens."""
+ATTENTION = {
+    "gold": "Attention to the gold chunks",
+    "namesake": "Attention to their namesakes",
+    "other": "Attention to other chunks",
+}
+KINDS = {
+    "correct": ("correct", svg.ERRORS["correct"]),
+    "distraction": ("in a distractor", svg.ERRORS["distraction"]),
+    "in_gold": ("in gold", "#9c7600"),
+    "in_context": ("in the context", "#c08a00"),
+    "hallucinated": ("nowhere", "#7d838a"),
+    "no_answer": ("no answer", "#7566d6"),
+    "wrong_option": ("wrong option", "#a1584b"),
+}
+"""Kind of an answer in analysis.json -> its name and colour."""
+HEAT = {"score": ("#eaf3fb", "#0b3c68"), "distraction_rate": ("#faeaf5", "#5f1450")}
+"""Measure of a heat map -> the colours of 0 and of 100 percent; colours between them are linear in sRGB."""
+MOST_WITH_INTERVALS = 6
+"""Number of columns of a heat map above which its intervals would touch each other."""
+
+
+def scores(rows: Sequence[Measured], key: str, x: str, measure: str) -> list[Figure]:
+    """Scores by group, a figure for each input, all with the same y axis; none where there is one group only."""
+    if len({row.group for row in rows}) < 2:
+        return []
+    top = _top([100 * row.score.high for row in rows])
+    figures = []
+    for given in dict.fromkeys(row.input for row in rows):
+        points = [_point(row.method, row.group, row.score._asdict()) for row in rows if row.input == given]
+        title = "Reading the full context" if given == "full" else f"With {given} at inference"
+        label = Label(f"{key}-{given}", title, x, f"{text.capital(measure)} (%)")
+        figures.append(svg.curve(label, points, top=top))
+    return figures
+
+
+def errors(rows: Sequence[Measured]) -> Figure:
+    """Shares of correct answers, distraction errors and other errors."""
+    shares = [
+        Share(row.name, part, 100 * rate)
+        for row in rows
+        for part, rate in zip(svg.ERRORS, (row.correct_rate, row.distraction_rate, row.other_rate), strict=True)
+    ]
+    return svg.stacked_bars(Label("errors", "Answers by kind of error", "Share of all answers (%)", ""), shares)
+
+
+def training(curves: Curves) -> list[Figure]:
+    """The training curves, a figure for each entry of common/curves.py that is not drawn beside another."""
+    figures = []
+    for curve in CURVES:
+        steps = [
+            Step(method, step, value, others=drawn is not curve)
+            for drawn in CURVES
+            if drawn is curve or drawn.beside == curve.name
+            for method, found in in_order(curves)
+            for step, value in found.get(drawn.name, ())
+        ]
+        if steps and curve.beside is None:
+            label = Label(f"train-{curve.name}", curve.title, "Optimizer step", curve.unit)
+            figures.append(svg.training_curve(label, steps))
+    return figures
+
+
+def retrieval(quality: Values, summary: Summary, split: str) -> list[Figure]:
+    """Recall of the gold chunk and of an answer by k, at the longest contexts of the split."""
+    found = quality.get("splits", {}).get(split)
+    if found is None:
+        return []
+    longest = found["by_num_documents"].get(str(summary.lengths[-1].high), found["all"])
+    points = [
+        _point(name, k, dict.fromkeys(("mean", "low", "high"), share))
+        for name, measure in (("gold chunk", "recall"), ("an answer", "answer_retention"))
+        for k, share in sorted(longest[measure].items(), key=lambda item: int(item[0]))
+        if share is not None
+    ]
+    y = f"{split.capitalize()} examples (%)"
+    label = Label("retrieval", "What the best-scored chunks hold", "Best-scored chunks kept (k)", y)
+    return [svg.curve(label, points, top=100.0)] if points else []
+
+
+def validation(found: Values, settings: Values, split: str) -> list[Figure]:
+    """Recall of the gold chunk by retriever: by k at the chunk size of this run, and by chunk size for the best 5."""
+    rows = [row for row in found.get("rows", []) if row["split"] == split and row["num_gold_known"]]
+    if not rows:
+        return []
+    words = settings.get("chunk", {}).get("words")
+    used = found["measured_as"].get(str(words), rows[0]["chunk_words"])
+    named = {group[0]: text.listed(group) for group in page_tables.equal_sizes(found)}
+    shown = words if str(words) in found["measured_as"] else named.get(used, used)
+    sizes = sorted({row["chunk_words"] for row in rows})
+
+    def point(row: Values, k: str, group: str) -> CurvePoint:
+        low, high = row["recall_interval"][k]
+        return _point(row["retriever"], group, {"mean": row["recall"][k], "low": low, "high": high})
+
+    y = f"Gold chunk found, {split} (%)"
+    by_k = [point(row, k, k) for row in rows if row["chunk_words"] == used for k in sorted(row["recall"], key=int)]
+    label = Label("validation-k", f"Retrievers compared, chunks of {shown} words", "Best-scored chunks (k)", y)
+    figures = [svg.curve(label, by_k, top=100.0)]
+    if len(sizes) > 1:
+        by_size = [
+            point(row, "5", named.get(size, str(size))) for size in sizes for row in rows if row["chunk_words"] == size
+        ]
+        label = Label("validation-words", "Best 5 chunks, by their size", "Words of a chunk", y)
+        figures.append(svg.curve(label, by_size, top=100.0))
+    return figures
+
+
+def attention(analysis: Values) -> list[Figure]:
+    """Attention by layer, a figure per role of chunk, and to gold by its position; none if no gold chunk is known."""
+    found = {method: of["attention"] for method, of in in_order(analysis.get("methods", {})) if of.get("attention")}
+    if not found:
+        return []
+    first = next(iter(found.values()))
+    by_role = {}
+    for role in ATTENTION:
+        even = dict.fromkeys(("mean", "low", "high"), first["token_shares"][role])
+        series = [(UNIFORM, layer["layer"], even) for layer in first["layers"]]
+        series += [(method, layer["layer"], layer[role]) for method, of in found.items() for layer in of["layers"]]
+        by_role[role] = [_point(name, str(layer), share) for name, layer, share in series if share is not None]
+    by_position = [
+        _point(method, Range(part["first_position"], part["last_position"]).label(shift=1), part)
+        for method, of in found.items()
+        for part in of["by_gold_position"]["gold"]["parts"]
+    ]
+    y, top = "Attention (%)", _top([point.high for points in by_role.values() for point in points])
+    figures = [
+        svg.curve(Label(f"attention-{role}", ATTENTION[role], "Layer", y), points, top=top)
+        for role, points in by_role.items()
+    ]
+    if len({point.group for point in by_position}) > 1:
+        title, x = "Attention to gold by its position, mean of layers", "Position of the gold document (1 = first)"
+        label = Label("attention-position", title, x, y)
+        figures.append(svg.curve(label, by_position, top=_top([point.high for point in by_position])))
+    return figures
+
+
+def kinds(analysis: Values) -> list[Figure]:
+    """Shares of the kinds of answers that occur, by method."""
+    found = {method: of["errors"] for method, of in in_order(analysis.get("answers", {}))}
+    present = [kind for kind in KINDS if any(of[kind]["mean"] > 0 for of in found.values())]
+    if not present:
+        return []
+    shares = [Share(method, KINDS[kind][0], 100 * of[kind]["mean"]) for method, of in found.items() for kind in present]
+    title = "Answers on the full context, and where the wrong ones occur"
+    label = Label("kinds", title, "Share of all answers (%)", "")
+    return [svg.stacked_bars(label, shares, dict(KINDS[kind] for kind in present))]
+
+
+def effects(table: AblationTable) -> list[Effect]:
+    """The differences of all rows that are compared with another, in the order of the table."""
+    return [
+        Effect(
+            row.group,
+            row.label if row.reference is None else f"{row.label} (vs {table.label_of(row.reference)})",
+            row.method,
+            100 * found.difference,
+            100 * found.low,
+            100 * found.high,
+            found.p_corrected < text.SIGNIFICANCE,
+        )
+        for row in table.rows
+        if (found := row.to_reference) is not None
+    ]
+
+
+def ablations(table: AblationTable) -> list[Figure]:
+    """The forest plot of the ablation table."""
+    found = effects(table)
+    if not found:
+        return []
+    others = ", or from the row named" if any(row.reference and row.to_reference for row in table.rows) else ""
+    title = f"Difference from {table.label_of(None)}{others}"
+    return [svg.forest_plot(Label("ablations", title, "Points, with 95 % interval", ""), found)]
+
+
+def heat_maps(rows: Sequence[Values], measure: str, title: str) -> list[Figure]:
+    """Draw how hard the context is: a map for each method and input, in the order of the main table.
+
+    Columns are numbers of documents, rows the share of distractors that share a name with the person asked about. All
+    maps have the same axes and one colour scale from 0 to 100 percent; lightness alone carries it, so that the maps are
+    readable without colours.
+
+    Args:
+        rows: method, input, num_documents, name_sharing_rate (0 to 1) and for each measure {mean, low, high}; at most
+            one row for each cell, a missing one is a gap.
+        measure: a key of HEAT.
+        title: name of the measure.
+    """
+    lengths = [str(length) for length in sorted({row["num_documents"] for row in rows})]
+    rates = [_rate(rate) for rate in sorted({row["name_sharing_rate"] for row in rows}, reverse=True)]
+    cells: dict[tuple[str, str], list[Cell]] = {}
+    for row in rows:
+        mean, low, high = (100 * row[measure][name] for name in ("mean", "low", "high"))
+        interval = f"{low:.0f}\N{EN DASH}{high:.0f}" if with_intervals(rows) else ""
+        at = str(row["num_documents"]), _rate(row["name_sharing_rate"])
+        cell = Cell(*at, heat(mean, measure), f"{mean:.0f}", interval)
+        cells.setdefault((row["method"], row["input"]), []).append(cell)
+    figures = []
+    for number, key in enumerate(sorted(cells, key=lambda key: row_order(*key))):
+        name, x, y = row_name(*key), "Documents in the context", "Distractors sharing a name"
+        label = Label(f"surface-{measure}-{number}", f"{title}: {name}", x, y)
+        figures.append(svg.heat_map(label, cells[key], lengths, rates)._replace(title=name))
+    return figures
+
+
+def with_intervals(rows: Sequence[Values]) -> bool:
+    """Whether the heat maps have room for intervals."""
+    return len({row["num_documents"] for row in rows}) <= MOST_WITH_INTERVALS
+
+
+def heat(percent: float, measure: str) -> str:
+    """Colour of a cell as #rrggbb; `percent` is from 0 to 100."""
+    share = min(1.0, max(0.0, percent / 100))
+    low, high = map(svg.channels, HEAT[measure])
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(low, high, strict=True))
+
+
+def _rate(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def _point(series: str, group: str, interval: Mapping[str, Any]) -> CurvePoint:
+    return CurvePoint(series, group, *(100 * interval[name] for name in ("mean", "low", "high")))
+
+
+def _top(highs: Sequence[float]) -> float:
+    """Upper end of the y axis, in percent."""
+    return min(100.0, 1.05 * max(highs)) or 100.0

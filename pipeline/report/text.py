@@ -1,0 +1,308 @@
+"""Numbers in words: how measures are written, the headline, the main table, and sentences on what analyze found.
+
+Shares are in percent with one decimal, differences in points with their sign.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pipeline.common.methods import DISTILL, FOCUSED, METHODS, VANILLA
+from pipeline.evaluation import score
+from pipeline.evaluation.bootstrap import Interval
+from pipeline.report.summary import Measured, Summary, in_order
+
+MEANINGS = {
+    "best_subspan_em": "Sub-span: a right answer occurs anywhere in the given one.",
+    "distraction_rate": "Distracted: the answer is wrong and occurs in a distractor.",
+}
+"""Measures beside a benchmark's own that need an explanation."""
+
+MINUS = "\N{MINUS SIGN}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
+NONE = "\N{EN DASH}"
+PERCENT = f"{NO_BREAK}%"
+INTERVAL = "95 % interval"
+
+SIGNIFICANCE = 0.05
+"""Differences with a p-value below this are claimed; in the ablation grid the corrected p-value counts."""
+
+Values = Mapping[str, Any]
+"""A JSON object that a stage wrote."""
+
+
+class Bounds(Protocol):
+    """The ends of a 95 % interval."""
+
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def interval(values: Values) -> Interval:
+    """Read an interval from JSON."""
+    return Interval(values["mean"], values["low"], values["high"])
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}".replace("-", MINUS)
+
+
+def percent_interval(bounds: Bounds) -> str:
+    return f"[{percent(bounds.low)}, {percent(bounds.high)}]"
+
+
+def points(difference: float) -> str:
+    """Write a difference of two shares in points."""
+    return f"{100 * difference:+.1f}".replace("-", MINUS)
+
+
+def points_interval(bounds: Bounds) -> str:
+    return f"[{points(bounds.low)}, {points(bounds.high)}]"
+
+
+def points_range(bounds: Bounds) -> str:
+    """Write the interval of a difference in a sentence."""
+    return f"95{PERCENT} interval {points(bounds.low)} to {points(bounds.high)}"
+
+
+def p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
+
+
+def p_cell(p: float) -> str:
+    """Write a p-value under a heading that says p."""
+    return p_value(p).removeprefix("p ").removeprefix("= ")
+
+
+def p_unbroken(p: float) -> str:
+    """Write a p-value in a sentence, on one line."""
+    return p_value(p).replace(" ", NO_BREAK)
+
+
+def counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'s' * (number != 1)}"
+
+
+def listed(items: Sequence[object]) -> str:
+    """List one item or more in words: 100, 200 and 300."""
+    *most, last = map(str, items)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def capital(sentence: str) -> str:
+    """Start the sentence with a capital letter."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def visible(text: str) -> str:
+    """Replace control characters by Unicode's pictures of them, so that data cannot steer a terminal or a browser."""
+    return "".join(_picture(character) if unicodedata.category(character) == "Cc" else character for character in text)
+
+
+def _picture(character: str) -> str:
+    if character in "\n\t":
+        return character
+    code = ord(character)
+    return (
+        chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+    )
+
+
+def markdown(text: str) -> str:
+    """Escape text of unknown origin so that Markdown shows it as it is, on one line."""
+    return re.sub(r"([\\|<>&*`\[\]])", r"\\\1", " ".join(visible(text).split()))
+
+
+def markdown_table(rows: Sequence[Sequence[str]], num_left: int = 1) -> list[str]:
+    """Lay rows out as a Markdown table that also reads well in a terminal.
+
+    The first row holds the headings. The first `num_left` columns are text, aligned left; the others are numbers.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        padded[:num_left] = [cell.ljust(width) for cell, width in zip(cells, widths[:num_left], strict=False)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [f":{'-' * (width + 1)}" for width in widths[:num_left]]
+    rule += [f"{'-' * (width + 1)}:" for width in widths[num_left:]]
+    first, *others = map(line, rows)
+    return [first, f"|{'|'.join(rule)}|", *others]
+
+
+def headline(summary: Summary) -> str:
+    """State how focused learning, and distill where it ran, compare with vanilla on the full context."""
+    rows = {row.name: row for row in summary.longest}
+    compared = [rows[name] for name in (FOCUSED, DISTILL) if name in rows and rows[name].to_vanilla is not None]
+    if not compared or compared[0].method != FOCUSED:
+        return "There are no predictions of both focused learning and vanilla fine-tuning: nothing to compare yet."
+    first, *others = [_compared_with_vanilla(row, summary) for row in compared]
+    return " ".join([f"With {summary.documents} in the context, {first}", *map(capital, others)])
+
+
+def _compared_with_vanilla(row: Measured, summary: Summary) -> str:
+    found = row.to_vanilla
+    assert found is not None
+    name, vanilla, measure = METHODS[row.method].label, METHODS[VANILLA].label, score.MEASURES[summary.measure].phrase
+    basis = counted(found.num_questions, "question")
+    if row.num_examples != found.num_questions:
+        basis = f"{row.num_examples:,} examples of {basis}"
+    basis = f"({points_range(found)}, {p_unbroken(found.p_value)}; {basis})"
+    # Both are asked: with few questions the bootstrap's interval is too narrow, while the test is exact.
+    if found.low <= 0.0 <= found.high or found.p_value >= SIGNIFICANCE:
+        return (
+            f"there is no significant difference between {name} and {vanilla}: {measure} differs by "
+            f"{points(found.difference)} points {basis}."
+        )
+    direction = "above" if found.difference > 0.0 else "below"
+    return f"{name} is {abs(100 * found.difference):.1f} points {direction} {vanilla} in {measure} {basis}."
+
+
+def caution(summary: Summary, base: str) -> str:
+    """Warn that the shipped base model was made for bios alone; empty when there is nothing to warn of."""
+    if not base.endswith("models/tiny-base") or summary.benchmarks == ["bios"]:
+        return ""
+    return (
+        "The base model is the shipped one of 1.1 million parameters, trained on generated biographies alone. Its "
+        f"answers to {', '.join(summary.benchmarks)} are poor and say nothing about the method: this run only shows "
+        "that the data, the retrieval and the scoring work."
+    )
+
+
+def table(summary: Summary) -> str:
+    """Write the main table in Markdown; its caption is the last line."""
+    measure = score.MEASURES[summary.measure]
+    shorter = summary.lengths[:-1]
+    header = ["Method", measure.heading, INTERVAL, *measure.beside.values(), "vs vanilla", INTERVAL, "p"]
+    rows = [[*header, *(f"{measure.heading} at {length.label()}" for length in shorter)]]
+    score_of = {(row.name, row.group): row.score.mean for row in summary.by_length}
+    for row in summary.longest:
+        cells = [markdown(row.name), percent(row.score.mean), percent_interval(row.score)]
+        difference = [NONE] * 3
+        if (found := row.to_vanilla) is not None:
+            difference = [points(found.difference), points_interval(found), p_cell(found.p_value)]
+        at_shorter = [percent(score_of[row.name, length.label()]) for length in shorter]
+        rows.append([*cells, *(percent(getattr(row, name)) for name in measure.beside), *difference, *at_shorter])
+    return "\n".join([*markdown_table(rows), "", markdown(caption(summary)), ""])
+
+
+def caption(summary: Summary) -> str:
+    """Explain the numbers of the main table."""
+    _, heading, phrase, beside, note = score.MEASURES[summary.measure]
+    meanings = [MEANINGS[name] for name in beside if name in MEANINGS]
+    if note:
+        meanings.append(note)
+    if any(row.input == "longbench" for row in summary.longest):
+        meanings.append("Longbench: LongBench's retrieval, the best 7 chunks.")
+    named = phrase if heading.lower() == phrase.lower() else f"{phrase} ({heading})"
+    return " ".join(
+        [
+            f"{', '.join(summary.benchmarks)}: {named} and the other measures with {summary.documents} in the context, "
+            f"in percent; {summary.longest[0].num_examples:,} answers per row.",
+            *meanings,
+            f"vs vanilla: difference in points of {phrase} from vanilla on the full context, on the same examples.",
+            "Retrieval: the model reads only the best-scored chunks.",
+            *_same_reading(summary),
+        ]
+    )
+
+
+def _same_reading(summary: Summary) -> list[str]:
+    """Name the lengths at which the best chunks are the whole context, so that both inputs are the same prompt."""
+    rows = {(row.method, row.input, row.group): row for row in summary.by_length}
+    same = []
+    for length in map(str, (length.label() for length in summary.lengths)):
+        pairs = [
+            (row, rows[method, "retrieval", length])
+            for (method, given, group), row in rows.items()
+            if (given, group) == ("full", length) and (method, "retrieval", length) in rows
+        ]
+        if pairs and all((a.mean_prompt_tokens, a.score) == (b.mean_prompt_tokens, b.score) for a, b in pairs):
+            same.append(length)
+    if not same:
+        return []
+    documents = "document" if same == ["1"] else "documents"
+    return [f"With {' and '.join(same)} {documents} these are the whole context, so both rows of a method are equal."]
+
+
+def analysis_sentences(analysis: Values) -> list[str]:
+    """Write one sentence for each thing that analyze measured, with the number of every method."""
+    inside = dict(in_order(analysis.get("methods", {})))
+    answers = dict(in_order(analysis.get("answers", {})))
+    slopes = {method: found for method, of in answers.items() if (found := of["position"]["slope"]) is not None}
+    found = [
+        _by_method(
+            "Cosine similarity of the two views of a question",
+            {method: f"{of['alignment']:.2f}" for method, of in inside.items() if "alignment" in of},
+        ),
+        _by_method(
+            "Questions with the same answer from both views",
+            {method: _whole(of["answers_equal"]) for method, of in inside.items() if "answers_equal" in of},
+        ),
+        *_matching_sentences(inside),
+        _attention_sentence(inside),
+        _by_method(
+            "Change of the score, in points, from the gold document in first to last position",
+            {method: points(slope["mean"]) for method, slope in slopes.items()},
+        ),
+        _by_method(
+            "Wrong answers that occur nowhere in the context",
+            {method: _whole(of["errors"]["hallucinated"]["mean"]) for method, of in answers.items()},
+        ),
+        _by_method(
+            "Wrong answers that occur in a distractor",
+            {method: _whole(of["errors"]["distraction"]["mean"]) for method, of in answers.items()},
+        ),
+    ]
+    return [sentence for sentence in found if sentence]
+
+
+def _matching_sentences(inside: Values) -> list[str]:
+    """Say whether the two views are matched by their answer, their context or their question."""
+    matching = {method: of["matching"] for method, of in inside.items() if of.get("matching")}
+    if not matching:
+        return []
+    meanings = {
+        "shuffled": "Full views whose nearest masked view is their own, when both ask another example's question",
+        "one_question": "The same when all views ask one question, so that only their contexts differ",
+        "same_context": "The same among views of one context, so that only their questions differ",
+    }
+    chance = next(iter(matching.values()))
+    return [
+        _by_method(
+            f"{meaning} (chance: {_whole(chance[name]['chance'])})",
+            {method: _whole(of[name]["mean"]) for method, of in matching.items()},
+        )
+        for name, meaning in meanings.items()
+    ]
+
+
+def _attention_sentence(inside: Values) -> str:
+    """Give the attention to gold in the layer that attends to it most, of all methods."""
+    attention = {method: of["attention"] for method, of in inside.items() if of.get("attention")}
+    shares = {
+        (layer["layer"], method): layer["gold"]["mean"]
+        for method, of in attention.items()
+        for layer in of["layers"]
+        if layer["gold"] is not None
+    }
+    if not shares:
+        return ""
+    most, _ = max(shares, key=lambda key: shares[key])
+    uniform = _whole(next(iter(attention.values()))["token_shares"]["gold"])
+    return _by_method(
+        f"Attention of the last prompt token to the gold chunks in layer {most} (uniform attention: {uniform})",
+        {method: _whole(shares[most, method]) for method in attention if (most, method) in shares},
+    )
+
+
+def _by_method(name: str, values: Mapping[str, str]) -> str:
+    return f"{name}: {', '.join(f'{method} {value}' for method, value in values.items())}." if values else ""
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f}{PERCENT}"
