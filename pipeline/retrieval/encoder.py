@@ -1,4 +1,4 @@
-"""A BERT encoder: find and check its files, load it, and turn texts into embeddings.
+"""An encoder of the BERT family: find and check its files, load it, and turn texts into embeddings.
 
 Embeddings are those of facebookresearch/contriever @39fb2201 (src/contriever.py). Batches hold texts of one padded
 length, and every batch of that length has the same number of rows, so that a text's embedding is the same to the last
@@ -27,7 +27,12 @@ from pipeline.runtime.settings import EncoderRetriever
 # B texts of a batch, L tokens of its longest text, D dimensions of an embedding
 
 WEIGHTS = "model.safetensors"
-TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+OTHER_FILES = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json",
+    "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model",
+)  # fmt: skip
+MODEL_TYPES = ("albert", "bert", "camembert", "distilbert", "electra", "ernie", "roberta", "xlm-roberta")
+"""Encoders of transformers with full attention and positions from 0, or as RoBERTa's from pad_token_id + 1."""
 LENGTH_STEP = 16
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
 
@@ -50,7 +55,8 @@ def find(settings: EncoderRetriever) -> Checkpoint:
     """Find the checkpoint in a folder, a Python package or on the hub, and check it before anything is loaded.
 
     Raises:
-        ArtifactError: it is missing, unreachable, without safetensors, no BERT, or has other weights than those pinned.
+        ArtifactError: it is missing, unreachable, without safetensors, of another type, or has other weights than
+            those pinned.
         ConfigError: retriever.max_tokens is more than the checkpoint can take.
     """
     source, folder = f"retriever.source {settings.source!r}", _folder(settings.source, settings.revision)
@@ -67,8 +73,10 @@ def find(settings: EncoderRetriever) -> Checkpoint:
         raise ArtifactError(
             f"{source}: {folder / 'config.json'} is not a model's configuration ({error}); restore the file"
         ) from None
-    if kind != "bert":
-        raise ArtifactError(f"{source}: model_type is {kind!r}; only 'bert' is allowed")
+    if kind not in MODEL_TYPES:
+        raise ArtifactError(f"{source}: model_type is {kind!r}; choose an encoder of type {', '.join(MODEL_TYPES)}")
+    if kind in ("camembert", "roberta", "xlm-roberta"):
+        limit -= config.get("pad_token_id", 1) + 1
     if settings.max_tokens > limit:
         raise ConfigError(
             f"retriever.max_tokens is {settings.max_tokens}, but {settings.source} takes at most {limit}; lower it"
@@ -89,7 +97,7 @@ def digests(folder: Path) -> tuple[str, str]:
         OSError: there is no model.safetensors.
     """
     sha256 = _sha256(folder / WEIGHTS)
-    others = [f"{name} {_sha256(folder / name)}" for name in TOKENIZER_FILES if (folder / name).is_file()]
+    others = [f"{name} {_sha256(folder / name)}" for name in OTHER_FILES if (folder / name).is_file()]
     return sha256, hashlib.sha256("\n".join([sha256, *others]).encode()).hexdigest()
 
 
@@ -114,7 +122,7 @@ def _folder(source: str, revision: str | None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=[WEIGHTS, *TOKENIZER_FILES]))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=[WEIGHTS, *OTHER_FILES]))
     except Exception as error:  # the hub's client raises a dozen kinds, those of its HTTP library among them
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ArtifactError(
@@ -133,7 +141,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_network(folder: Path, on: torch.device, dtype: torch.dtype) -> Any:
-    """Load the network without its pooler, in evaluation mode.
+    """Load the network in evaluation mode. The weights of its pooler may be missing, because none of it is read.
 
     Raises:
         ArtifactError: a file is broken, or weights are missing.
@@ -147,7 +155,6 @@ def load_network(folder: Path, on: torch.device, dtype: torch.dtype) -> Any:
     with _as_artifact_error(folder):
         network, report = AutoModel.from_pretrained(
             folder,
-            add_pooling_layer=False,
             attn_implementation="sdpa",
             dtype=dtype,
             use_safetensors=True,
@@ -155,8 +162,7 @@ def load_network(folder: Path, on: torch.device, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
         raise ArtifactError(f"{folder / WEIGHTS}: {len(missing)} weights missing, first {missing[0]}; restore the file")
     return network.to(on).eval()
 
@@ -167,7 +173,7 @@ def _as_artifact_error(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds, some of them bare
         raise ArtifactError(
-            f"{folder}: cannot be loaded as a BERT encoder ({first_line(error)}); restore its files"
+            f"{folder}: cannot be loaded as an encoder ({first_line(error)}); restore its files"
         ) from None
 
 
@@ -223,7 +229,7 @@ def batches(ids: Sequence[list[int]], *, max_tokens: int, batch_tokens: int) -> 
 
 
 def pool(hidden_BLD: Tensor, mask_BL: Tensor, pooling: Pooling) -> Tensor:
-    """Return embedding_BD in float32: the state of [CLS], or the mean over all tokens but padding."""
+    """Return embedding_BD in float32: the state of the first token, or the mean over all tokens but padding."""
     if pooling == "cls":
         return hidden_BLD[:, 0].float()
     summed_BD = hidden_BLD.float().masked_fill(~mask_BL[:, :, None], 0.0).sum(dim=1)

@@ -111,7 +111,7 @@ class NqData(OfficialData):
 
 
 class EncoderRetriever(Section):
-    """A BERT encoder: Contriever, MiniLM or any other checkpoint that transformers can load."""
+    """An encoder of the BERT family: Contriever, MiniLM or any other checkpoint that transformers loads."""
 
     kind: Literal["encoder"]
     source: Name

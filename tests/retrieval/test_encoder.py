@@ -222,6 +222,29 @@ def test_an_embedding_is_the_same_bits_whatever_stands_beside_it(tiny):
         assert (embed(tiny, [texts[place] for place in chosen]) == whole[chosen]).all()
 
 
+@pytest.mark.parametrize("kind", encoder.MODEL_TYPES)
+def test_every_type_of_encoder_gives_its_states_whatever_stands_beside(kind, tmp_path):
+    tiny_bert.save(tmp_path, kind=kind)
+    assert encoder.find(tiny_bert.retriever(tmp_path)).folder == tmp_path
+    loaded = load(tmp_path)
+    network, tokenizer = loaded
+    texts = ["abc, d.", "a much longer text 123", "x" * 15]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+    with torch.no_grad():
+        states = network(**inputs).last_hidden_state
+    found = embed(loaded, texts, "cls")
+    assert found == pytest.approx(states[:, 0].numpy(), abs=1e-5)
+    assert (embed(loaded, texts[1:], "cls") == found[1:]).all()
+
+
+def test_positions_of_roberta_start_behind_padding(tmp_path):
+    tiny_bert.save(tmp_path, kind="roberta")
+    with pytest.raises(ConfigError, match=r"retriever\.max_tokens is 64, but .* takes at most 63"):
+        encoder.find(tiny_bert.retriever(tmp_path, max_tokens=64))
+    longest = embed(load(tmp_path), ["x" * 100], max_tokens=63)
+    assert np.isfinite(longest).all()
+
+
 def test_no_texts_make_no_batches(tiny):
     assert embed(tiny, []).shape == (0, 16)
 

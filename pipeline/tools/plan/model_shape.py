@@ -15,7 +15,7 @@ from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.settings import EncoderRetriever, ModelSettings
 
 GATED = ("llama", "mistral", "qwen2", "qwen3", "ministral")
-PLAIN = ("bert",)
+PLAIN = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")
 BYTES = {"float32": 4, "bfloat16": 2}
 
 _CONTRIEVER = {
