@@ -341,7 +341,7 @@ def answers(name: str, variant: Variant, seed: int, settings: Settings, examples
         card = loading.read_card()
         loading.save_adapter(train(name, variant, seed, settings, examples), card, loading.MODELS / method)
         team = distributed.Processes()
-        rows = predict.answers(method, settings.model, settings.eval, "dev", {}, team, name)
+        rows = predict.predictions(method, settings.model, settings.eval, "dev", {}, team, name)
         team.close()
         tables.write(place, schema.PREDICTIONS, rows or [])
     rows = list(tables.scan(place, schema.PREDICTIONS))

@@ -1,16 +1,19 @@
-"""The examples that analyze looks into, with what other stages know of them: both views, chunks, answers."""
+"""Reads the examples that stage analyze examines: both views, gold chunks, documents, and the methods' answers."""
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.common import tables
-from pipeline.evaluation import schema, score
-from pipeline.runtime.errors import ArtifactError, DataError
+import polars as pl
 
-FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
-SCORES, CHUNKS = Path("data/scores.parquet"), Path("data/chunks.parquet")
+from pipeline.common import tables
+from pipeline.evaluation import predict, schema, score
+from pipeline.evaluation.predict import FULL, SCORES
+from pipeline.runtime.errors import ArtifactError, DataError
+from pipeline.views.full_view import ContextChunk
+
+MASKED = Path("data/views/masked.parquet")
 PREDICTIONS = Path("reports/predictions")
 
 
@@ -27,42 +30,38 @@ class Longest(NamedTuple):
 
     num_documents: int
     chunk_ids_of: dict[str, list[str]]
-    """Example -> its context, in the order of the file."""
-    chunk_of: dict[str, tables.Row]
+    """Example id -> ids of the chunks of its context, in the order of the file."""
+    chunk_of: dict[str, ContextChunk]
     """Every chunk of these contexts."""
 
-    def context(self, example_id: str) -> list[tables.Row]:
-        """The chunks of an example's context, in order."""
+    def context(self, example_id: str) -> list[ContextChunk]:
+        """Look up the chunks of an example's context, in order."""
         return [self.chunk_of[chunk_id] for chunk_id in self.chunk_ids_of[example_id]]
 
     def texts(self, example_id: str) -> list[str]:
-        """Of the documents of an example's context."""
+        """Join the texts of each document of an example's context."""
         return list(score.document_texts(self.context(example_id)).values())
 
 
 def longest(split: str) -> Longest:
-    """Raises DataError when the split has no examples, ArtifactError when a chunk of theirs is not there."""
-    columns = ["example_id", "split", "num_documents", "chunk_ids"]
-    most = 0
-    chunk_ids_of: dict[str, list[str]] = {}
-    for row in tables.scan(FULL, tables.FULL_VIEWS, columns):
-        if row["split"] == split and row["num_documents"] >= most:
-            if row["num_documents"] > most:
-                most, chunk_ids_of = row["num_documents"], {}
-            chunk_ids_of[row["example_id"]] = row["chunk_ids"]
-    if not chunk_ids_of:
+    """Find the examples of the split with the most documents.
+
+    Raises:
+        DataError: the split has no examples.
+        ArtifactError: one of their chunks is missing.
+    """
+    found = predict.split_examples(split).filter(pl.col("num_documents") == pl.col("num_documents").max())
+    if found.is_empty():
         raise DataError(
             f"{FULL}: no examples in split {split}; choose another eval.split, or give the data questions of this one"
         )
-    wanted = {chunk_id for chunk_ids in chunk_ids_of.values() for chunk_id in chunk_ids}
-    chunk_of = {row["chunk_id"]: row for row in tables.scan(CHUNKS, tables.CHUNKS) if row["chunk_id"] in wanted}
-    if missing := wanted - chunk_of.keys():
-        raise ArtifactError(f"{CHUNKS}: has no chunk {min(missing)}, which {FULL} names; run `dvc repro tokenize`")
-    return Longest(most, chunk_ids_of, chunk_of)
+    chunk_ids_of = dict(zip(found["example_id"], found["chunk_ids"].to_list(), strict=True))
+    chunk_of = predict.read_chunks(found["chunk_ids"].explode().drop_nulls())
+    return Longest(found["num_documents"][0], chunk_ids_of, chunk_of)
 
 
 def first(found: Longest, num_examples: int) -> list[Pair]:
-    """The first of these examples. Raises DataError for fewer than two: they are compared with each other."""
+    """Read the first of these examples. Raises DataError for fewer than two: they are compared with each other."""
     pairs = list(islice(_pairs(found), num_examples))
     if len(pairs) < 2:
         raise DataError(
@@ -84,12 +83,12 @@ def _pairs(found: Longest) -> Iterator[Pair]:
 
 
 def answered() -> list[str]:
-    """Every method that has a file of predictions, trained by the graph or put there by hand."""
+    """List every method that has a file of predictions, written by stage evaluate or put there by hand."""
     return [path.stem for path in sorted(PREDICTIONS.glob("*.parquet"))]
 
 
 def full_answers(method: str, found: Longest) -> dict[str, tables.Row]:
-    """What the method answered to these examples over their full context, by example.
+    """Read the method's predictions for these examples over their full context, by example id.
 
     Raises:
         ArtifactError: an answer is missing.

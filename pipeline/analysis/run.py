@@ -45,7 +45,7 @@ def attention_of(
     divided = []
     for pair, row_NL in zip(known, rows, strict=True):
         context = longest.context(pair.full["example_id"])
-        documents, titles = [chunk["document_id"] for chunk in context], [chunk["title"] for chunk in context]
+        documents, titles = [chunk.document_id for chunk in context], [chunk.title for chunk in context]
         roles = attention.roles(documents, titles, pair.gold)
         starts, ends = pair.full["chunk_starts"], pair.full["chunk_ends"]
         divided.append(attention.divide(row_NL, starts, ends, roles, reaches))

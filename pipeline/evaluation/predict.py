@@ -1,20 +1,17 @@
-"""What a method is asked: every input of every example, and the distinct prompts they need. No torch here.
-
-Answers to many prompts, by whichever way computes least.
+"""Runs a method over the examples of a split: prompts, answers on one process or many, rows of predictions.
 
 Prompts that share their context (the questions of one document), and those with options to weigh, go through
-`branches`: the context is read once, questions and options hang on it. What stands alone goes through `generation`,
-in batches of like length. Both give the same tokens.
-
-A method's answers to the questions of a split, on one process or many, each with its metrics.
+model/prefix_cache.py: the context is read once. All other prompts go through model/generation.py, in batches of like
+length. Both generate the same tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from peft import PeftModel
 from tqdm import tqdm
@@ -26,18 +23,29 @@ from pipeline.model import generation, loading, prefix_cache
 from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.settings import EvalSettings, ModelSettings
-from pipeline.views import full_view, masking, prompts, tasks
-from pipeline.views.tokenizer import encoder, load
+from pipeline.views import full_view, masking, prompts, tasks, tokenizer
+from pipeline.views.full_view import ContextChunk
 
-Ints = NDArray[np.int32]
+FULL, SCORES = Path("data/views/full.parquet"), Path("data/scores.parquet")
+EXAMPLES, CHUNKS = Path("data/examples.parquet"), Path("data/chunks.parquet")
+
+COPIED = (
+    "example_id", "question_id", "benchmark", "num_documents", "gold_position", "answers", "answer_types", "subset",
+    "options", "gold_option",
+)  # fmt: skip
+"""Columns that the rows of predictions take over from full view and example."""
+EXAMPLE_COLUMNS = [
+    "example_id", "benchmark", "question", "answer_lead", "options", "gold_option", "answers", "answer_types", "subset",
+    "gold_document_ids",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """Token ids of a context (`prefix_ids`) and of the question behind it, and those of each option's answer."""
+class PrefixPrompt:
+    """Token ids of a context (`prefix_ids`), of the question after it, and of each option's answer."""
 
-    prefix_ids: Ints
-    suffix_ids: Ints
+    prefix_ids: NDArray[np.int32]
+    suffix_ids: NDArray[np.int32]
     options: tuple[tuple[int, ...], ...] = ()
 
     @property
@@ -50,93 +58,170 @@ class Prompt:
         return self.prefix_ids.tobytes(), self.suffix_ids.tobytes()
 
 
-class Ask(NamedTuple):
-    """One example with one input."""
+class Request(NamedTuple):
+    """One example over one input."""
 
     example: tables.Row
     input: str
-    chunk_ids: list[str]
-    """The chunks the model is given."""
-    prompt: int
-    """Which of the distinct prompts; inputs share one where no chunk is left out."""
+    chunks: list[ContextChunk]
+    """The chunks that the model reads."""
+    prompt: PrefixPrompt
 
 
-class Asks:
-    """Collects the asks of a run, and each distinct prompt once."""
+def predictions(
+    method: str,
+    model: ModelSettings,
+    settings: EvalSettings,
+    split: str,
+    top_k_of: Mapping[str, int],
+    team: Processes,
+    stage: str,
+    *,
+    longest: bool = False,
+) -> list[tables.Row] | None:
+    """Answer the questions of a split: rows of schema.PREDICTIONS, example by example; none where the split is empty.
 
-    def __init__(
-        self,
-        chunk_of: Mapping[str, full_view.ContextChunk],
-        top_k_of: Mapping[str, int],
-        max_tokens: int,
-        encode: full_view.Encode,
-        bos_id: int,
-    ) -> None:
-        """`top_k_of`: for each input beside `full`, how many of the best-ranked chunks it gives."""
-        self.asks: list[Ask] = []
-        self.prompts: list[Prompt] = []
-        self._place_of: dict[tuple[bytes, bytes], int] = {}
-        self._chunk_of, self._top_k_of, self._max_tokens = chunk_of, top_k_of, max_tokens
-        self._encode, self._bos_id = encode, bos_id
+    Each example (with `longest`, of each question only those with most documents) is asked over its `full` context,
+    and for each entry of `top_k_of` over that many of its best-ranked chunks. With several processes the first one
+    returns the rows, the others None.
 
-    def add(self, example: dict[str, Any], ranks_C: Ints) -> None:
-        """Ask one example over its full view and over its best chunks, in context order.
-
-        `example` has the columns of the full view and of the example. Retrieval lays its chunks out anew from the whole
-        documents: what was cut from a full view too long for the model is there to be retrieved. Only a choice of
-        chunks that is itself too long loses its middle.
-        """
-        ids = np.asarray(example.pop("input_ids"), dtype=np.int32)
-        suffix_ids = ids[example["question_start"] : example["prompt_end"]]
-        spans = zip(example["chunk_ids"], example["chunk_starts"], example["chunk_ends"], strict=True)
-        left = [chunk_id for chunk_id, start, end in spans if start < end]
-        self._ask(example, "full", left, ids[: example["question_start"]], suffix_ids)
-        instruction = tasks.of(example["benchmark"]).instruction
-        for name, top_k in self._top_k_of.items():
-            kept = [example["chunk_ids"][index] for index in np.flatnonzero(masking.keep_top(ranks_C, top_k))]
-            laid = full_view.context([self._chunk_of[name] for name in kept], instruction, self._encode, self._bos_id)
-            fitting = full_view.cut(laid, self._max_tokens - len(suffix_ids), "middle")
-            self._ask(example, name, kept, np.asarray(fitting.input_ids, dtype=np.int32), suffix_ids)
-
-    def _ask(self, example: tables.Row, name: str, chunk_ids: list[str], prefix_ids: Ints, suffix_ids: Ints) -> None:
-        letters = prompts.LETTERS[: len(example["options"])]
-        options = tuple(tuple(self._encode(prompts.answer_segment(letter))) for letter in letters)
-        prompt = Prompt(prefix_ids, suffix_ids, options)
-        place = self._place_of.setdefault(prompt.key, len(self.prompts))
-        if place == len(self.prompts):
-            self.prompts.append(prompt)
-        self.asks.append(Ask(example, name, chunk_ids, place))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Generated token ids, EOS left out, and the log-probability of each option in nats."""
-
-    output_ids: list[int]
-    log_probs: list[float]
+    Raises:
+        ArtifactError: a file is missing or was made from other data.
+    """
+    card, base = loading.read_card(), tokenizer.load()
+    if (found := tables.metadata(FULL, tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
+        raise ArtifactError(
+            f"{FULL}: made with tokenizer {found}, {loading.BASE} has {card.tokenizer_sha256}; run `dvc repro tokenize`"
+        )
+    examples = split_examples(split, longest)
+    chunk_of = read_chunks(examples["chunk_ids"].explode().drop_nulls())
+    rows = _read(examples["example_id"], ranked=bool(top_k_of))
+    encode = tokenizer.encoder(base.tokenizer)
+    requests = list(make_requests(rows, chunk_of, top_k_of, model.max_tokens, encode, base.bos_id))
+    if not requests:
+        return [] if team.first else None
+    prompt_of = {request.prompt.key: request.prompt for request in requests}
+    distinct = list(prompt_of.values())
+    task = tasks.of(requests[0].example["benchmark"])
+    own = shards(distinct, team.num)[team.rank]
+    network = loading.load_method(method, model)
+    with tqdm(total=len(own), desc=stage, unit=" prompts", disable=None, mininterval=1) as bar:
+        own_answers = generate(
+            network,
+            [distinct[place] for place in own],
+            max_new_tokens=settings.max_new_tokens or task.max_new_tokens,
+            eos_id=card.eos_id,
+            pad_id=card.pad_id,
+            banned_ids=[card.mask_id, card.pad_id],
+            batch_tokens=settings.batch_tokens,
+            progress=bar.update,
+        )
+    answer_at = team.collect(dict(zip(own, own_answers, strict=True)))
+    if not team.first:
+        return None
+    answer_of = {key: answer_at[place] for place, key in enumerate(prompt_of)}
+    text_of = {
+        key: score.answer_text(base.tokenizer.decode(answer.output_ids), task) for key, answer in answer_of.items()
+    }
+    return [
+        _row(request, method, text_of[request.prompt.key], answer_of[request.prompt.key].log_probs)
+        for request in requests
+    ]
 
 
-def shares(prompts: Sequence[Prompt], num: int) -> list[list[int]]:
-    """Indices of the prompts that each of `num` processes answers: a context in one of them, tokens spread evenly."""
-    groups: dict[bytes, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        groups.setdefault(prompt.prefix_ids.tobytes(), []).append(index)
+def split_examples(split: str, longest: bool = False) -> pl.DataFrame:
+    """Read example_id, question_id, num_documents and chunk_ids of a split's examples.
+
+    `longest` keeps of each question only the examples with most documents.
+    """
+    columns = ["example_id", "split", "question_id", "num_documents", "chunk_ids"]
+    found = tables.frame(FULL, tables.FULL_VIEWS, columns).filter(split=split)
+    return (
+        found.filter(pl.col("num_documents") == pl.col("num_documents").max().over("question_id")) if longest else found
+    )
+
+
+def read_chunks(chunk_ids: Iterable[str]) -> dict[str, ContextChunk]:
+    """Read these chunks, by their ids.
+
+    Raises:
+        ArtifactError: a chunk is missing.
+    """
+    wanted = set(chunk_ids)
+    rows = tables.scan(CHUNKS, tables.CHUNKS, list(ContextChunk._fields))
+    found = {row["chunk_id"]: ContextChunk(**row) for row in rows if row["chunk_id"] in wanted}
+    if missing := wanted - found.keys():
+        raise ArtifactError(f"{CHUNKS}: has no chunk {min(missing)}, which {FULL} names; run `dvc repro tokenize`")
+    return found
+
+
+def _read(example_ids: Collection[str], ranked: bool) -> Iterator[tables.Row]:
+    """Yield the columns of full view and example together, with the `ranks` of the chunks where `ranked`."""
+    sources = [(FULL, tables.FULL_VIEWS, None), (EXAMPLES, tables.EXAMPLES, EXAMPLE_COLUMNS)]
+    if ranked:
+        sources.append((SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]))
+    wanted = set(example_ids)
+    for full, *others in tables.side_by_side(*sources):
+        if full["example_id"] in wanted:
+            for row in others:
+                full |= row
+            yield full
+
+
+def make_requests(
+    rows: Iterable[tables.Row],
+    chunk_of: Mapping[str, ContextChunk],
+    top_k_of: Mapping[str, int],
+    max_tokens: int,
+    encode: full_view.Encode,
+    bos_id: int,
+) -> Iterator[Request]:
+    """Yield the requests of each row over its full view, then over its best chunks in context order.
+
+    `rows` have the columns of full view and example and the `ranks`; `top_k_of` has the number of chunks of each input
+    beside `full`. Equal prompts are one object. Retrieval prompts are built from the untruncated documents, so chunks
+    that were truncated from the full view can still be retrieved. If the selected chunks are too long, the middle is
+    truncated.
+    """
+    prompt_of: dict[tuple[bytes, bytes], PrefixPrompt] = {}
+    for row in rows:
+        ids = np.asarray(row.pop("input_ids"), dtype=np.int32)
+        suffix_ids = ids[row["question_start"] : row["prompt_end"]]
+        letters = prompts.LETTERS[: len(row["options"])]
+        options = tuple(tuple(encode(prompts.answer_segment(letter))) for letter in letters)
+        spans = zip(row["chunk_ids"], row["chunk_starts"], row["chunk_ends"], strict=True)
+        left = [chunk_of[chunk_id] for chunk_id, start, end in spans if start < end]
+        inputs = [("full", left, ids[: row["question_start"]])]
+        instruction = tasks.of(row["benchmark"]).instruction
+        for name, top_k in top_k_of.items():
+            kept = np.flatnonzero(masking.keep_top(np.asarray(row["ranks"], dtype=np.int32), top_k))
+            chunks = [chunk_of[row["chunk_ids"][index]] for index in kept]
+            context = full_view.context(chunks, instruction, encode, bos_id)
+            fitting = full_view.cut(context, max_tokens - len(suffix_ids), "middle")
+            inputs.append((name, chunks, np.asarray(fitting.input_ids, dtype=np.int32)))
+        for name, chunks, prefix_ids in inputs:
+            prompt = PrefixPrompt(prefix_ids, suffix_ids, options)
+            yield Request(row, name, chunks, prompt_of.setdefault(prompt.key, prompt))
+
+
+def shards(prompts: Sequence[PrefixPrompt], num: int) -> list[list[int]]:
+    """Split the prompts among `num` processes, as indices: each context in one of them, tokens spread evenly."""
 
     def tokens(group: list[int]) -> int:
         return len(prompts[group[0]].prefix_ids) + sum(len(prompts[index].suffix_ids) for index in group)
 
     found: list[list[int]] = [[] for _ in range(num)]
     loads = [0] * num
-    for group in sorted(groups.values(), key=tokens, reverse=True):
+    for group in sorted(_by_context(prompts), key=tokens, reverse=True):
         least = loads.index(min(loads))
         found[least] += group
         loads[least] += tokens(group)
     return [sorted(share) for share in found]
 
 
-def answer_all(
+def generate(
     network: PreTrainedModel | PeftModel,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PrefixPrompt],
     *,
     max_new_tokens: int,
     eos_id: int,
@@ -144,17 +229,15 @@ def answer_all(
     banned_ids: Sequence[int],
     batch_tokens: int,
     progress: Callable[[int], object] = lambda num_prompts: None,
-) -> list[Answer]:
-    """Greedy answers, in the order of the prompts, up to `max_new_tokens` each; arguments as of generation.generate.
+) -> list[prefix_cache.Answered]:
+    """Generate greedy answers in the order of the prompts; arguments as of generation.generate.
 
     Raises:
         NumericError: a logit is NaN or infinite.
     """
-    answers: dict[int, Answer] = {}
-    groups: dict[bytes, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        groups.setdefault(prompt.prefix_ids.tobytes(), []).append(index)
-    alone = [group[0] for group in groups.values() if len(group) == 1 and not prompts[group[0]].options]
+    answers: dict[int, prefix_cache.Answered] = {}
+    groups = _by_context(prompts)
+    alone = [group[0] for group in groups if len(group) == 1 and not prompts[group[0]].options]
     outputs = generation.generate(
         network,
         [np.concatenate([prompts[index].prefix_ids, prompts[index].suffix_ids]) for index in alone],
@@ -165,8 +248,8 @@ def answer_all(
         batch_tokens=batch_tokens,
         progress=progress,
     )
-    answers |= {index: Answer(output, []) for index, output in zip(alone, outputs, strict=True)}
-    for group in groups.values():
+    answers |= {index: prefix_cache.Answered(output, [], []) for index, output in zip(alone, outputs, strict=True)}
+    for group in groups:
         if group[0] in answers:
             continue
         found = prefix_cache.answer(
@@ -178,128 +261,26 @@ def answer_all(
             banned_ids=banned_ids,
             batch_tokens=batch_tokens,
         )
-        answers |= {
-            index: Answer(answered.output_ids, answered.log_probs) for index, answered in zip(group, found, strict=True)
-        }
+        answers |= dict(zip(group, found, strict=True))
         progress(len(group))
     return [answers[index] for index in range(len(prompts))]
 
 
-COPIED = (
-    "example_id", "question_id", "benchmark", "num_documents", "gold_position", "answers", "answer_types", "subset",
-    "options", "gold_option",
-)  # fmt: skip
-EXAMPLE_COLUMNS = [
-    "example_id", "benchmark", "question", "answer_lead", "options", "gold_option", "answers", "answer_types", "subset",
-    "gold_document_ids",
-]  # fmt: skip
-
-FULL, SCORES = Path("data/views/full.parquet"), Path("data/scores.parquet")
-EXAMPLES, CHUNKS = Path("data/examples.parquet"), Path("data/chunks.parquet")
+def _by_context(prompts: Sequence[PrefixPrompt]) -> list[list[int]]:
+    """Group the indices of the prompts that share a context."""
+    groups: dict[bytes, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(prompt.prefix_ids.tobytes(), []).append(index)
+    return list(groups.values())
 
 
-def answers(
-    method: str,
-    model: ModelSettings,
-    settings: EvalSettings,
-    split: str,
-    top_k_of: Mapping[str, int],
-    team: Processes,
-    stage: str,
-    *,
-    longest: bool = False,
-) -> list[tables.Row] | None:
-    """Rows of schema.PREDICTIONS, example by example; none where the split is empty.
-
-    Each example, or of each question the `longest` alone, is asked over its `full` context, and over as many of its
-    best-ranked chunks as `top_k_of` says for each input that it names. With several processes the first one gets the
-    rows, the others None.
-
-    Raises:
-        ArtifactError: a file is missing or was made from other data.
-    """
-    card, tokenizer = loading.read_card(), load().tokenizer
-    if (found := tables.metadata(FULL, tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
-        raise ArtifactError(
-            f"{FULL}: made with tokenizer {found}, {loading.BASE} has {card.tokenizer_sha256}; run `dvc repro tokenize`"
-        )
-    chunk_of = _chunks(split)
-    asked = _asks(split, top_k_of, model.max_tokens, chunk_of, longest)
-    if not asked.asks:
-        return [] if team.first else None
-    task = tasks.of(asked.asks[0].example["benchmark"])
-    share = shares(asked.prompts, team.num)[team.rank]
-    network = loading.load_method(method, model)
-    with tqdm(total=len(share), desc=stage, unit=" prompts", disable=None, mininterval=1) as bar:
-        own_answers = answer_all(
-            network,
-            [asked.prompts[place] for place in share],
-            max_new_tokens=settings.max_new_tokens or task.max_new_tokens,
-            eos_id=card.eos_id,
-            pad_id=card.pad_id,
-            banned_ids=[card.mask_id, card.pad_id],
-            batch_tokens=settings.batch_tokens,
-            progress=bar.update,
-        )
-    answer_of = team.collect(dict(zip(share, own_answers, strict=True)))
-    if not team.first:
-        return None
-    found_answers: list[Answer] = [answer_of[place] for place in range(len(asked.prompts))]
-    texts = [score.answer_text(tokenizer.decode(answer.output_ids), task) for answer in found_answers]
-    return [
-        _row(ask, method, texts[ask.prompt], found_answers[ask.prompt].log_probs, asked.prompts[ask.prompt], chunk_of)
-        for ask in asked.asks
-    ]
-
-
-def _rows(split: str, scored: bool, longest: bool) -> Iterator[tuple[tables.Row, list[int]]]:
-    """Full view, with the example's own columns, and ranks of its chunks (none where not `scored`)."""
-    most_of: dict[str, int] = {}  # documents of a question's longest context
-    if longest:
-        for row in tables.scan(FULL, tables.FULL_VIEWS, ["split", "question_id", "num_documents"]):
-            if row["split"] == split:
-                most_of[row["question_id"]] = max(row["num_documents"], most_of.get(row["question_id"], 0))
-    sources = [(FULL, tables.FULL_VIEWS, None), (EXAMPLES, tables.EXAMPLES, EXAMPLE_COLUMNS)]
-    if scored:
-        sources.append((SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]))
-    for full, example, *scores in tables.side_by_side(*sources):
-        if full["split"] == split and full["num_documents"] >= most_of.get(full["question_id"], 0):
-            yield {**full, **example}, scores[0]["ranks"] if scores else []
-
-
-def _asks(
-    split: str, top_k_of: Mapping[str, int], max_tokens: int, chunk_of: dict[str, tables.Row], longest: bool
-) -> Asks:
-    base = load()
-    chunks = {
-        chunk_id: full_view.ContextChunk(**{name: row[name] for name in full_view.ContextChunk._fields})
-        for chunk_id, row in chunk_of.items()
-    }
-    found = Asks(chunks, top_k_of, max_tokens, encoder(base.tokenizer), base.bos_id)
-    for example, ranks in _rows(split, bool(top_k_of), longest):
-        found.add(example, np.asarray(ranks, dtype=np.int32))
-    return found
-
-
-def _chunks(split: str) -> dict[str, tables.Row]:
-    """The chunks of every context of the split."""
-    rows = tables.scan(FULL, tables.FULL_VIEWS, ["split", "chunk_ids"])
-    wanted = {chunk_id for row in rows if row["split"] == split for chunk_id in row["chunk_ids"]}
-    found = {row["chunk_id"]: row for row in tables.scan(CHUNKS, tables.CHUNKS) if row["chunk_id"] in wanted}
-    if missing := wanted - found.keys():
-        raise ArtifactError(f"{CHUNKS}: has no chunk {min(missing)}, which {FULL} names; run `dvc repro tokenize`")
-    return found
-
-
-def _row(
-    ask: Ask, method: str, prediction: str, log_probs: list[float], prompt: Prompt, chunk_of: dict[str, tables.Row]
-) -> tables.Row:
-    given = [chunk_of[chunk_id] for chunk_id in ask.chunk_ids]
-    distractors = score.distractors(given, ask.example["gold_document_ids"])
+def _row(request: Request, method: str, prediction: str, log_probs: Sequence[float]) -> tables.Row:
+    example = request.example
+    distractors = score.distractors(request.chunks, example["gold_document_ids"])
     return {
-        **{name: ask.example[name] for name in COPIED},
-        **score.score(prediction, ask.example, distractors, log_probs),
+        **{name: example[name] for name in COPIED},
+        **score.score(prediction, example, distractors, log_probs),
         "method": method,
-        "input": ask.input,
-        "prompt_tokens": prompt.num_tokens,
+        "input": request.input,
+        "prompt_tokens": request.prompt.num_tokens,
     }

@@ -1,18 +1,20 @@
-"""From a prediction to the columns of its row, and from rows to the figures of one method and input.
+"""Scores a prediction, and aggregates rows of predictions: figures of a method and input, and the difficulty surface.
 
-How hard a context is: a method's answers by number of documents and name-sharing rate.
+To add a measure, enter it in MEASURES and name it in pipeline/views/tasks.py.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import polars as pl
 
 from pipeline.common.tables import Row, name_sharing_rate_of
 from pipeline.evaluation import bootstrap, metrics, official
 from pipeline.views import tasks
+from pipeline.views.full_view import ContextChunk
 
 METRICS = ("score", "exact_match", "token_f1", "best_subspan_em")
-POSITION_BINS = 5  # parts of a context that the gold document may stand in
+POSITION_BINS = 5  # equal parts of a context, by which results are grouped by the place of the gold document
 
 
 class Measure(NamedTuple):
@@ -53,31 +55,28 @@ MEASURES = {
 """By the names that pipeline/views/tasks.py gives benchmarks."""
 
 
-def distractors(chunks: Iterable[Row], gold_document_ids: Sequence[str]) -> dict[str, str]:
-    """Title and text of each document, as far as the chunks show it, that is not gold; none where gold is unknown.
-
-    `chunks` are what the model was given: rows with document_id, title and text.
-    """
+def distractors(chunks: Iterable[ContextChunk], gold_document_ids: Sequence[str]) -> dict[str, str]:
+    """Join title and text of each document in the chunks that is not gold; empty where no document is known as gold."""
     if not gold_document_ids:
         return {}
     return {name: text for name, text in document_texts(chunks).items() if name not in gold_document_ids}
 
 
-def document_texts(chunks: Iterable[Row]) -> dict[str, str]:
-    """Title and text of each document, as far as the chunks show it."""
+def document_texts(chunks: Iterable[ContextChunk]) -> dict[str, str]:
+    """Join title and text of each document, as far as the chunks contain it."""
     parts: dict[str, list[str]] = {}
     for chunk in chunks:
-        parts.setdefault(chunk["document_id"], [chunk["title"]]).append(chunk["text"])
+        parts.setdefault(chunk.document_id, [chunk.title]).append(chunk.text)
     return {document_id: "\n".join(texts) for document_id, texts in parts.items()}
 
 
 def answer_text(generated: str, task: tasks.Task) -> str:
-    """What counts as the answer in a generated text."""
+    """Extract the answer from a generated text."""
     return generated.strip() if task.many_lines else metrics.first_line(generated)
 
 
 def generated_score(prediction: str, example: Row) -> float:
-    """Of the generated text alone: the benchmark's measure, or whether it names the right option."""
+    """Score the generated text alone: by the benchmark's measure, or by whether it names the right option."""
     if example["options"]:
         return float(metrics.parse_option(prediction, example["options"]) == example["gold_option"])
     measure = MEASURES[tasks.of(example["benchmark"]).measure].function
@@ -88,7 +87,7 @@ def generated_score(prediction: str, example: Row) -> float:
 def score(
     prediction: str, example: Row, distractor_texts: Mapping[str, str], option_log_probs: Sequence[float]
 ) -> dict[str, Any]:
-    """The prediction, its metrics, the class of its error, and which distractor holds it (empty: none).
+    """Compute the columns of schema.PREDICTIONS from `prediction` to `distractor_id` that depend on the answer.
 
     A multiple-choice question is scored twice: its `score` is that of the likeliest option (the first of equals), its
     `exact_match` that of the option the prediction names, and an answer that names none is wrong.
@@ -131,82 +130,76 @@ def _score_choice(prediction: str, example: Row, option_log_probs: Sequence[floa
 
 
 def figures(rows: Sequence[Row], resamples: int, seed: int = 0) -> dict[str, Any]:
-    """The same figures over all rows, by number of documents, and by fifth of the context that holds the gold document.
+    """Compute the same figures over all rows, by number of documents, and by fifth of the context with the gold one.
 
     Rates are between 0 and 1, metrics and distraction rate with 95 % intervals over questions. A row whose gold
     position is unknown is in no position group. distraction_share_of_errors is None where nothing is wrong. `official`
     has what the benchmark's own evaluator prints (official.figures).
     """
-    by_num: dict[int, list[Row]] = defaultdict(list)
-    by_bin: dict[tuple[int, int], list[Row]] = defaultdict(list)
-    for row in rows:
-        num_documents, position = row["num_documents"], row["gold_position"]
-        by_num[num_documents].append(row)
-        if position >= 0:
-            by_bin[num_documents, position * POSITION_BINS // num_documents].append(row)
+    frame = _frame(rows, "num_documents", "gold_position", "prompt_tokens", *METRICS)
+    num, position = pl.col("num_documents"), pl.col("gold_position")
+    placed = frame.filter(position >= 0).with_columns(part=position * POSITION_BINS // num)
     return {
-        "overall": _of_group(rows, resamples, seed),
+        "overall": _of_group(frame, resamples, seed),
         "official": official.figures(rows),
         "by_num_documents": [
             {"num_documents": num_documents, **_of_group(group, resamples, seed)}
-            for num_documents, group in sorted(by_num.items())
+            for (num_documents,), group in _groups(frame, "num_documents")
         ],
         "by_gold_position": [
             {
                 "num_documents": num_documents,
-                "first_position": min(row["gold_position"] for row in group),
-                "last_position": max(row["gold_position"] for row in group),
+                "first_position": group["gold_position"].min(),
+                "last_position": group["gold_position"].max(),
                 **_of_group(group, resamples, seed),
             }
-            for (num_documents, _), group in sorted(by_bin.items())
+            for (num_documents, _), group in _groups(placed, "num_documents", "part")
         ],
     }
 
 
-def _of_group(rows: Sequence[Row], resamples: int, seed: int) -> dict[str, Any]:
-    question_ids = [row["question_id"] for row in rows]
-
-    def interval(values: list[float]) -> dict[str, float]:
-        return bootstrap.interval(values, question_ids, resamples=resamples, seed=seed)._asdict()
-
-    distracted = [float(row["error"] == "distraction") for row in rows]
-    num_wrong = sum(row["error"] != "correct" for row in rows)
-    return {
-        "n": len(rows),
-        "num_questions": len(set(question_ids)),
-        **{name: interval([row[name] for row in rows]) for name in METRICS},
-        "distraction_rate": interval(distracted),
-        "distraction_share_of_errors": sum(distracted) / num_wrong if num_wrong else None,
-        "mean_prompt_tokens": sum(row["prompt_tokens"] for row in rows) / len(rows),
-    }
-
-
 def surface(rows: Iterable[Row], *, resamples: int, seed: int = 0) -> list[dict[str, Any]]:
-    """One cell for each method, input, number of documents and name-sharing rate, in ascending order.
+    """Compute a cell for each method, input, number of documents and name-sharing rate, in ascending order.
 
     `rows` are predictions whose `subset` names the name-sharing rate (`subset_of`). Score and distraction rate lie
     between 0 and 1, with 95 % intervals over questions.
     """
-    cells: dict[tuple[str, str, int, float], list[Row]] = defaultdict(list)
-    for row in rows:
-        rate = name_sharing_rate_of(row["subset"])
-        cells[row["method"], row["input"], row["num_documents"], rate].append(row)
+    rows = [{**row, "name_sharing_rate": name_sharing_rate_of(row["subset"])} for row in rows]
+    keys = ("method", "input", "num_documents", "name_sharing_rate")
+    return [
+        {
+            **dict(zip(keys, values, strict=True)),
+            "num_examples": len(group),
+            "score": _interval(group, "score", resamples, seed),
+            "distraction_rate": _interval(group, "distraction_rate", resamples, seed),
+        }
+        for values, group in _groups(_frame(rows, *keys, "score"), *keys)
+    ]
 
-    def interval(values: list[float], questions: list[str]) -> dict[str, float]:
-        return bootstrap.interval(values, questions, resamples=resamples, seed=seed)._asdict()
 
-    found = []
-    for (method, given, num_documents, rate), group in sorted(cells.items()):
-        questions = [row["question_id"] for row in group]
-        found.append(
-            {
-                "method": method,
-                "input": given,
-                "num_documents": num_documents,
-                "name_sharing_rate": rate,
-                "num_examples": len(group),
-                "score": interval([row["score"] for row in group], questions),
-                "distraction_rate": interval([float(row["error"] == "distraction") for row in group], questions),
-            }
-        )
-    return found
+def _frame(rows: Iterable[Row], *columns: str) -> pl.DataFrame:
+    """Build a frame of these columns, with question_id, error and distraction_rate, 0 or 1 in each row."""
+    names = ("question_id", "error", *columns)
+    frame = pl.DataFrame([{name: row[name] for name in names} for row in rows], schema=names)
+    return frame.with_columns(distraction_rate=(pl.col("error") == "distraction").cast(pl.Float64))
+
+
+def _groups(frame: pl.DataFrame, *keys: str) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
+    """Yield the rows of each combination of the keys, in ascending order; rows keep their order."""
+    return iter(frame.sort(keys, maintain_order=True).group_by(keys, maintain_order=True))
+
+
+def _of_group(group: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    errors = group.filter(pl.col("error") != "correct")
+    return {
+        "n": len(group),
+        "num_questions": group["question_id"].n_unique(),
+        **{name: _interval(group, name, resamples, seed) for name in (*METRICS, "distraction_rate")},
+        "distraction_share_of_errors": errors["distraction_rate"].mean(),
+        "mean_prompt_tokens": group["prompt_tokens"].mean(),
+    }
+
+
+def _interval(group: pl.DataFrame, column: str, resamples: int, seed: int) -> dict[str, float]:
+    values, question_ids = group[column].to_numpy(), group["question_id"].to_list()
+    return bootstrap.interval(values, question_ids, resamples=resamples, seed=seed)._asdict()

@@ -33,7 +33,7 @@ def main() -> None:
     longbench = {"longbench": LONGBENCH_TOP_K} if settings.eval.longbench else {}
     top_k_of = {"retrieval": settings.eval.retrieval_top_k} | longbench
     team = distributed.Processes()
-    rows = predict.answers(
+    rows = predict.predictions(
         method,
         settings.model,
         settings.eval,

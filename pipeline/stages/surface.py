@@ -25,7 +25,7 @@ def main() -> None:
     settings = config.load("surface")
     distributed.launch("pipeline.stages.surface", [method])
     team = distributed.Processes()
-    rows = predict.answers(method, settings.model, settings.eval, SPLIT, {}, team, f"surface@{method}")
+    rows = predict.predictions(method, settings.model, settings.eval, SPLIT, {}, team, f"surface@{method}")
     team.close()
     if rows is None:
         return

@@ -1,16 +1,18 @@
-"""The columns of a prediction's row, and the figures of many rows, on literal examples."""
+"""The columns of a prediction's row, the figures of many rows, and the difficulty surface, on literal examples."""
 
 import pytest
 
+from pipeline.common.tables import name_sharing_rate_of, subset_of
 from pipeline.evaluation import score
 from pipeline.views import tasks
+from pipeline.views.full_view import ContextChunk
 
 EXAMPLE = {"benchmark": "bios", "answers": ["baker"], "options": [], "gold_option": -1}
 
 CHUNKS = [
-    {"document_id": "d0", "title": "Ann Lee", "text": "Ann Lee was a baker. "},
-    {"document_id": "d1", "title": "Bo Lee", "text": "Bo Lee was born in Lyon. "},
-    {"document_id": "d1", "title": "Bo Lee", "text": "He was a judge."},
+    ContextChunk("", "d0", "Ann Lee", "Ann Lee was a baker. "),
+    ContextChunk("", "d1", "Bo Lee", "Bo Lee was born in Lyon. "),
+    ContextChunk("", "d1", "Bo Lee", "He was a judge."),
 ]
 
 
@@ -119,3 +121,29 @@ def test_a_share_of_no_errors_is_no_number():
     found = score.figures([row("p", 2, 0, "correct"), row("q", 2, 1, "correct")], resamples=100)
     assert found["overall"]["distraction_share_of_errors"] is None
     assert found["overall"]["exact_match"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+
+
+def surface_row(question, num_documents, rate, score, error):
+    return {
+        "method": "base", "input": "full", "question_id": question, "num_documents": num_documents,
+        "subset": subset_of(rate), "score": score, "error": error,
+    }  # fmt: skip
+
+
+def test_cells_are_means_by_documents_and_rate_in_ascending_order():
+    rows = [
+        surface_row("a", 8, 0.5, 1.0, "correct"), surface_row("b", 8, 0.5, 0.0, "distraction"),
+        surface_row("a", 8, 0.0, 1.0, "correct"), surface_row("a", 2, 1.0, 0.0, "other"),
+    ]  # fmt: skip
+    cells = score.surface(rows, resamples=200)
+    assert [(cell["num_documents"], cell["name_sharing_rate"]) for cell in cells] == [(2, 1.0), (8, 0.0), (8, 0.5)]
+    assert [cell["score"]["mean"] for cell in cells] == [0.0, 1.0, 0.5]
+    assert [cell["distraction_rate"]["mean"] for cell in cells] == [0.0, 0.0, 0.5]
+    assert [cell["num_examples"] for cell in cells] == [1, 1, 2]
+    assert cells[2]["score"]["low"] == 0.0 and cells[2]["score"]["high"] == 1.0
+    assert score.surface([], resamples=200) == []
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.25, 1.0])
+def test_a_subset_names_its_rate(rate):
+    assert name_sharing_rate_of(subset_of(rate)) == rate

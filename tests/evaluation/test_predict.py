@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pipeline.evaluation import predict
-from pipeline.evaluation.predict import Prompt
+from pipeline.evaluation.predict import PrefixPrompt
 from pipeline.model import generation
 from tests.model import tiny
 
@@ -16,11 +16,11 @@ def ids(*numbers):
 
 
 PROMPTS = [
-    Prompt(ids(1, 5, 6, 7), ids(8, 9)),
-    Prompt(ids(1, 9, 9), ids(5)),
-    Prompt(ids(1, 5, 6, 7), ids(10)),
-    Prompt(ids(1, 7, 5), ids(6, 6), ((5,), (6, 7), (8,))),
-    Prompt(ids(1, 8), ids(7, 5, 5)),
+    PrefixPrompt(ids(1, 5, 6, 7), ids(8, 9)),
+    PrefixPrompt(ids(1, 9, 9), ids(5)),
+    PrefixPrompt(ids(1, 5, 6, 7), ids(10)),
+    PrefixPrompt(ids(1, 7, 5), ids(6, 6), ((5,), (6, 7), (8,))),
+    PrefixPrompt(ids(1, 8), ids(7, 5, 5)),
 ]
 
 
@@ -33,16 +33,16 @@ def log_prob(network, prompt, option):
 
 
 def test_shares_hold_every_prompt_once_and_no_context_twice():
-    found = predict.shares(PROMPTS, 2)
+    found = predict.shards(PROMPTS, 2)
     assert found == [[0, 1, 2], [3, 4]]  # tokens: 7 of the first context and 4; 5 and 5
-    assert predict.shares(PROMPTS, 1) == [[0, 1, 2, 3, 4]]
-    assert sorted(index for share in predict.shares(PROMPTS, 9) for index in share) == [0, 1, 2, 3, 4]
+    assert predict.shards(PROMPTS, 1) == [[0, 1, 2, 3, 4]]
+    assert sorted(index for share in predict.shards(PROMPTS, 9) for index in share) == [0, 1, 2, 3, 4]
 
 
 def test_every_prompt_is_answered_as_if_alone_in_the_order_they_came():
     network = tiny.network()
     counted = []
-    found = predict.answer_all(network, PROMPTS, pad_id=tiny.PAD, progress=counted.append, **SETTINGS)
+    found = predict.generate(network, PROMPTS, pad_id=tiny.PAD, progress=counted.append, **SETTINGS)
     for prompt, answer in zip(PROMPTS, found, strict=True):
         [alone] = generation.generate(
             network, [np.concatenate([prompt.prefix_ids, prompt.suffix_ids])], pad_id=tiny.PAD, **SETTINGS
@@ -64,11 +64,11 @@ def test_a_shared_context_is_read_once(monkeypatch):
 
     monkeypatch.setattr(type(network.model), "forward", counted)
     long = ids(*([1] + [5, 6] * 20))
-    prompts = [Prompt(long, ids(7)), Prompt(long, ids(8)), Prompt(long, ids(9, 9))]
-    predict.answer_all(network, prompts, pad_id=tiny.PAD, **{**SETTINGS, "max_new_tokens": 1})
+    prompts = [PrefixPrompt(long, ids(7)), PrefixPrompt(long, ids(8)), PrefixPrompt(long, ids(9, 9))]
+    predict.generate(network, prompts, pad_id=tiny.PAD, **{**SETTINGS, "max_new_tokens": 1})
     assert sum(length >= len(long) for length in lengths) == 1
     assert sum(lengths) == len(long) + 4
 
 
 def test_no_prompts_have_no_answers():
-    assert predict.answer_all(tiny.network(), [], pad_id=tiny.PAD, **SETTINGS) == []
+    assert predict.generate(tiny.network(), [], pad_id=tiny.PAD, **SETTINGS) == []
