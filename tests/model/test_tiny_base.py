@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +11,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.data.benchmarks import bios
+from tests.conftest import ROOT
 
-FOLDER = Path(__file__).parents[1] / "models" / "tiny-base"
+FOLDER = ROOT / "models" / "tiny-base"
 
 
 @pytest.fixture(scope="module")
