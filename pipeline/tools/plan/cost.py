@@ -104,11 +104,6 @@ def forward_flops(shape: Shape, tokens: int, *, labels: int = 0, padded: bool = 
     return matrix_flops(shape, tokens) + attention + head_flops(shape, labels)
 
 
-def encoder_flops(shape: Shape, tokens: int) -> float:
-    """FLOPs of one text of L tokens in an encoder, where every token sees every other."""
-    return matrix_flops(shape, tokens) + attention_flops(shape, tokens, masked=True)
-
-
 def continued_flops(shape: Shape, new_tokens: int, seen_tokens: int, *, labels: int = 0) -> float:
     """FLOPs of `new_tokens` that follow `seen_tokens` in the cache and are paired with these and with each other."""
     pairs = new_tokens * (seen_tokens + new_tokens)

@@ -48,7 +48,7 @@ def total(name: str, parts: list[Estimate], note: str = "") -> Estimate:
     return Estimate(name, sum(tokens), sum(flops), max(peaks), sum(seconds), note)
 
 
-class Reading(NamedTuple):
+class Prompts(NamedTuple):
     """Contexts that are read once each, and questions behind them that are answered."""
 
     num: int
@@ -130,7 +130,7 @@ class Plan:
 
         shape = model_shape.encoder(retriever)
         padded = max(1, min(round(text_tokens) + encoder.LENGTH_STEP // 2, 512))
-        flops = num_texts * cost.encoder_flops(shape, padded)
+        flops = num_texts * cost.forward_flops(shape, padded, padded=True)
         rows = max(1, encoder.BATCH_TOKENS[self.machine.kind] // padded)
         peak = cost.read_peak_bytes(shape, Forward(rows, padded, padded=True), 0) + self.machine.overhead
         kept = num_texts * padded * shape.layers * cost.layer_bytes(shape, padded, masked=True)
@@ -142,9 +142,10 @@ class Plan:
             return []
         rows, kept_share = self.work.train, self.work.kept_share
         num, new_tokens = rows.num + self.work.num_unlabelled, tasks.of(self.settings.data.kind).max_new_tokens
-        answers = Reading(num, num, _context(rows) * kept_share, rows.question_tokens, new_tokens)
-        batch = _largest(num, round(rows.longest * kept_share), self.settings.teach.batch_tokens, padded=True)
-        return [self._read("teach", [answers, answers._replace(new_tokens=0)], [batch], new_tokens)]
+        answers = Prompts(num, num, _context(rows) * kept_share, rows.question_tokens, new_tokens)
+        batch_tokens = self.settings.teach.batch_tokens
+        batch = _largest(num, round(rows.longest * kept_share), batch_tokens, padded=True)
+        return [self._read("teach", [answers, answers._replace(new_tokens=0)], [batch], batch_tokens)]
 
     def train(self) -> list[Estimate]:
         """Forecast the training of each method's adapter."""
@@ -234,51 +235,50 @@ class Plan:
     def _answer(self, stage: str, rows: Rows, retrieval_inputs: int) -> Estimate:
         """Forecast a split's questions over the full context, read once for all of them, and over the best chunks."""
         options, kept_share = tasks.of(self.settings.data.kind).measure == "accuracy", self.work.kept_share
+        batch_tokens = self.settings.eval.batch_tokens
         tree = options or rows.num > rows.num_contexts
         context, question = _context(rows), rows.question_tokens
-        full = Reading(rows.num, rows.num_contexts, context, question, self._new_tokens, tree)
-        best = Reading(rows.num, rows.num, context * kept_share, question, self._new_tokens, options)
+        full = Prompts(rows.num, rows.num_contexts, context, question, self._new_tokens, tree)
+        best = Prompts(rows.num, rows.num, context * kept_share, question, self._new_tokens, options)
         batches = [_largest(1, rows.longest, 1)]
         if not options:
-            batches.append(_largest(rows.num, rows.longest, self.settings.eval.batch_tokens))
-        return self._read(stage, [full, *retrieval_inputs * [best]], batches, self._new_tokens)
+            batches.append(_largest(rows.num, rows.longest, batch_tokens))
+        return self._read(stage, [full, *retrieval_inputs * [best]], batches, batch_tokens)
 
     def _analyze(self) -> Estimate:
         """Forecast stage analyze: three readings of some examples' views by each method (both views for matching, the
         full one for attention), and an answer to each masked view."""
-        rows = self.work.asked
+        rows, batch_tokens = self.work.asked, self.settings.eval.batch_tokens
         num = min(self.settings.analyze.examples, rows.num)
-        looked = Reading(3 * num, 3 * num, rows.longest, 0.0, 0)
-        answered = Reading(num, num, rows.longest, 0.0, self._new_tokens)
-        batch = _largest(num, rows.longest, self.settings.eval.batch_tokens, padded=True)
-        estimate = self._read("analyze", len(METHODS) * [looked, answered], [batch], self._new_tokens)
+        looked = Prompts(3 * num, 3 * num, rows.longest, 0.0, 0)
+        answered = Prompts(num, num, rows.longest, 0.0, self._new_tokens)
+        batch = _largest(num, rows.longest, batch_tokens, padded=True)
+        estimate = self._read("analyze", len(METHODS) * [looked, answered], [batch], batch_tokens)
         return estimate._replace(note=f"{len(METHODS)} methods")
 
-    def _read(self, stage: str, readings: list[Reading], batches: list[Forward], new_tokens: int) -> Estimate:
-        """Forecast reading without gradient; `batches`: the largest forwards, each followed by `new_tokens` a row."""
+    def _read(self, stage: str, asked: list[Prompts], largest: list[Forward], batch_tokens: int) -> Estimate:
+        """Forecast reading and answering prompts without gradient, of which `largest` are the largest forwards."""
         from pipeline.model import prefix_cache  # imports torch
 
         shape, all_tokens, all_flops, all_seconds = self.shape, 0.0, 0.0, 0.0
-        for num, num_contexts, context_tokens, question_tokens, generated, tree in readings:
+        for num, num_contexts, context_tokens, question_tokens, new_tokens, tree in asked:
             context, question = round(context_tokens), round(question_tokens)
             flops = num_contexts * cost.forward_flops(shape, context)
             flops += num * cost.continued_flops(shape, question, context, labels=1)
-            flops += num * generated * cost.continued_flops(shape, 1, context + question, labels=1)
+            flops += num * new_tokens * cost.continued_flops(shape, 1, context + question, labels=1)
             tokens = num_contexts * context + num * question
             if tree:
                 passes = max(num_contexts, num * question / prefix_cache.PASS_TOKENS)
             else:
-                passes = num / max(1, self._batch_tokens(stage) // max(context + question, 1))
+                passes = num / max(1, batch_tokens // max(context + question, 1))
             kept = tokens * shape.layers * cost.layer_bytes(shape, context, masked=False)
             step = shape.weight_bytes / self.machine.bandwidth + shape.layers * LAYER_CALL_SECONDS
-            all_tokens += tokens + num * generated
+            all_tokens += tokens + num * new_tokens
             all_flops += flops
-            all_seconds += self._seconds(flops, kept / 3) + passes * (generated + 2) * step
-        peak = max(cost.read_peak_bytes(shape, each, each.rows * (each.tokens + new_tokens)) for each in batches)
+            all_seconds += self._seconds(flops, kept / 3) + passes * (new_tokens + 2) * step
+        most = max(prompts.new_tokens for prompts in asked)
+        peak = max(cost.read_peak_bytes(shape, each, each.rows * (each.tokens + most)) for each in largest)
         return Estimate(stage, all_tokens, all_flops, peak + self.machine.overhead, all_seconds, "at most")
-
-    def _batch_tokens(self, stage: str) -> int:
-        return self.settings.teach.batch_tokens if stage == "teach" else self.settings.eval.batch_tokens
 
     def _seconds(self, flops: float, kept: float) -> float:
         """Seconds of computing, and of the traffic that goes with `kept` bytes of activations."""

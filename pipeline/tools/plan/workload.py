@@ -105,12 +105,13 @@ def find(settings: Settings, vocabulary: int) -> Workload:
     splits = ("train", settings.eval.split, "unlabelled", "surface")
     shares: dict[str, float] = {}
     if not _BEFORE_VIEWS & stale and FULL.is_file():
-        rows, source = {split: _counted(split) for split in splits}, f"{FULL}, counted"
+        views, source = _counted(), f"{FULL}, counted"
+        rows = {split: _rows(views, split) for split in splits}
         if not _BEFORE_MASK & stale and MASK.is_file():
             shares = files.read_json(MASK, "mask")["splits"].get("train") or {}
     elif not _BEFORE_CHUNKS & stale and EXAMPLES.is_file() and CHUNKS.is_file():
-        rows = {split: _estimated(split, vocabulary) for split in splits}
-        source = f"{EXAMPLES} and {CHUNKS}, tokens estimated from characters; {_EXACT}"
+        views, source = _estimated(vocabulary), f"{EXAMPLES} and {CHUNKS}, tokens estimated from characters; {_EXACT}"
+        rows = {split: _rows(views, split) for split in splits}
     else:
         rows, source = _from_benchmark(settings, splits, vocabulary)
     train, asked = rows["train"], rows[settings.eval.split]
@@ -143,26 +144,23 @@ def _stale() -> set[str]:
         return _BEFORE_MASK
 
 
-def _counted(split: str) -> Rows:
-    """Count the rows of a split in the full views."""
+def _counted() -> "pl.DataFrame":
+    """Count the tokens of every full view: columns split, document_ids, tokens, question, labels."""
     import polars as pl
 
     columns = ["split", "document_ids", "input_ids", "question_start", "prompt_end"]
     tokens = pl.col("input_ids").list.len().cast(pl.Int64)
-    return _rows(
-        tables.frame(FULL, tables.FULL_VIEWS, columns)
-        .filter(split=split)
-        .select(
-            "document_ids",
-            tokens=tokens,
-            question=pl.col("prompt_end") - pl.col("question_start"),
-            labels=tokens - pl.col("prompt_end"),
-        )
+    return tables.frame(FULL, tables.FULL_VIEWS, columns).select(
+        "split",
+        "document_ids",
+        tokens=tokens,
+        question=pl.col("prompt_end") - pl.col("question_start"),
+        labels=tokens - pl.col("prompt_end"),
     )
 
 
-def _estimated(split: str, vocabulary: int) -> Rows:
-    """Estimate the rows of a split from the characters of its texts."""
+def _estimated(vocabulary: int) -> "pl.DataFrame":
+    """Estimate the tokens of every full view from the characters of its texts: columns as of `_counted`."""
     import polars as pl
 
     per_token = _CHARACTERS_PER_TOKEN / (_SMALL_VOCABULARY_FACTOR if vocabulary < _SMALL_VOCABULARY else 1.0)
@@ -172,7 +170,7 @@ def _estimated(split: str, vocabulary: int) -> Rows:
         .agg(characters=pl.col("title").first().str.len_chars() + pl.col("text").str.len_chars().sum())
     )
     columns = ["split", "question", "options", "answers", "document_ids"]
-    examples = tables.frame(EXAMPLES, tables.EXAMPLES, columns).filter(split=split).with_row_index()
+    examples = tables.frame(EXAMPLES, tables.EXAMPLES, columns).with_row_index()
     contexts = (
         examples.select("index", document_id="document_ids")
         .explode("document_id")
@@ -183,7 +181,7 @@ def _estimated(split: str, vocabulary: int) -> Rows:
     options = pl.col("options").list.join("").str.len_chars()
     answer = pl.col("answers").list.first().str.len_chars().fill_null(0)  # questions without a label have none
     has_options = pl.col("options").list.len() > 0
-    tokens = (
+    return (
         examples.join(contexts, on="index")
         .with_columns(
             question=((pl.col("question").str.len_chars() + options) / per_token).round() + 8,
@@ -191,16 +189,16 @@ def _estimated(split: str, vocabulary: int) -> Rows:
         )
         .with_columns(tokens=(pl.col("context") / per_token).round() + pl.col("question") + pl.col("labels") + 16)
     )
-    return _rows(tokens)
 
 
-def _rows(found: "pl.DataFrame") -> Rows:
-    """Summarize rows of document_ids and of tokens, question and labels (numbers of tokens)."""
-    if not len(found):
+def _rows(views: "pl.DataFrame", split: str) -> Rows:
+    """Summarize the views of a split, with columns as of `_counted`."""
+    views = views.filter(split=split)
+    if not len(views):
         return NO_ROWS
-    tokens, question, labels = found.select("tokens", "question", "labels").mean().row(0)
-    longest = int(found.select("tokens").max().item())
-    return Rows(len(found), found["document_ids"].n_unique(), tokens, longest, question, labels)
+    tokens, question, labels = views.select("tokens", "question", "labels").mean().row(0)
+    longest = int(views.select("tokens").max().item())
+    return Rows(len(views), views["document_ids"].n_unique(), tokens, longest, question, labels)
 
 
 def _from_benchmark(settings: Settings, splits: Sequence[str], vocabulary: int) -> tuple[dict[str, Rows], str]:

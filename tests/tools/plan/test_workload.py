@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipeline.common import tables
@@ -24,9 +25,10 @@ def test_rows_are_counted_in_the_views(project: Path):
 
     rows = [row("a", "train", "x", 20), row("b", "train", "x", 30), row("c", "test", "y", 90)]
     tables.write(workload.FULL, tables.FULL_VIEWS, rows)
-    assert workload._counted("train") == workload.Rows(2, 1, 25.0, 30, 16.0, 3.0)
-    assert workload._counted("test").longest == 90
-    assert workload._counted("dev").num == 0
+    views = workload._counted()
+    assert workload._rows(views, "train") == workload.Rows(2, 1, 25.0, 30, 16.0, 3.0)
+    assert workload._rows(views, "test").longest == 90
+    assert workload._rows(views, "dev") == workload.NO_ROWS
     # They are not trusted where nobody can say that they are fresh.
     settings = config.load()
     assert workload.find(settings, 2_473).source.startswith("the known size of bios")
@@ -34,7 +36,9 @@ def test_rows_are_counted_in_the_views(project: Path):
 
 def test_fresh_views_are_used_and_cut(project: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workload, "_stale", lambda: {"score"})
-    monkeypatch.setattr(workload, "_counted", lambda split: workload.Rows(4, 4, 3_000.0, 5_000, 20.0, 5.0))
+    view = {"split": "train", "document_ids": ["a"], "question": 20, "labels": 5}
+    views = pl.DataFrame([{**view, "tokens": 1_000}, {**view, "tokens": 5_000}])
+    monkeypatch.setattr(workload, "_counted", lambda: views)
     monkeypatch.setattr(workload, "_chunks", lambda *given: (10, 100.0))
     workload.FULL.parent.mkdir(parents=True)
     workload.FULL.touch()
@@ -65,11 +69,12 @@ def test_texts_are_estimated_by_their_characters(project: Path):
             {**example, "example_id": "u", "document_ids": ["a"], "split": "unlabelled", "answers": []},
         ],
     )
-    rows = workload._estimated("train", 32_000)
+    large, small = (workload._estimated(vocabulary) for vocabulary in (32_000, 2_473))
+    rows = workload._rows(large, "train")
     assert (rows.num, rows.num_contexts) == (2, 2)
     assert rows.longest == pytest.approx(200 + 10 + 8 + 2 + 16, abs=3)
-    assert workload._estimated("unlabelled", 32_000).num == 1
-    assert workload._estimated("train", 2_473).longest > 1.9 * rows.longest
+    assert workload._rows(large, "unlabelled").num == 1
+    assert workload._rows(small, "train").longest > 1.9 * rows.longest
 
 
 def test_known_sizes_follow_split_vocabulary_and_cut():
