@@ -6,7 +6,6 @@ FOCUS_GIB      GiB of memory (H200: 139)
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,41 +96,27 @@ def _measured(device: str, dtype: str, hidden: int, intermediate: int) -> tuple[
     """Measure FLOP/s of a matrix product of the model's own width, and byte/s of a copy.
 
     On a CPU one thread is measured by the seconds it computed, and counted once for each thread: other processes can
-    slow several threads by far more than their share, which tells nothing about the machine.
+    slow several threads by far more than their share, which tells nothing about the machine. The best rate counts,
+    because a disturbance only lowers it.
     """
     import torch
+    from torch.utils import benchmark
 
-    on, wide = torch.device(device), {"dtype": getattr(torch, dtype), "device": device}
-    rows, num_threads = (2048, torch.get_num_threads()) if on.type == "cpu" else (16_384, 1)
+    cpu, wide = device.startswith("cpu"), {"dtype": getattr(torch, dtype), "device": device}
+    rows, num_threads = (2048, torch.get_num_threads()) if cpu else (16_384, 1)
+    source = torch.ones((64 if cpu else 1024) << 20, dtype=torch.uint8, device=device)
+    tensors = {
+        "left": torch.ones(rows, hidden, **wide),
+        "right": torch.ones(hidden, intermediate, **wide),
+        "product": torch.empty(rows, intermediate, **wide),
+        "source": source,
+        "target": torch.empty_like(source),
+    }
 
-    def clock() -> float:
-        if on.type == "cpu":
-            return time.process_time()
-        torch.cuda.synchronize(on)
-        return time.perf_counter()
+    def per_second(statement: str) -> float:
+        clock = time.process_time if cpu else benchmark.timer
+        timer = benchmark.Timer(statement, globals=tensors, timer=clock, num_threads=1)
+        return 1.0 / min(timer.blocked_autorange(min_run_time=_SECONDS).times)
 
-    left, right = torch.ones(rows, hidden, **wide), torch.ones(hidden, intermediate, **wide)
-    product = torch.empty(rows, intermediate, **wide)
-    source = torch.ones((64 if on.type == "cpu" else 1024) << 20, dtype=torch.uint8, device=on)
-    target = torch.empty_like(source)
-    if on.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        products = _rate(lambda: torch.mm(left, right, out=product), clock)
-        copies = _rate(lambda: target.copy_(source), clock)
-    finally:
-        if on.type == "cpu":
-            torch.set_num_threads(num_threads)
-    flops = 2.0 * rows * hidden * intermediate * products * num_threads
-    return flops, 2.0 * source.numel() * copies * min(num_threads, MEMORY_THREADS)
-
-
-def _rate(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Count how often `work` runs in a second at its best: a disturbance only slows it down."""
-    work()
-    best, until = float("inf"), time.perf_counter() + _SECONDS
-    while time.perf_counter() < until or best == float("inf"):
-        started = clock()
-        work()
-        best = min(best, clock() - started)
-    return 1.0 / max(best, 1e-6)
+    flops = 2.0 * rows * hidden * intermediate * per_second("torch.mm(left, right, out=product)") * num_threads
+    return flops, 2.0 * source.numel() * per_second("target.copy_(source)") * min(num_threads, MEMORY_THREADS)
