@@ -1,10 +1,10 @@
-"""How the benchmarks of training measure: seconds, memory, equal gradients, goals.
+"""Measurements for the benchmarks of training: seconds, memory, equal gradients, goals.
 
-Seconds are CPU seconds of one thread (`time.process_time`), on a GPU those of the clock between synchronisations.
-Memory is what the step allocates at its peak beyond what stood before it: on the CPU the sum of torch's own allocations
-and releases, as its profiler records them (what a library takes for itself, such as a matrix product's workspace, is
-not in it, nor what the allocator keeps of freed blocks); on a GPU `torch.cuda.max_memory_allocated`. A step is forward
-and backward, from no gradients; the optimizer's is not in it.
+Seconds are CPU seconds of one thread (`time.process_time`); on a GPU, wall-clock seconds between synchronisations.
+Memory is the peak of what the step allocates beyond what was allocated before: on the CPU the sum of torch's own
+allocations and releases in its profiler (without the workspaces of libraries and the allocator's freed blocks); on a
+GPU `torch.cuda.max_memory_allocated`. A step is forward and backward, without gradients before it and without the
+optimizer.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def seconds_of(step: Step, device: torch.device) -> float:
 
 
 def peak_mib(step: Step, device: torch.device) -> float:
-    """MiB that the step allocates at its peak beyond what stood before."""
+    """Return the peak MiB that the step allocates beyond what was allocated before."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -63,7 +63,7 @@ def peak_mib(step: Step, device: torch.device) -> float:
 def first_run(
     encoder: objective.Encoder, steps: Mapping[str, Step], device: torch.device
 ) -> tuple[dict[str, float], dict[str, Gradients]]:
-    """Peak MiB of each step, and its gradients; it warms the libraries up too."""
+    """Return the peak MiB of each step, and its gradients. This also warms the libraries up."""
     peaks, found = {}, {}
     for name, step in steps.items():
         encoder.zero_grad()
@@ -76,7 +76,7 @@ def first_run(
 
 
 def apart(one: Gradients, other: Gradients) -> float:
-    """The largest difference of a parameter's gradient, |a - b| / |b|; infinite where only one of them has one."""
+    """Return the largest |a - b| / |b| of a parameter's gradients; infinity if only one side has a gradient."""
     if one.keys() != other.keys():
         return float("inf")
     return max(float((one[name] - other[name]).norm() / other[name].norm()) for name in one)
@@ -85,7 +85,7 @@ def apart(one: Gradients, other: Gradients) -> float:
 def assert_equal(
     found: Mapping[str, Gradients], pairs: Sequence[tuple[str, str]], tolerance: float
 ) -> dict[str, float]:
-    """The difference of each pair, by "one = other"."""
+    """Fail unless the gradients of each pair agree; return their differences by "one = other"."""
     differences = {}
     for one, other in pairs:
         difference = differences[f"{one} = {other}"] = apart(found[one], found[other])
@@ -96,7 +96,7 @@ def assert_equal(
 def rounds(
     encoder: objective.Encoder, steps: Mapping[str, Step], num: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each step in each round; a round runs every step once."""
+    """Return the seconds of each step in each round; a round runs every step once."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(num):
         for name, step in steps.items():
@@ -107,7 +107,7 @@ def rounds(
 
 
 class Spread(NamedTuple):
-    """Of the ratios of the rounds."""
+    """Median and range of the ratios of the rounds."""
 
     median: float
     lowest: float
@@ -118,13 +118,13 @@ class Spread(NamedTuple):
 
 
 def ratio(ones: Sequence[float], others: Sequence[float], times: float = 1.0) -> Spread:
-    """`times` x one / other, round by round."""
+    """Return the spread of `times` x one / other, round by round."""
     ratios = [times * one / other for one, other in zip(ones, others, strict=True)]
     return Spread(statistics.median(ratios), min(ratios), max(ratios))
 
 
 class Goal(NamedTuple):
-    """What was wanted before it was measured."""
+    """A bound that was set before the measurement."""
 
     name: str
     side: Literal["at most", "at least"]
@@ -144,7 +144,7 @@ def print_goals(goals: Sequence[Goal]) -> None:
 
 
 def setting(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers were measured with."""
+    """Return the versions and arguments of the measurement."""
     given = {name: str(value) if isinstance(value, torch.device) else value for name, value in vars(arguments).items()}
     return {
         "date": datetime.date.today().isoformat(),

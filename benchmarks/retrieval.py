@@ -1,11 +1,11 @@
-"""What finds the evidence: encoder, BM25, their fusion, and what a chunk is scored as.
+"""Compare retrievers on finding the evidence: encoder, BM25, their fusion, and variants of the text that is scored.
 
     python benchmarks/retrieval.py FOLDER [--only hotpot qasper nq] [--words 100 200 300] [--questions 500]
 
 FOLDER holds nq/nq-open-oracle.jsonl.gz, qasper/qasper_pieces.json and hotpotqa/hotpot_dev_distractor_sample.json. A
-hit at k: a gold chunk (documents.gold_flags) is among the k best, in % with its standard error. Each system has one
-setting, chosen beforehand; nothing is searched for on these questions. The last columns hold the hits at 1 and at 5
-less those of the first row, in points, with the p-value of McNemar's exact test.
+hit at k means that a gold chunk (tables.gold_flags) is among the k best, in % with its standard error. Each system has
+one setting, chosen beforehand; none was tuned on these questions. The last columns hold the difference from the first
+row's hits at 1 and at 5, in points, with the p-value of McNemar's exact test.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Chunk(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Chunks, and contexts made of them; `rows_C` count these chunks."""
+    """Chunks, and questions with candidates among them; `rows_C` are rows of `chunks`."""
 
     name: str
     chunks: list[Chunk]
@@ -73,7 +73,7 @@ class Task(NamedTuple):
 
 
 def nq(folder: Path, num_questions: int) -> Task:
-    """The first questions, each over all passages."""
+    """Ask the first questions over all passages."""
     records = [record for _, record in JsonLines([folder / "nq/nq-open-oracle.jsonl.gz"], Rejects())]
     row_of: dict[tuple[str, str], int] = {}
     gold_of: dict[str, set[int]] = {}
@@ -91,7 +91,7 @@ def nq(folder: Path, num_questions: int) -> Task:
 
 
 def within_papers(folder: Path, max_words: int) -> Task:
-    """Qasper's questions with evidence, each over the chunks of its paper."""
+    """Ask Qasper's questions with evidence, each over the chunks of its paper."""
     rejects = Rejects()
     entries = JsonEntries([folder / "qasper/qasper_pieces.json"], rejects)
     benchmark = splits.benchmark(qasper.read, OfficialFiles({"train": entries}, rejects.reject, seed=0))
@@ -106,7 +106,7 @@ def within_papers(folder: Path, max_words: int) -> Task:
 
 
 def paragraphs(folder: Path) -> Task:
-    """HotpotQA's questions, each over its paragraphs."""
+    """Ask HotpotQA's questions, each over its paragraphs."""
     rejects = Rejects()
     entries = JsonEntries([folder / "hotpotqa/hotpot_dev_distractor_sample.json"], rejects)
     benchmark = splits.benchmark(hotpot.read, OfficialFiles({"train": entries}, rejects.reject, seed=0))
@@ -130,14 +130,14 @@ def _task(name: str, chunks_of: dict[str, list[Chunk]], examples: Iterator[Examp
 
 
 def _headings(paper: qasper.Paper) -> list[tuple[int, str]]:
-    """Where each section starts, and its name."""
+    """Return the start and the name of each section."""
     _, span_of = qasper.layout(paper)
     names = [section.section_name or "" for section in paper.full_text]
     return sorted((span_of[key][0], name) for name in names if (key := " ".join(name.split())) in span_of)
 
 
 class Systems:
-    """Everything that is compared on one task, by name."""
+    """The retrievers that are compared on one task."""
 
     def __init__(self, task: Task, encoder: EncoderRetriever, cache: embedding_cache.Cache) -> None:
         self._task, self._cache = task, cache
@@ -148,7 +148,7 @@ class Systems:
         self._with_title = [retrievers.chunk_text(c.document.title, c.text, with_title=True) for c in task.chunks]
 
     def __iter__(self) -> Iterator[tuple[str, ContextScorer]]:
-        """Name and scores; the dear ones last."""
+        """Yield name and scorer; the expensive ones last."""
         short, long = self._dense(self._with_title, 256), self._dense(self._with_title, 512)
         bm25 = retrievers.Bm25Scorer(self._with_title, **BM25)
         yield "MiniLM, 256 tokens", short.scores
@@ -173,12 +173,12 @@ class Systems:
 
     @property
     def cut_share(self) -> dict[int, float]:
-        """Share of the chunks that each cut shortens."""
+        """max_tokens -> share of the chunks that it truncates."""
         num_tokens_N = self._embedder_of[256].embed(self._with_title, "chunks").num_tokens_N
         return {cut: float((num_tokens_N > cut).mean()) for cut in self._embedder_of}
 
     def _dense(self, texts: Sequence[str], cut: int) -> retrievers.DenseScorer:
-        """Texts that the smaller cut leaves whole have the same embedding under the larger one."""
+        """Embed with max_tokens 256, and only the texts that it truncates with the larger `cut`."""
         asked = self._embedder_of[256].embed(self._questions, "questions").embedding_ND
         read = self._embedder_of[256].embed(texts, "chunks")
         embedding_ND = read.embedding_ND.copy()
@@ -200,17 +200,17 @@ class Systems:
         return {name: [match.span() for match in _SENTENCE.finditer(text)] for name, text in found.items()}
 
     def _sentences(self, chunk: Chunk) -> list[tuple[int, int]]:
-        """Those that start in the chunk; a chunk inside one long sentence has itself."""
+        """Return the sentences that start in the chunk, or the chunk itself if it lies inside one long sentence."""
         spans = self._sentences_of[chunk.document.document_id]
         return [span for span in spans if chunk.start <= span[0] < chunk.end] or [(chunk.start, chunk.end)]
 
     def _headed(self, chunk: Chunk) -> str:
-        """Title, heading and text; a chunk that opens with its heading has it once."""
+        """Join title, heading and text; a heading that opens the chunk is not repeated."""
         text = chunk.text if chunk.text.startswith(chunk.heading) else f"{chunk.heading}\n{chunk.text}"
         return retrievers.chunk_text(chunk.document.title, text, with_title=True)
 
     def _widened(self, chunk: Chunk) -> str:
-        """The chunk with the last sentences before it and the first ones behind it."""
+        """Extend the chunk by the last sentences before it and the first ones after it."""
         spans = self._sentences_of[chunk.document.document_id]
         before = [start for start, _ in spans if start < chunk.start][-NEIGHBOUR_SENTENCES:]
         behind = [end for start, end in spans if start >= chunk.end][:NEIGHBOUR_SENTENCES]
@@ -218,7 +218,7 @@ class Systems:
         return retrievers.chunk_text(chunk.document.title, text, with_title=True)
 
     def _best_sentence(self) -> ContextScorer:
-        """A chunk is worth as much as the best sentence in it."""
+        """Score a chunk by the best sentence in it."""
         texts, row_of = [], []
         for row, chunk in enumerate(self._task.chunks):
             for start, end in self._sentences(chunk):

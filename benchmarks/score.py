@@ -1,13 +1,13 @@
-"""Chunks to embeddings: ours against SentenceTransformer.encode, same weights, same texts, same run.
+"""Compare the speed of our encoder with SentenceTransformer.encode on the same weights and texts, in the same run.
 
     python benchmarks/score.py FILE [--chunks 400] [--words 150] [--rounds 3]
 
 FILE holds English documents, one JSON object with a `text` per line; chunking.split cuts them, and the chunks are drawn
-from all of them. The weights are those of conf/retriever/minilm.yaml, cut at as many tokens everywhere; one thread.
-Rounds are interleaved; seconds are CPU time, medians; `times` is how often faster than SentenceTransformer's default,
-round by round. Encodes are rows that go through the network, those that only fill a batch included. Cosines and the
-best chunks of each question (the last words of every n-th chunk) are held against the default's; ours in fp32 must
-have its embeddings, or the run fails.
+evenly from all of them. Every way uses one thread and the weights and max_tokens of conf/retriever/minilm.yaml. Rounds
+are interleaved; seconds are medians of CPU time; `times` compares with SentenceTransformer's default, round by round.
+Encodes are rows that go through the network, with those that only fill a batch. Cosines and the best chunks of each
+question (the last words of every n-th chunk) are compared with the default's; the run fails unless ours in fp32 has
+the default's embeddings.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from pipeline.runtime.settings import EncoderRetriever
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS_FP32 = "ours, fp32"
-MIN_COSINE = 0.9999  # of that, to SentenceTransformer's default
+MIN_COSINE = 0.9999  # between ours in fp32 and SentenceTransformer's default
 NUM_QUESTIONS = 50
 QUESTION_WORDS = 12
 TOP_K = 5
@@ -42,7 +42,7 @@ Floats = NDArray[np.float32]
 
 
 class Way(NamedTuple):
-    """How distinct texts become embedding_ND."""
+    """One way to turn distinct texts into embedding_ND."""
 
     name: str
     network: Any
@@ -50,7 +50,7 @@ class Way(NamedTuple):
 
 
 def chunks(path: Path, num: int, words: int) -> list[str]:
-    """Distinct chunks of `words` words at most, evenly from the whole file."""
+    """Return distinct chunks of at most `words` words, evenly from the whole file."""
     documents = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
     found = list(
         dict.fromkeys(text[start:end].strip() for text in documents for start, end in chunking.split(text, words))
@@ -61,7 +61,7 @@ def chunks(path: Path, num: int, words: int) -> list[str]:
 
 
 def ours(name: str, folder: Path, settings: EncoderRetriever, number_format: torch.dtype) -> Way:
-    """What stage `score` does when its cache is empty."""
+    """Encode as stage `score` does with an empty cache."""
     network, tokenizer = encoder.load_network(folder, CPU, number_format), encoder.load_tokenizer(folder)
 
     def encode(texts: Sequence[str]) -> Floats:
@@ -77,7 +77,7 @@ def ours(name: str, folder: Path, settings: EncoderRetriever, number_format: tor
 
 
 def naive(name: str, folder: Path, settings: EncoderRetriever) -> Way:
-    """Batches of 32 as the texts come, each padded to its longest."""
+    """Encode batches of 32 in the order of the texts, each padded to its longest."""
     network, tokenizer = encoder.load_network(folder, CPU, torch.float32), encoder.load_tokenizer(folder)
 
     def encode(texts: Sequence[str]) -> Floats:
@@ -95,7 +95,7 @@ def naive(name: str, folder: Path, settings: EncoderRetriever) -> Way:
 
 
 def peer(name: str, folder: Path, settings: EncoderRetriever, **model_kwargs: torch.dtype) -> Way:
-    """SentenceTransformer's own batches of 32, which it sorts by length itself."""
+    """Encode with SentenceTransformer, which sorts the texts by length and makes batches of 32."""
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -115,15 +115,15 @@ def unit(embedding_ND: Floats) -> Floats:
 
 
 def best(way: Way, chunk_ND: Floats, questions: Sequence[str]) -> list[set[int]]:
-    """The TOP_K chunks of each question; ties go to the earlier chunk."""
+    """Return the TOP_K chunks of each question; ties go to the earlier chunk."""
     scores = unit(way.encode(questions)) @ unit(chunk_ND).T
     return [set(row[:TOP_K].tolist()) for row in np.argsort(-scores, axis=1, kind="stable")]
 
 
 def num_encodes(way: Way, texts: Sequence[str]) -> int:
-    """Rows that the texts put through the network."""
+    """Count the rows that go through the network for the texts."""
     counted: list[int] = []
-    # On the first layer, for SentenceTransformer calls `forward` itself, which passes hooks of the network by.
+    # On the first layer, because SentenceTransformer calls the network's `forward`, which skips hooks of the network.
     first = way.network.embeddings.word_embeddings
     hook = first.register_forward_pre_hook(lambda _layer, given: counted.append(len(given[0])))
     way.encode(texts)
@@ -132,8 +132,8 @@ def num_encodes(way: Way, texts: Sequence[str]) -> int:
 
 
 def measure(ways: Sequence[Way], texts: Sequence[str], questions: Sequence[str], rounds: int) -> list[dict[str, Any]]:
-    """A row for each way; the first is what the others are held against."""
-    encodes = {way.name: num_encodes(way, texts) for way in ways}  # also chooses kernels, before anything is timed
+    """Return a row for each way; all are compared with the first."""
+    encodes = {way.name: num_encodes(way, texts) for way in ways}  # also warms the kernels up
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     found: dict[str, Floats] = {}
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""Scorers and ranks: literal examples, slow obvious references, and the published figures on Natural Questions."""
+"""Scorers and ranks agree with worked examples, slow references, and published figures on Natural Questions."""
 
 import gzip
 import json
@@ -49,7 +49,7 @@ def test_dot_product_sees_length_and_cosine_does_not():
     cosine = retrievers.DenseScorer(["q"], questions, chunks, "cosine")
     assert dot.scores(context()).tolist() == [1.0, 5.0, 0.0]
     assert cosine.scores(context()) == pytest.approx([1.0, math.sqrt(0.5), 0.0])
-    assert chunks[1].tolist() == [5.0, 5.0], "the embeddings handed over were changed"
+    assert chunks[1].tolist() == [5.0, 5.0], "the scorer changed the embeddings of its caller"
 
 
 def test_a_score_is_the_same_bits_in_every_context_and_threads_or_order_change_nothing():
@@ -60,12 +60,12 @@ def test_a_score_is_the_same_bits_in_every_context_and_threads_or_order_change_n
     for size in range(2, 51):
         rows = generator.permutation(50)[:size]
         assert scorer.scores(context(rows=rows, gold=rows == 0)).tolist() == [alone[row] for row in rows]
-    collection = scorer.corpus_scores(["q"])[0]
-    assert collection == pytest.approx(alone, abs=1e-6)
+    everywhere = scorer.corpus_scores(["q"])[0]
+    assert everywhere == pytest.approx(alone, abs=1e-6)
 
 
 def okapi(question, text, texts, k1, b):
-    """BM25 as the textbook writes it, word by word."""
+    """Compute BM25 as the textbook defines it, word by word."""
 
     def words(string):
         return re.findall(r"\w+", string.lower())
@@ -91,7 +91,7 @@ def test_bm25_agrees_with_the_textbook(texts, question, k1, b):
     assert scorer.corpus_scores([question])[0] == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
-def test_bm25_scores_the_chunks_of_the_context_by_the_statistics_of_the_collection():
+def test_bm25_scores_the_chunks_of_the_context_by_the_statistics_of_the_corpus():
     texts = ["the cat", "the dog", "the cat sat", "the the the"]
     scorer = retrievers.Bm25Scorer(texts, 1.5, 0.75)
     scores = scorer.scores(context("THE CAT", [2, 1], [True, False]))
@@ -99,7 +99,7 @@ def test_bm25_scores_the_chunks_of_the_context_by_the_statistics_of_the_collecti
 
 
 class Given:
-    """Scores that are given: one list per question, over all chunks of the collection."""
+    """A retriever with fixed scores: one list per question, over all chunks of the corpus."""
 
     def __init__(self, of):
         self._of = {question: np.array(scores, dtype=np.float32) for question, scores in of.items()}

@@ -1,4 +1,4 @@
-"""Stage chunk: every document's chunks follow each other and give its text back."""
+"""Stage chunk: the chunks of a document follow each other, and joined they are its text."""
 
 import shutil
 

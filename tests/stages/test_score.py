@@ -1,4 +1,4 @@
-"""The stage score on a toy run: what it writes, that it writes it again, and how it fails."""
+"""The stage score on a toy run: its outputs, equal bytes when it runs again, and its errors."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ EXAMPLES = [
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A working folder with our conf/, toy chunks and examples, and a cache of its own."""
+    """Make a working folder with our conf/, toy chunks and examples, and a cache of its own."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))

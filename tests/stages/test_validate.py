@@ -1,4 +1,4 @@
-"""The stage validate on a toy benchmark: rows, sizes that cut alike, the choice of examples, equal bytes."""
+"""The stage validate on a toy benchmark: its rows, sizes that cut alike, the choice of examples, equal bytes."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ EXAMPLES = [
 
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
-    """A working folder with our conf/, a toy benchmark, and a cache of its own."""
+    """Make a working folder with our conf/, a toy benchmark, and a cache of its own."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
@@ -101,7 +101,7 @@ def test_the_row_of_bm25_worked_out_by_hand():
         "mrr": 1.0,
         "answer_retention": dict.fromkeys(["1", "3", "5", "7", "10"], 1.0),
         "truncated_chunks": None,
-        # In the whole collection Ada Byron ties with Alan Turing, and stands first.
+        # In the whole corpus Ada Byron ties with Alan Turing, and comes first.
         "collection": {
             "num_questions": 3,
             "num_chunks": 6,
@@ -174,7 +174,7 @@ def test_fusion_and_its_encoder_encode_once_and_a_warm_run_writes_the_same_bytes
 
 @pytest.mark.parametrize("name", ["bm25", "tiny", "random", "fusion"])
 def test_the_size_and_retriever_in_use_measure_what_score_measures(name, project, capsys):
-    """On all examples, with the same chunks: agreement with the stages chunk and score, and nothing left to encode."""
+    """On the same examples and chunks, it agrees with the stages chunk and score, which have nothing left to encode."""
     if name == "fusion":
         bundle = YAML(typ="safe").load(project / "conf/retriever/fusion.yaml")
         bundle |= {"source": str(project / "bert"), "sha256": None, "max_tokens": 32}
