@@ -11,7 +11,7 @@ SPLITS = ("train", "unlabelled", "dev", "test", "surface")
 _TRAINED_ON = ("train", "unlabelled")
 
 
-class Census:
+class BenchmarkChecks:
     """Takes all documents, then all examples; refuses what would break a later stage, counts the rest.
 
     Memory holds ids and digests, never a text.

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from pipeline.common import files, tables
 from pipeline.data import load
-from pipeline.data.checks import Census
+from pipeline.data.checks import BenchmarkChecks
 from pipeline.runtime import config
 from pipeline.runtime.main import run
 
@@ -20,17 +20,17 @@ def main() -> None:
     data = config.load("prepare").data
     source = load.find(data)
     benchmark, rejects = source.benchmark, source.rejects
-    census = Census()
+    checks = BenchmarkChecks()
     # Both files are replaced at the very end: a bad question leaves the earlier documents as they are.
     with tables.Writer(DOCUMENTS, tables.DOCUMENTS) as documents, tables.Writer(EXAMPLES, tables.EXAMPLES) as examples:
         for document in tqdm(benchmark.documents, desc="documents", unit=" documents", disable=None):
-            census.add_document(document)
+            checks.add_document(document)
             documents.write(asdict(document))
         for example in tqdm(benchmark.examples, desc="examples", unit=" examples", disable=None):
-            census.add_example(example)
+            checks.add_example(example)
             examples.write(asdict(example))
         rejects.check()
-        summary = census.summary()
+        summary = checks.summary()
     left_out = {reason: number for reason, number in source.left_out.items() if number}
     files.write_json(
         SUMMARY,

@@ -1,11 +1,11 @@
-"""Checks that every benchmark must pass, and the counts of the census."""
+"""Checks that every benchmark must pass, and the counts that prepare reports."""
 
 from dataclasses import replace
 
 import pytest
 
 from pipeline.common.tables import Document, Evidence, Example
-from pipeline.data.checks import Census
+from pipeline.data.checks import BenchmarkChecks
 from pipeline.runtime.errors import DataError
 
 DOCUMENTS = [
@@ -28,8 +28,8 @@ EXAMPLE = Example(
 )
 
 
-def census(*examples, documents=DOCUMENTS):
-    taken = Census()
+def checks(*examples, documents=DOCUMENTS):
+    taken = BenchmarkChecks()
     for document in documents:
         taken.add_document(document)
     for example in examples:
@@ -39,7 +39,7 @@ def census(*examples, documents=DOCUMENTS):
 
 def test_counts():
     other = replace(EXAMPLE, example_id="e2", document_ids=["b"], gold_position=0)
-    summary = census(EXAMPLE, other).summary()
+    summary = checks(EXAMPLE, other).summary()
     assert summary["documents"] == {"num_documents": 3, "num_unused": 1, "words": {"mean": 3.0, "max": 5}}
     assert summary["splits"]["train"] == {
         "num_questions": 1,
@@ -55,13 +55,13 @@ def test_texts_and_questions_of_train_that_stand_in_dev_or_test_are_leaks():
     train = replace(EXAMPLE, document_ids=["a", "b"])
     test = replace(EXAMPLE, example_id="e2", split="test", question="what? ", document_ids=["a copy", "c"])
     test = replace(test, gold_document_ids=[], evidence=[], gold_position=-1)
-    assert census(train, test, documents=documents).summary()["leaks"] == {"num_documents": 1, "num_questions": 1}
+    assert checks(train, test, documents=documents).summary()["leaks"] == {"num_documents": 1, "num_questions": 1}
     # The same wording with another answer is another question, as benchmarks ask one thing of every story.
     other = replace(test, answers=["Another"])
-    assert census(train, other, documents=documents).summary()["leaks"] == {"num_documents": 1, "num_questions": 0}
+    assert checks(train, other, documents=documents).summary()["leaks"] == {"num_documents": 1, "num_questions": 0}
     # Among dev and test, or within train, nothing leaks.
     dev = replace(test, example_id="e3", split="dev")
-    assert census(dev, test, documents=documents).summary()["leaks"] == {"num_documents": 0, "num_questions": 0}
+    assert checks(dev, test, documents=documents).summary()["leaks"] == {"num_documents": 0, "num_questions": 0}
 
 
 @pytest.mark.parametrize(
@@ -82,21 +82,21 @@ def test_texts_and_questions_of_train_that_stand_in_dev_or_test_are_leaks():
 )
 def test_an_example_that_would_break_a_later_stage_is_refused(change, message):
     with pytest.raises(DataError, match=f"example 'e1': .*{message}"):
-        census(replace(EXAMPLE, **change))
+        checks(replace(EXAMPLE, **change))
 
 
 def test_ids_are_unique():
     with pytest.raises(DataError, match="example 'e1': the id stands twice"):
-        census(EXAMPLE, EXAMPLE)
+        checks(EXAMPLE, EXAMPLE)
     with pytest.raises(DataError, match="document 'a' stands twice"):
-        census(documents=[DOCUMENTS[0], DOCUMENTS[0]])
+        checks(documents=[DOCUMENTS[0], DOCUMENTS[0]])
 
 
 def test_a_document_without_words_is_refused():
     with pytest.raises(DataError, match="document 'a' has no text"):
-        census(documents=[Document("a", "Title", " \n")])
+        checks(documents=[Document("a", "Title", " \n")])
 
 
 def test_a_benchmark_without_examples_is_refused():
     with pytest.raises(DataError, match="not one question"):
-        census().summary()
+        checks().summary()

@@ -151,7 +151,7 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_samples_of_every_official_benchmark_pass_the_census_twice_alike(project, shared, name):
+def test_real_samples_of_every_official_benchmark_pass_the_checks_twice_alike(project, shared, name):
     chosen, folder, settings, num_contexts, num_examples = REAL[name]
     choose(name, source=str(shared / "data" / folder), files=chosen, **settings)
     prepare.main()

@@ -10,7 +10,7 @@ without a context, so all of NQ-open.train, gets gold passage and distractors ou
 A question stays in the last of train, dev and test whose files ask it, whatever its case, blanks and final question
 mark: Lost in the Middle's are NQ's own development side, never to be trained on. A passage whose words are those of a
 passage of the test files is left out of the collection. Questions held out from train share the collection with it, and
-records of train with a context keep theirs: the census counts the documents that train has in common with dev or test.
+records of train with a context keep theirs: `prepare` counts the documents that train has in common with dev or test.
 
 Gold is found by distant supervision, as DPR does where a data set has no passages (Karpukhin et al. 2020, arXiv
 2004.04906, section 4.2): the best of the first 100 passages that holds an answer, which it may do by chance. This and

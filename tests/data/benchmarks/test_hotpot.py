@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import splits
 from pipeline.data.benchmarks import hotpot
-from pipeline.data.checks import Census
+from pipeline.data.checks import BenchmarkChecks
 from pipeline.data.splits import OfficialFiles
 from pipeline.runtime.errors import DataError
 
@@ -174,11 +174,11 @@ def test_the_real_questions_keep_their_paragraphs_and_supporting_sentences(share
     documents, examples, rejects = prepare({"test": records})
     assert (len(documents), len(examples), rejects) == (653, 67, {})
     assert Counter(len(example.document_ids) for example in examples) == {10: 65, 5: 1, 2: 1}
-    census = Census()
+    checks = BenchmarkChecks()
     for document in documents.values():
-        census.add_document(document)
+        checks.add_document(document)
     for example, source in zip(examples, records, strict=True):
-        census.add_example(example)
+        checks.add_example(example)
         sentences_of = dict(source["context"])
         assert quoted(example, documents) == sorted({sentences_of[t][n] for t, n in source["supporting_facts"]})
         assert {documents[name].title for name in example.gold_document_ids} == {
@@ -186,4 +186,4 @@ def test_the_real_questions_keep_their_paragraphs_and_supporting_sentences(share
         }
     # They stand first in this file, and would be found by their place.
     assert len({example.gold_position for example in examples}) > 4
-    assert census.summary()["documents"]["num_unused"] == 0
+    assert checks.summary()["documents"]["num_unused"] == 0

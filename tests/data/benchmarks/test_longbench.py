@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.common.tables import Document
 from pipeline.data import splits
 from pipeline.data.benchmarks import longbench
-from pipeline.data.checks import Census
+from pipeline.data.checks import BenchmarkChecks
 from pipeline.data.splits import OfficialFiles
 from pipeline.runtime.errors import DataError
 
@@ -160,13 +160,13 @@ def test_the_real_contexts_split_into_titled_passages_and_join_again(shared):
     documents, examples, rejects = prepare({"test": records})
     assert rejects == {}
     assert Counter(example.subset for example in examples) == {"hotpotqa": 9, "2wikimqa": 9, "musique": 5}
-    census = Census()
+    checks = BenchmarkChecks()
     for document in documents.values():
         assert document.title
         assert document.whole
-        census.add_document(document)
+        checks.add_document(document)
     for example, source in zip(examples, records, strict=True):
-        census.add_example(example)
+        checks.add_example(example)
         assert written([documents[name] for name in example.document_ids]) == source["context"]
-    assert census.summary()["documents"]["num_unused"] == 0
+    assert checks.summary()["documents"]["num_unused"] == 0
     assert sum(len(example.document_ids) for example in examples) == 217

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.common.tables import Evidence
 from pipeline.data import splits
 from pipeline.data.benchmarks import qasper
-from pipeline.data.checks import Census
+from pipeline.data.checks import BenchmarkChecks
 from pipeline.data.splits import OfficialFiles
 from pipeline.evaluation import metrics
 from pipeline.retrieval import chunking
@@ -314,12 +314,12 @@ def test_the_degraded_real_papers_lose_only_the_questions_whose_answers_are_lost
     lost = [found for value in papers.values() for found in value["qas"] if not found["answers"]]
     assert (len(examples), left_out, len(lost), rejects) == (58, {qasper.LOST: 120}, 120, {})
     assert {example.gold_position for example in examples} == {-1}
-    census = Census()
+    checks = BenchmarkChecks()
     for document in documents.values():
-        census.add_document(document)
+        checks.add_document(document)
     for example in examples:
-        census.add_example(example)
-    assert census.summary()["documents"]["num_unused"] == 0
+        checks.add_example(example)
+    assert checks.summary()["documents"]["num_unused"] == 0
 
 
 def test_reading_again_gives_the_same():

@@ -7,7 +7,7 @@ import pytest
 from pipeline.common.tables import Document
 from pipeline.data import splits
 from pipeline.data.benchmarks import quality
-from pipeline.data.checks import Census
+from pipeline.data.checks import BenchmarkChecks
 from pipeline.data.splits import OfficialFiles
 from pipeline.runtime.errors import DataError
 
@@ -224,12 +224,12 @@ def test_all_real_stories_are_read(shared):
     assert all(document.text.split() == raw[document.document_id].split() for document in documents)
     # Ten of the stories have a hundred paragraphs and more, the Slate article 29.
     assert sorted(document.text.count("\n\n") + 1 for document in documents)[:2] == [29, 100]
-    census = Census()
+    checks = BenchmarkChecks()
     for document in documents:
-        census.add_document(document)
+        checks.add_document(document)
     for example in examples:
-        census.add_example(example)
-    assert census.summary()["leaks"]["num_documents"] == 0
+        checks.add_example(example)
+    assert checks.summary()["leaks"]["num_documents"] == 0
 
 
 def test_a_real_story_in_html_is_refused(shared):
