@@ -181,7 +181,7 @@ def claim(row: AblationRow, table: AblationTable) -> str:
         low, high = percent(row.pooled.low), percent(row.pooled.high)
         return f"{sentence} (95{text.PERCENT} interval {low} to {high}); it has no row to be compared with."
     other = table.label_of(row.reference)
-    basis = f"({points_range(found)}, corrected {text.p_unbroken(found.p_corrected)}, {_basis(found)})"
+    basis = f"({points_range(found)}, corrected {text.p_value(found.p_corrected)}, {_basis(found)})"
     if found.p_corrected < text.SIGNIFICANCE:
         size = f"{abs(100 * found.difference):.1f} points {'more' if found.difference > 0 else 'less'}"
         sentence += f", {size} than {other} {basis}."
@@ -206,7 +206,7 @@ def comparison(row: AblationRow, other: str) -> str:
     change = found.distraction_rate
     return (
         f"{row.name} compared with {other}: {points(found.difference)} points of the score ({points_range(found)}, "
-        f"uncorrected {text.p_unbroken(found.p_value)}, {_basis(found)}); distraction errors "
+        f"uncorrected {text.p_value(found.p_value)}, {_basis(found)}); distraction errors "
         f"{points(change.difference)} points ({points_range(change)})"
     )
 

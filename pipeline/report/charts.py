@@ -213,26 +213,19 @@ def heat_maps(rows: Sequence[Values], measure: str, title: str) -> list[Figure]:
         mean, low, high = (100 * row[measure][name] for name in ("mean", "low", "high"))
         interval = f"{low:.0f}\N{EN DASH}{high:.0f}" if with_intervals(rows) else ""
         at = str(row["num_documents"]), _rate(row["name_sharing_rate"])
-        cell = Cell(*at, heat(mean, measure), f"{mean:.0f}", interval)
+        cell = Cell(*at, mean, f"{mean:.0f}", interval)
         cells.setdefault((row["method"], row["input"]), []).append(cell)
     figures = []
     for number, key in enumerate(sorted(cells, key=lambda key: row_order(*key))):
         name, x, y = row_name(*key), "Documents in the context", "Distractors sharing a name"
         label = Label(f"surface-{measure}-{number}", f"{title}: {name}", x, y)
-        figures.append(svg.heat_map(label, cells[key], lengths, rates)._replace(title=name))
+        figures.append(svg.heat_map(label, cells[key], lengths, rates, HEAT[measure])._replace(title=name))
     return figures
 
 
 def with_intervals(rows: Sequence[Values]) -> bool:
     """Whether the heat maps have room for intervals."""
     return len({row["num_documents"] for row in rows}) <= MOST_WITH_INTERVALS
-
-
-def heat(percent: float, measure: str) -> str:
-    """Colour of a cell as #rrggbb; `percent` is from 0 to 100."""
-    share = min(1.0, max(0.0, percent / 100))
-    low, high = map(svg.channels, HEAT[measure])
-    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(low, high, strict=True))
 
 
 def _rate(share: float) -> str:

@@ -114,10 +114,10 @@ class Cell(NamedTuple):
 
     x: str
     y: str
-    fill: str
+    percent: float
     text: str
-    small: str
-    """Written below the text; may be empty."""
+    below: str
+    """In small print under the text; may be empty."""
 
 
 def curve(label: Label, points: Sequence[CurvePoint], *, top: float) -> Figure:
@@ -172,26 +172,24 @@ def training_curve(label: Label, steps: Sequence[Step]) -> Figure:
 def stacked_bars(label: Label, shares: Sequence[Share], part_colours: Mapping[str, str] = ERRORS) -> Figure:
     """Draw one bar per row, its parts in the order of `part_colours`, with the percentage in each part it fits into."""
     rows = _names(share.row for share in shares)
-    ends: dict[str, float] = dict.fromkeys(rows, 0.0)
-    parts = []
-    for share in shares:
-        start = ends[share.row]
-        ends[share.row] = start + share.percent
-        written = f"{share.percent:.0f}" if share.percent >= 5.0 else ""
-        middle = start + share.percent / 2
-        parts.append({**share._asdict(), "start": start, "end": ends[share.row], "middle": middle, "text": written})
+    parts = list(part_colours)
     colour = alt.Color(
         "part:N",
-        scale=alt.Scale(domain=list(part_colours), range=list(part_colours.values())),
+        scale=alt.Scale(domain=parts, range=list(part_colours.values())),
         legend=alt.Legend(orient="top", title=None, symbolType="square"),
     )
     y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8, labelLimit=400))
-    chart = alt.Chart(_data(parts)).encode(y=y)
-    scale = alt.Scale(domain=[0.0, 100.0])
+    values = [{**share._asdict(), "order": parts.index(share.part), "text": f"{share.percent:.0f}"} for share in shares]
+    chart = alt.Chart(_data(values)).encode(y=y, order="order:Q")
+    x = alt.X("percent:Q", stack="zero", title=label.x, scale=alt.Scale(domain=[0.0, 100.0]))
     return draw(
         label,
-        chart.mark_bar(height=22).encode(x=alt.X("start:Q", title=label.x, scale=scale), x2="end:Q", color=colour),
-        chart.mark_text(color="white", fontWeight=600).encode(x=alt.X("middle:Q", scale=scale), text="text:N"),
+        chart.mark_bar(height=22).encode(x=x, color=colour),
+        chart.mark_text(color="white", fontWeight=600).encode(
+            x=alt.X("percent:Q", stack="zero", bandPosition=0.5),
+            detail="part:N",
+            text=alt.condition("datum.percent >= 5", "text:N", alt.value("")),
+        ),
         height=34 * len(rows),
     )
 
@@ -242,26 +240,30 @@ def forest_plot(label: Label, effects: Sequence[Effect]) -> Figure:
     )
 
 
-def heat_map(label: Label, cells: Sequence[Cell], columns: Sequence[str], rows: Sequence[str]) -> Figure:
-    """Draw cells by column (from the left) and row (from the top), each with its text in black or white."""
+def heat_map(
+    label: Label, cells: Sequence[Cell], columns: Sequence[str], rows: Sequence[str], ramp: Sequence[str]
+) -> Figure:
+    """Draw cells by column (from the left) and row (from the top); `ramp` holds the colours of 0 and of 100 percent."""
     axis = alt.Axis(labelAngle=0, ticks=False, domain=False, labelPadding=6)
 
     def band(names: Sequence[str]) -> alt.Scale:
         return alt.Scale(type="band", domain=list(names), paddingInner=0.04, paddingOuter=0.0)
 
-    chart = alt.Chart(_data({**cell._asdict(), "ink": ink(cell.fill)} for cell in cells)).encode(
+    chart = _chart(cells).encode(
         x=alt.X("x:O", sort=None, title=label.x, axis=axis, scale=band(columns)),
         y=alt.Y("y:O", sort=None, title=label.y, axis=axis, scale=band(rows)),
     )
-    colour = alt.Color("ink:N", scale=None)
-    two_lines = any(cell.small for cell in cells)
-    layers = [
-        chart.mark_rect(cornerRadius=2).encode(color=alt.Color("fill:N", scale=None)),
-        chart.mark_text(fontWeight=600, dy=-6 if two_lines else 0).encode(text="text:N", color=colour),
-    ]
-    if two_lines:
-        layers.append(chart.mark_text(fontSize=10, dy=9).encode(text="small:N", color=colour))
-    return draw(label, *layers, height=46 * len(rows))
+    fill = alt.Color("percent:Q", scale=alt.Scale(domain=[0, 100], range=list(ramp), clamp=True), legend=None)
+    contrast = "contrast(scale('color', datum.percent), '{}')".format
+    ink = alt.condition(f"{contrast('black')} >= {contrast('white')}", alt.value("black"), alt.value("white"))
+    two_lines = any(cell.below for cell in cells)
+    return draw(
+        label,
+        chart.mark_rect(cornerRadius=2).encode(color=fill),
+        chart.mark_text(fontWeight=600, dy=-6 if two_lines else 0).encode(text="text:N", color=ink),
+        *([chart.mark_text(fontSize=10, dy=9).encode(text="below:N", color=ink)] if two_lines else []),
+        height=46 * len(rows),
+    )
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -277,26 +279,6 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 def colours(series: Sequence[str]) -> list[str]:
     """A colour for each name: that of the method, or for other names one by their order."""
     return _assigned(series, {name: method.colour for name, method in METHODS.items()}, OTHER_COLOURS)
-
-
-def ink(fill: str) -> str:
-    """Black or white, whichever has the higher contrast on #rrggbb (WCAG 2: always above 4.5)."""
-    light = luminance(fill)
-    return "#000000" if (light + 0.05) / 0.05 >= 1.05 / (light + 0.05) else "#ffffff"
-
-
-def luminance(fill: str) -> float:
-    """Relative luminance of #rrggbb, from 0 to 1 (WCAG 2)."""
-    linear = [
-        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
-        for share in (channel / 255 for channel in channels(fill))
-    ]
-    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def channels(fill: str) -> list[int]:
-    """Red, green and blue of #rrggbb, each from 0 to 255."""
-    return [int(fill[start : start + 2], 16) for start in (1, 3, 5)]
 
 
 def _names(names: Iterable[str]) -> list[str]:

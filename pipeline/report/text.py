@@ -4,7 +4,6 @@ Shares are in percent with one decimal, differences in points with their sign.
 """
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -24,6 +23,10 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 NONE = "\N{EN DASH}"
 PERCENT = f"{NO_BREAK}%"
 INTERVAL = "95 % interval"
+
+_PICTURES = dict.fromkeys(range(0x80, 0xA0), "\N{REPLACEMENT CHARACTER}") | {0x7F: "\N{SYMBOL FOR DELETE}"}
+_PICTURES |= {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"}
+"""Control character -> what is shown in its place."""
 
 SIGNIFICANCE = 0.05
 """Differences with a p-value below this are claimed; in the ablation grid the corrected p-value counts."""
@@ -68,18 +71,15 @@ def points_range(bounds: Bounds) -> str:
     return f"95{PERCENT} interval {points(bounds.low)} to {points(bounds.high)}"
 
 
-def p_value(p: float) -> str:
-    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
-
-
 def p_cell(p: float) -> str:
     """Write a p-value under a heading that says p."""
-    return p_value(p).removeprefix("p ").removeprefix("= ")
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
-def p_unbroken(p: float) -> str:
-    """Write a p-value in a sentence, on one line."""
-    return p_value(p).replace(" ", NO_BREAK)
+def p_value(p: float) -> str:
+    """Write a p-value in a sentence, without a break in it."""
+    relation = "" if p < 0.0005 else "= "
+    return f"p {relation}{p_cell(p)}".replace(" ", NO_BREAK)
 
 
 def counted(number: int, name: str) -> str:
@@ -99,16 +99,7 @@ def capital(sentence: str) -> str:
 
 def visible(text: str) -> str:
     """Replace control characters by Unicode's pictures of them, so that data cannot steer a terminal or a browser."""
-    return "".join(_picture(character) if unicodedata.category(character) == "Cc" else character for character in text)
-
-
-def _picture(character: str) -> str:
-    if character in "\n\t":
-        return character
-    code = ord(character)
-    return (
-        chr(0x2400 + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
-    )
+    return text.translate(_PICTURES)
 
 
 def markdown(text: str) -> str:
@@ -151,7 +142,7 @@ def _compared_with_vanilla(row: Measured, summary: Summary) -> str:
     basis = counted(found.num_questions, "question")
     if row.num_examples != found.num_questions:
         basis = f"{row.num_examples:,} examples of {basis}"
-    basis = f"({points_range(found)}, {p_unbroken(found.p_value)}; {basis})"
+    basis = f"({points_range(found)}, {p_value(found.p_value)}; {basis})"
     # Both are asked: with few questions the bootstrap's interval is too narrow, while the test is exact.
     if found.low <= 0.0 <= found.high or found.p_value >= SIGNIFICANCE:
         return (

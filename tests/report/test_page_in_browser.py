@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import svg
 from pipeline.stages import report
 from tests.conftest import ROOT
 from tests.report import browser
+from tests.report.contrast import contrast
 from tests.stages import made_results
 
 pytestmark = pytest.mark.skipif(browser.FOUND is None, reason="no Chromium here: the page is not opened in a browser")
@@ -181,11 +181,6 @@ def test_text_has_contrast_in_both_themes(chromium: browser.Browser, page: Path)
         pairs = [("ink", ground) for ground in ("paper", "soft", "right", "wrong")]
         for ink, ground in [*pairs, ("muted", "paper"), ("muted", "soft")]:
             assert contrast(colours[ink], colours[ground]) >= 4.5, (dark, ink, ground)
-
-
-def contrast(one: str, other: str) -> float:
-    light, dark = sorted((svg.luminance(one), svg.luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_print_has_every_section_and_no_controls(chromium: browser.Browser, page: Path, tmp_path: Path):
