@@ -1,7 +1,8 @@
 """The shape of a model, read from its config.json: the numbers that FLOPs and memory are computed from.
 
 A layer is attention (query, key, value and output projections) and an MLP: gated (three matrices: Llama, Mistral, Qwen)
-or plain (two: BERT). It has two norms; one more norm follows the last layer.
+or plain (two: BERT and the other encoders of pipeline/retrieval/encoder.py). It has two norms; one more norm follows
+the last layer. ALBERT's shared weights are counted in each of its layers, so that its memory is an upper bound.
 """
 
 import importlib.util
@@ -15,7 +16,13 @@ from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.settings import EncoderRetriever, ModelSettings
 
 GATED = ("llama", "mistral", "qwen2", "qwen3", "ministral")
-PLAIN = ("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta")
+DISTILBERT = {
+    "dim": "hidden_size",
+    "hidden_dim": "intermediate_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+}
+"""The keys of DistilBERT's config.json that differ from those of all others."""
 BYTES = {"float32": 4, "bfloat16": 2}
 
 _CONTRIEVER = {
@@ -129,14 +136,19 @@ def parse(config: Mapping[str, Any], bytes_per_weight: int, where: str) -> Shape
     Raises:
         ArtifactError: another kind of model, or a key is missing or no positive whole number.
     """
-    kind = config.get("model_type")
-    if kind not in (*GATED, *PLAIN):
+    from pipeline.retrieval.encoder import MODEL_TYPES  # imports torch
+
+    kind, known = config.get("model_type"), (*GATED, *MODEL_TYPES)
+    if kind not in known:
         raise ArtifactError(
-            f"{where}: model_type is {kind!r}; the cost is known for {', '.join((*GATED, *PLAIN))}; choose another "
-            "model, or run without a plan"
+            f"{where}: model_type is {kind!r}; the cost is known for {', '.join(known)}; choose another model, or run "
+            "without a plan"
         )
+    if kind == "distilbert":
+        config = {DISTILBERT.get(name, name): value for name, value in config.items()}
     needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-    wrong = [f"{name} is {config.get(name, 'missing')!r}" for name in needed if not _positive(config.get(name))]
+    found = {name: config.get(name) for name in needed}
+    wrong = [f"{name} is {value!r}" for name, value in found.items() if type(value) is not int or value < 1]
     if wrong:
         raise ArtifactError(f"{where}: {', '.join(wrong)}; whole numbers of 1 and more are needed; restore the file")
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
@@ -152,12 +164,8 @@ def parse(config: Mapping[str, Any], bytes_per_weight: int, where: str) -> Shape
         window=config.get("sliding_window") if windowed else None,
         bytes_per_weight=bytes_per_weight,
         tied=bool(config.get("tie_word_embeddings", False)),
-        mlp_matrices=2 if kind in PLAIN else 3,
+        mlp_matrices=3 if kind in GATED else 2,
     )
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _config(source: str, revision: str | None, setting: str) -> dict[str, Any]:

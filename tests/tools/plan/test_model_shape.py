@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
+from pipeline.retrieval import encoder
 from pipeline.runtime.errors import ArtifactError
 from pipeline.tools.plan import model_shape
 from tests.tools.plan.test_cost import MISTRAL_7B, network, shape_of
@@ -19,6 +21,14 @@ def test_the_shape_counts_the_weights_that_the_model_has():
     assert MISTRAL_7B.weights == 7_241_732_096
     assert MISTRAL_7B.trainable(8, embedding="none", norms=False) == 6_815_744
     assert MISTRAL_7B.cache_bytes == 131_072
+
+
+@pytest.mark.parametrize("kind", encoder.MODEL_TYPES)
+def test_every_encoder_that_can_score_has_a_shape(kind: str):
+    made = AutoConfig.for_model(kind)
+    shape = model_shape.parse({**made.to_dict(), "model_type": kind}, 4, kind)
+    assert (shape.layers, shape.hidden) == (made.num_hidden_layers, made.hidden_size)
+    assert (shape.heads, shape.mlp_matrices) == (made.num_attention_heads, 2)
 
 
 def test_a_window_that_is_not_used_is_none():
