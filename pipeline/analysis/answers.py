@@ -1,41 +1,36 @@
-"""What kind of answer each prediction is: finer than the `error` that evaluate wrote, and from the same texts.
+"""Probes of answers: kinds of errors, agreement of the two views, and bias by the place of the gold document."""
 
-The method assumes that both views of an example mean the same: are they answered the same, and both rightly?
-
-Does it matter where the gold document stands? A value of each example along the places of the context.
-"""
-
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+import polars as pl
 
 from pipeline.common.tables import Row
 from pipeline.common.text import normalize
 from pipeline.evaluation import bootstrap, metrics, score
-from pipeline.evaluation.score import POSITION_BINS
 
 Kind = Literal["correct", "distraction", "in_gold", "in_context", "hallucinated", "no_answer", "wrong_option"]
-KINDS: tuple[Kind, ...] = (
-    "correct",
-    "distraction",
-    "in_gold",
-    "in_context",
-    "hallucinated",
-    "no_answer",
-    "wrong_option",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
+OUTCOMES = {
+    "both_right": (True, True),
+    "only_full_right": (True, False),
+    "only_masked_right": (False, True),
+    "both_wrong": (False, False),
+}
+"""Outcome -> whether the answers to the full and to the masked view are right."""
 
 
 def kind(prediction: Row, context_texts: Iterable[str]) -> Kind:
-    """Of one row of the predictions table, with the text of each document of the context it was asked over.
+    """Classify a row of predictions, finer than its `error`, with the text of each document of the full context.
 
-    correct       as evaluate says
-    distraction   the wrong answer stands in a distractor, as evaluate says
-    in_gold       it stands in no distractor, but in the context: in a gold document, so the wrong attribute of the
-                  right one (where the gold document is unknown, no document is a distractor: in any of them)
-    hallucinated  it stands nowhere in the context
-    no_answer     it has no words
-    wrong_option  of a multiple-choice question, where only the option counts
+    correct       the row's `error` is correct
+    distraction   the row's `error` is distraction: the wrong answer is in a distractor
+    in_gold       the wrong answer is in no distractor but in the context, so in a gold document: the wrong attribute of
+                  the right document
+    in_context    the same where the gold document is unknown: no document counts as a distractor
+    hallucinated  the wrong answer is nowhere in the context
+    no_answer     the answer has no words
+    wrong_option  a multiple-choice question has only right and wrong options
     """
     if prediction["error"] == "correct":
         return "correct"
@@ -45,56 +40,39 @@ def kind(prediction: Row, context_texts: Iterable[str]) -> Kind:
         return "wrong_option"
     if not normalize(prediction["prediction"]):
         return "no_answer"
-    found = any(metrics.stands_in(text, prediction["prediction"]) for text in context_texts)
-    if not found:
+    if not any(metrics.stands_in(text, prediction["prediction"]) for text in context_texts):
         return "hallucinated"
     return "in_gold" if prediction["gold_position"] >= 0 else "in_context"
 
 
-def shares(kinds: Sequence[Kind], question_ids: Sequence[str], resamples: int) -> dict[str, Any]:
-    """The share of each kind among all answers, with 95 % intervals over questions; the shares add up to 1."""
-    return {
-        "num_examples": len(kinds),
-        **{
-            name: bootstrap.interval(
-                [float(found == name) for found in kinds], question_ids, resamples=resamples, seed=0
-            )._asdict()
-            for name in KINDS
-        },
-    }
-
-
-OUTCOMES = ("both_right", "only_full_right", "only_masked_right", "both_wrong")
+def kind_shares(kinds: Sequence[Kind], question_ids: Sequence[str], resamples: int) -> dict[str, Any]:
+    """Compute the share of each kind among all answers, with 95 % intervals over questions; they add up to 1."""
+    frame = pl.DataFrame({"question_id": question_ids, "kind": kinds})
+    frame = frame.with_columns((pl.col("kind") == name).cast(pl.Float64).alias(name) for name in KINDS)
+    return {"num_examples": len(kinds), **{name: score.interval(frame, name, resamples) for name in KINDS}}
 
 
 def compare(masked_answers: Sequence[str], full: Sequence[Row], resamples: int) -> dict[str, Any]:
-    """Answers to the masked views beside the rows of the predictions table for the full ones, in the same order.
+    """Compare answers to the masked views with the rows of predictions for the full views, in the same order.
 
-    `answers_equal`, `masked_score` and `full_score` are means over the examples, their 95 % intervals stand in
-    `intervals`; scores are those of the generated answer. `outcomes` are shares that add up to 1, with intervals; right
-    is an exact match, or naming the right option.
+    The method assumes that both views of an example mean the same. `answers_equal`, `masked_score` and `full_score` are
+    means over the examples with 95 % intervals in `intervals`; scores are those of the generated answer. `outcomes` are
+    shares that add up to 1, with intervals; right is an exact match, or naming the right option.
     """
     pairs = list(zip(masked_answers, full, strict=True))
     right = [(_right(row["prediction"], row), _right(answer, row)) for answer, row in pairs]
-    wanted = ((True, True), (True, False), (False, True), (False, False))
-    values: dict[str, list[float]] = {
-        "answers_equal": [float(normalize(answer) == normalize(row["prediction"])) for answer, row in pairs],
-        "masked_score": [score.generated_score(answer, row) for answer, row in pairs],
-        "full_score": [score.generated_score(row["prediction"], row) for _, row in pairs],
-    }
-    question_ids = [row["question_id"] for row in full]
-
-    def interval(of: Sequence[float]) -> dict[str, float]:
-        return bootstrap.interval(of, question_ids, resamples=resamples, seed=0)._asdict()
-
-    intervals = {name: interval(of) for name, of in values.items()}
-    return {
-        **{name: found["mean"] for name, found in intervals.items()},
-        "intervals": intervals,
-        "outcomes": {
-            name: interval([float(pair == both) for pair in right]) for name, both in zip(OUTCOMES, wanted, strict=True)
-        },
-    }
+    frame = pl.DataFrame(
+        {
+            "question_id": [row["question_id"] for row in full],
+            "answers_equal": [float(normalize(answer) == normalize(row["prediction"])) for answer, row in pairs],
+            "masked_score": [score.generated_score(answer, row) for answer, row in pairs],
+            "full_score": [score.generated_score(row["prediction"], row) for _, row in pairs],
+            **{name: [float(found == outcome) for found in right] for name, outcome in OUTCOMES.items()},
+        }
+    )
+    intervals = {name: score.interval(frame, name, resamples) for name in frame.columns if name != "question_id"}
+    outcomes = {name: intervals.pop(name) for name in OUTCOMES}
+    return {**{name: of["mean"] for name, of in intervals.items()}, "intervals": intervals, "outcomes": outcomes}
 
 
 def _right(answer: str, row: Row) -> bool:
@@ -103,57 +81,55 @@ def _right(answer: str, row: Row) -> bool:
     return metrics.exact_match(answer, row["answers"]) == 1.0
 
 
-def along(
+def by_position(
     positions: Sequence[int],
     values: Sequence[float],
     question_ids: Sequence[str],
     num_documents: int,
     *,
     resamples: int,
-    seed: int = 0,
 ) -> dict[str, Any]:
-    """Mean by fifth of the context, and two slopes, all with 95 % intervals over questions.
+    """Average a value by fifth of the context, and fit two slopes, all with 95 % intervals over questions.
 
-    `positions` are those of the gold documents in contexts of `num_documents`, from 0; -1, unknown, is left out.
+    `positions` are those of the gold documents in contexts of `num_documents`, from 0; unknown ones, -1, are left out.
 
         slope       change of the value from the first place to the last, along the least-squares line
-        edge_slope  the same from the middle of the context to either end: above 0 is "lost in the middle"
+        edge_slope  change from the middle of the context to either end: above 0 is "lost in the middle"
 
-    A slope is None where all known positions are one, or as far from the middle as each other.
+    A slope is None where all known positions are one, or equally far from the middle.
     """
-    rows = [row for row in zip(positions, values, question_ids, strict=True) if row[0] >= 0 and num_documents > 1]
-    parts: dict[int, list[tuple[int, float, str]]] = defaultdict(list)
-    for row in rows:
-        parts[row[0] * POSITION_BINS // num_documents].append(row)
-    places = [position / (num_documents - 1) for position, _, _ in rows]
-    found = [value for _, value, _ in rows]
-    names = [name for _, _, name in rows]
-    slope = bootstrap.slope(places, found, names, resamples=resamples, seed=seed)
-    # In whole numbers, so that two places as far from the middle are one.
-    edges = [abs(2 * position - num_documents + 1) / (num_documents - 1) for position, _, _ in rows]
-    edge_slope = bootstrap.slope(edges, found, names, resamples=resamples, seed=seed)
+    columns = {"position": positions, "value": values, "question_id": question_ids}
+    frame = pl.DataFrame(columns, schema_overrides={"value": pl.Float64})
+    frame = frame.filter(pl.col("position") >= 0, num_documents > 1)
+    frame = frame.with_columns(part=pl.col("position") * score.POSITION_BINS // num_documents)
+
+    def slope(places: Sequence[float]) -> dict[str, float] | None:
+        found = bootstrap.slope(places, frame["value"].to_list(), frame["question_id"].to_list(), resamples=resamples)
+        return None if found is None else found._asdict()
+
     return {
         "num_documents": num_documents,
-        "num_examples": len(rows),
+        "num_examples": len(frame),
         "parts": [
             {
-                "first_position": min(position for position, _, _ in part),
-                "last_position": max(position for position, _, _ in part),
+                "first_position": part["position"].min(),
+                "last_position": part["position"].max(),
                 "num_examples": len(part),
-                **bootstrap.interval(
-                    [value for _, value, _ in part], [name for *_, name in part], resamples=resamples, seed=seed
-                )._asdict(),
+                **score.interval(part, "value", resamples),
             }
-            for _, part in sorted(parts.items())
+            for _, part in score.groups(frame, "part")
         ],
-        "slope": None if slope is None else slope._asdict(),
-        "edge_slope": None if edge_slope is None else edge_slope._asdict(),
+        "slope": slope([position / (num_documents - 1) for position in frame["position"]]),
+        # 2 * position is a whole number, so that two places equally far from the middle have equal values.
+        "edge_slope": slope(
+            [abs(2 * position - num_documents + 1) / (num_documents - 1) for position in frame["position"]]
+        ),
     }
 
 
-def of_scores(predictions: Sequence[Row], resamples: int) -> dict[str, Any]:
-    """Of one method's answers to contexts of one number of documents: rows of the predictions table."""
-    return along(
+def scores_by_position(predictions: Sequence[Row], resamples: int) -> dict[str, Any]:
+    """Compute `by_position` of the scores of a method's answers to contexts of one number of documents."""
+    return by_position(
         [row["gold_position"] for row in predictions],
         [row["score"] for row in predictions],
         [row["question_id"] for row in predictions],

@@ -1,21 +1,19 @@
-"""Where the last token of a prompt looks, layer by layer: the place where the answer is decided.
+"""Probe of attention: how the last prompt token, where the answer is decided, attends to the chunks, layer by layer.
 
-The model's own eager attention says it, for that one token: all before it are read into the cache by whatever
-implementation the model runs on, then it alone is read with `output_attentions`. So the memory of a row is O(L) in each
-layer, and what RoPE, grouped queries, adapters or a kind of model do to attention is in it.
+The numbers are those of the model's own eager attention. All tokens before the last are read into the cache by the
+implementation the model runs on; then the last token alone is read with `output_attentions`. So a row needs memory of
+O(L) in each layer, and RoPE, grouped queries, adapters and windows have their effect. Attention is divided by role:
 
-How the last token's attention is divided: among the gold chunks, their namesakes, the other chunks and the rest.
-
-gold      the gold chunks
-namesake  chunks of a document that has no gold chunk, but a title with a word in common with one that has: people
-          of one first or last name, articles on things of one name
-other     every other chunk, also those of the gold document that are not gold
-rest      what stands in no chunk: BOS, instruction, question
+    gold      the gold chunks
+    namesake  chunks of a document without a gold chunk whose title shares a word with one that has: people of one
+              first or last name, articles about things of one name
+    other     every other chunk, also those of the gold document that are not gold
+    rest      tokens outside of all chunks: BOS, instruction, question
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -29,14 +27,27 @@ from pipeline.common.text import tokens
 from pipeline.evaluation import bootstrap
 from pipeline.model import causal_lm, collator, generation
 
-# B prompts of a batch, H heads, L tokens of a prompt, K keys that a layer holds, N layers
+# B prompts of a batch, H heads, L tokens of a prompt, K keys that a layer holds, N layers, R roles, E examples
+
+Role = Literal["gold", "namesake", "other", "rest"]
+ROLES: tuple[Role, ...] = get_args(Role)
+FUNCTION_WORDS = frozenset(("a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))
+"""Words of a title that name nothing."""
 
 
-Floats = NDArray[np.float32]
+class Shares(NamedTuple):
+    """Attention of one prompt's last token by role."""
+
+    mass_NR: NDArray[np.float64]
+    """Attention in each layer; a row sums to 1."""
+    tokens_R: NDArray[np.float64]
+    """Share of the prompt's tokens: the attention that a uniform distribution would give."""
+    out_of_reach_N: NDArray[np.float64]
+    """Share of the gold tokens outside the layer's window: the layer cannot attend to them."""
 
 
 def reaches(network: PreTrainedModel | PeftModel) -> list[int | None]:
-    """Of each layer, how many of the last tokens its last query can see, itself included; None: all of them.
+    """Count for each layer how many of the last tokens its last query can see, itself included; None: all of them.
 
     Raises:
         ConfigError: as `causal_lm.windows`.
@@ -49,16 +60,16 @@ def reaches(network: PreTrainedModel | PeftModel) -> list[int | None]:
 
 def last_rows(
     network: PreTrainedModel | PeftModel, prompts: Sequence[generation.Prompt], *, pad_id: int, batch_tokens: int
-) -> list[Floats]:
-    """For each prompt, the attention of its last token to all its L tokens, mean over heads: shape (N, L).
+) -> list[NDArray[np.float32]]:
+    """Compute for each prompt the attention of its last token to all its L tokens, mean over heads: shape (N, L).
 
-    Each layer's row sums to 1, as far as the model's number format does. What lies outside a layer's window is exactly
-    0: see `reaches`. Prompts are token ids, none empty; batches are as in generation.
+    Each layer's row sums to 1, as far as the model's number format does. Attention outside a layer's window (see
+    `reaches`) is exactly 0. Prompts are token ids, none empty; batches are as in generation.
     """
     decoder = causal_lm.unwrap(network)
     # As in generation: the cache of a sliding window holds the last tokens of the batch's rows.
     equal = getattr(decoder.config, "sliding_window", None) is not None
-    rows: list[Floats] = [np.ones((decoder.config.num_hidden_layers, 1), dtype=np.float32)] * len(prompts)
+    rows: list[NDArray[np.float32]] = [np.ones((decoder.config.num_hidden_layers, 1), dtype=np.float32)] * len(prompts)
     long = [index for index, prompt in enumerate(prompts) if len(prompt) > 1]  # a single token sees itself
     was_training = network.training
     network.eval()
@@ -73,7 +84,7 @@ def last_rows(
 
 
 @torch.inference_mode()
-def _batch(decoder: Any, prompts: Sequence[generation.Prompt], pad_id: int) -> list[Floats]:
+def _batch(decoder: Any, prompts: Sequence[generation.Prompt], pad_id: int) -> list[NDArray[np.float32]]:
     backbone, device = decoder.base_model, decoder.device
     before = [np.asarray(prompt[:-1], dtype=np.int32) for prompt in prompts]
     places = [np.arange(len(ids), dtype=np.int32) for ids in before]
@@ -94,51 +105,31 @@ def _batch(decoder: Any, prompts: Sequence[generation.Prompt], pad_id: int) -> l
     return [np.stack([_own(found_BK[row], len(ids)) for found_BK in found_NBK]) for row, ids in enumerate(before)]
 
 
-def _mean(weights_BH1K: Tensor) -> Floats:
-    mean_BK: Floats = weights_BH1K[:, :, 0].float().mean(dim=1).cpu().numpy()
+def _mean(weights_BH1K: Tensor) -> NDArray[np.float32]:
+    mean_BK: NDArray[np.float32] = weights_BH1K[:, :, 0].float().mean(dim=1).cpu().numpy()
     return mean_BK
 
 
-def _own(row_K: Floats, num_before: int) -> Floats:
-    """Without the padding between the cached tokens and the last one; zeros for what a window has dropped."""
+def _own(row_K: NDArray[np.float32], num_before: int) -> NDArray[np.float32]:
+    """Remove the padding between the cached tokens and the last one; add zeros for tokens that a window has dropped."""
     cached_K, last_1 = row_K[:-1], row_K[-1:]
     dropped = np.zeros(max(0, num_before - len(cached_K)), dtype=np.float32)
     return np.concatenate([dropped, cached_K[: num_before - len(dropped)], last_1])
 
 
 @contextmanager
-def _eager(causal_lm: Any) -> Iterator[None]:
-    """With the one implementation that gives its weights away."""
-    before = causal_lm.config._attn_implementation
-    causal_lm.set_attn_implementation("eager")
+def _eager(decoder: Any) -> Iterator[None]:
+    """Switch to eager attention, the one implementation that returns its weights."""
+    before = decoder.config._attn_implementation
+    decoder.set_attn_implementation("eager")
     try:
         yield
     finally:
-        causal_lm.set_attn_implementation(before)
-
-
-# N layers, L tokens of the prompt, C chunks, R roles
-
-
-Role = Literal["gold", "namesake", "other", "rest"]
-ROLES: tuple[Role, ...] = ("gold", "namesake", "other", "rest")
-FUNCTION_WORDS = frozenset(("a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"))
-"""Words of a title that name nothing."""
-
-
-class Shares(NamedTuple):
-    """Of one prompt."""
-
-    mass_NR: NDArray[np.float64]
-    """Each layer's attention by role; a row sums to 1."""
-    tokens_R: NDArray[np.float64]
-    """Share of the prompt's tokens by role: what attention that looks everywhere alike would give."""
-    out_of_reach_N: NDArray[np.float64]
-    """Share of the gold tokens that stand outside the layer's window: no attention can go there, whatever it learnt."""
+        decoder.set_attn_implementation(before)
 
 
 def roles(document_ids: Sequence[str], titles: Sequence[str], gold: Sequence[bool]) -> list[Role]:
-    """Of the chunks of one context: each with its document, that document's title, and whether it is gold."""
+    """Find the role of each chunk of a context, from its document, that document's title, and whether it is gold."""
     chunks = list(zip(document_ids, titles, gold, strict=True))
     with_gold = {document_id for document_id, _, is_gold in chunks if is_gold}
     names = {word for document_id, title, _ in chunks if document_id in with_gold for word in _words(title)}
@@ -159,7 +150,7 @@ def divide(
     chunk_roles: Sequence[Role],
     reaches: Sequence[int | None],
 ) -> Shares:
-    """The attention of one prompt's last token (attention.last_rows) by role; at least one gold token is needed."""
+    """Divide the attention of one prompt's last token (`last_rows`) by role; at least one token must be gold."""
     num_tokens = row_NL.shape[1]
     role_L = np.full(num_tokens, ROLES.index("rest"))
     for start, end, role in zip(chunk_starts, chunk_ends, chunk_roles, strict=True):
@@ -182,10 +173,11 @@ def figures(
     reaches: Sequence[int | None],
     resamples: int,
 ) -> dict[str, Any]:
-    """Means over the examples with 95 % intervals over questions, by layer, and for the layers' mean by gold position.
+    """Average over the examples by layer, and over the layers by gold position, with 95 % intervals over questions.
 
     Where a window cuts gold tokens off, an example does not count in that layer: the zeros there are no lack of
-    attention. `gold_out_of_reach` says how much that is, `num_examples` how many are left; shares of none are None.
+    attention. `gold_out_of_reach` is the share of gold tokens cut off, `num_examples` the number of examples that
+    count; shares of none are None.
     """
     mass_ENR = np.stack([shares.mass_NR for shares in found])
     out_EN = np.stack([shares.out_of_reach_N for shares in found])
@@ -195,7 +187,7 @@ def figures(
         names = [name for name, counts in zip(question_ids, of_E, strict=True) if counts]
         if not names:
             return None
-        return bootstrap.interval(values_E[of_E], names, resamples=resamples, seed=0)._asdict()
+        return bootstrap.interval(values_E[of_E], names, resamples=resamples)._asdict()
 
     def by_role(mass_ER: NDArray[np.float64], of_E: NDArray[np.bool_]) -> dict[str, Any]:
         return {role: interval(mass_ER[:, place], of_E) for place, role in enumerate(ROLES)}
@@ -220,7 +212,7 @@ def figures(
         "layers": layers,
         "all_layers": by_role(mean_ER, any_E),
         "by_gold_position": {
-            role: answers.along(
+            role: answers.by_position(
                 positions, mean_ER[kept, ROLES.index(role)].tolist(), names, num_documents, resamples=resamples
             )
             for role in ("gold", "namesake")
@@ -228,7 +220,7 @@ def figures(
     }
 
 
-def of_tokens(found: Sequence[Shares]) -> dict[str, float]:
-    """Mean share of the prompt's tokens by role: the level to hold attention against."""
+def token_shares(found: Sequence[Shares]) -> dict[str, float]:
+    """Average the prompts' shares of tokens by role: the level to compare attention with."""
     mean_R = np.stack([shares.tokens_R for shares in found]).mean(axis=0)
     return {role: float(share) for role, share in zip(ROLES, mean_R, strict=True)}

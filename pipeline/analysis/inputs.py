@@ -18,11 +18,16 @@ PREDICTIONS = Path("reports/predictions")
 
 
 class Pair(NamedTuple):
-    """Both views of one example, and which of its chunks are gold."""
+    """Both views of one example, and for each of its chunks whether it is gold."""
 
     full: tables.Row
     masked: tables.Row
     gold: list[bool]
+
+    def has_gold_token(self) -> bool:
+        """Whether a gold chunk is known and has tokens in the full view."""
+        spans = zip(self.full["chunk_starts"], self.full["chunk_ends"], self.gold, strict=True)
+        return any(gold and start < end for start, end, gold in spans)
 
 
 class Longest(NamedTuple):
@@ -82,7 +87,7 @@ def _pairs(found: Longest) -> Iterator[Pair]:
             yield Pair(full, masked, scored["gold"])
 
 
-def answered() -> list[str]:
+def methods() -> list[str]:
     """List every method that has a file of predictions, written by stage evaluate or put there by hand."""
     return [path.stem for path in sorted(PREDICTIONS.glob("*.parquet"))]
 

@@ -1,22 +1,20 @@
-"""How close the two views of an example are in representation space, and how far from other examples.
+"""Probes of representations: how close the two views of an example are, and by what they are matched.
 
 Alignment and uniformity after Wang and Isola, "Understanding contrastive representation learning through alignment and
 uniformity on the hypersphere" (arXiv 2005.10242), alignment given as a cosine.
 
-What matches a full view to its masked view: the answer, or only the look of context and question?
-
-Every context, in both views, is asked its own question, some other examples' questions, and one question that all
-examples are asked. From the representations of the last prompt token follow four matchings:
+Matching asks each context, in both views, its own question, some other examples' questions, and one question that is
+the same for all examples. The representations of the last prompt token are matched in four ways:
 
     own           each example's own question; candidates are the masked views of all examples
-    shuffled      both views with another example's question, one each. The kept chunks no longer answer it, so what
-                  still matches is no answer: matching as good as with the own question is a shortcut.
+    shuffled      both views with one question of another example. The kept chunks no longer answer it, so a match is
+                  not due to the answer: matching as well as with the own question is a shortcut.
     one_question  all with the same question: only the context tells them apart. Above chance, the context is matched.
     same_context  the own masked view with its own question and with other examples': only the question tells them
                   apart. At chance, the question is not read.
 
-Masked views of one context for other questions' masks are not among the candidates: they would need scores of chunks
-for questions that are not asked over them.
+Candidates do not include one context masked for other questions: that would need scores of its chunks for questions
+that are not asked over it.
 """
 
 import copy
@@ -33,12 +31,17 @@ from transformers import DynamicCache
 from pipeline.evaluation import bootstrap
 from pipeline.model import generation
 from pipeline.model.causal_lm import unwrap
+from pipeline.views.full_view import Ids
 
-# N examples, D hidden
+# N examples, D hidden, Q questions asked over each context, T tokens of the longest of them, C candidates
+
+NUM_OTHERS = 3  # other examples' questions that are asked over each context
+NAMES = ("own", "shuffled", "one_question", "same_context")
+_EQUAL = 1e-6  # cosines nearer than this differ by rounding
 
 
 class Alignment(NamedTuple):
-    """All over the N examples at once."""
+    """Comparison of the two views of N examples."""
 
     alignment: float
     """Mean cosine of the two views of one example."""
@@ -71,7 +74,7 @@ def align(z_full_ND: Tensor, z_masked_ND: Tensor) -> Alignment:
 
 
 def cosines(z_full_ND: Tensor, z_masked_ND: Tensor) -> list[float]:
-    """Of the two views of each example; `Alignment.alignment` is their mean."""
+    """Compute the cosine of the two views of each example; `Alignment.alignment` is their mean."""
     found: list[float] = functional.cosine_similarity(z_full_ND.float(), z_masked_ND.float(), dim=-1).tolist()
     return found
 
@@ -80,27 +83,16 @@ def _uniformity(z_ND: Tensor) -> float:
     return float(torch.pdist(z_ND).square().mul(-2).exp().mean().log())
 
 
-# N examples, Q questions asked of each, T tokens of the longest of them, D hidden, C candidates
-
-
-NUM_OTHERS = 3  # other examples' questions that each context is asked
-NAMES = ("own", "shuffled", "one_question", "same_context")
-_EQUAL = 1e-6  # cosines nearer than this differ by rounding
-
-Ids = Sequence[int]
-
-
 class Matching(NamedTuple):
-    """Whether each example was matched (where several candidates are equally near, its chance among them), and the
-    number of candidates."""
+    """One way of matching."""
 
     hits_N: NDArray[np.float64]
+    """1 where an example was matched, else 0; where several candidates are equally near, its chance among them."""
     num_candidates: int
 
 
 def other_questions(questions: Sequence[Ids], contexts: Sequence[Hashable], num: int = NUM_OTHERS) -> list[list[int]]:
-    """For each example, `num` others with other questions about other contexts, in the order behind it; fewer where
-    there are no more."""
+    """Choose for each example `num` others, the next ones with other questions about other contexts, or fewer."""
     keys = [tuple(question) for question in questions]
     num = min(num, len(set(keys)) - 1)
     chosen: list[list[int]] = []
@@ -115,8 +107,8 @@ def other_questions(questions: Sequence[Ids], contexts: Sequence[Hashable], num:
     return chosen
 
 
-class Asked(NamedTuple):
-    """One context and the questions it is asked, in place of the one that stood behind it in the prompt."""
+class ContextQuestions(NamedTuple):
+    """One context, and the questions asked over it in place of its own."""
 
     context_ids: Ids
     """BOS, instruction and chunks."""
@@ -127,17 +119,12 @@ class Asked(NamedTuple):
     questions: Sequence[Ids]
 
 
-def asked(prompt: Ids, places: Ids, num_shared: int, questions: Sequence[Ids]) -> Asked:
-    """A prompt with its positions, the first `num_shared` tokens of which are context."""
-    return Asked(prompt[:num_shared], places[:num_shared], int(places[num_shared]), questions)
-
-
 @torch.inference_mode()
-def represent(network: Any, contexts: Sequence[Asked], *, pad_id: int, batch_tokens: int) -> Tensor:
-    """The last prompt token's representation of each context under each question, (N, Q, D), fp32, on the CPU.
+def represent(network: Any, contexts: Sequence[ContextQuestions], *, pad_id: int, batch_tokens: int) -> Tensor:
+    """Compute the last prompt token's representation for each context and question: (N, Q, D), fp32, on the CPU.
 
-    All contexts are asked the same number of questions. A context is read once; questions are read behind its cache, as
-    many at once as `batch_tokens` allows with a copy of the context each, at least one.
+    All contexts have the same number of questions. A context is read once. Questions continue from copies of its cache,
+    as many at once as `batch_tokens` allows with the context counted for each, at least one.
     """
     was_training = network.training
     network.eval()
@@ -147,7 +134,7 @@ def represent(network: Any, contexts: Sequence[Asked], *, pad_id: int, batch_tok
         network.train(was_training)
 
 
-def _represent(causal_lm: Any, of: Asked, pad_id: int, batch_tokens: int) -> Tensor:
+def _represent(causal_lm: Any, of: ContextQuestions, pad_id: int, batch_tokens: int) -> Tensor:
     num_shared, longest = len(of.context_ids), max(map(len, of.questions))
     cache = DynamicCache(config=causal_lm.config)
     context = _tensor([of.context_ids], causal_lm.device)
@@ -187,7 +174,7 @@ def _tensor(rows: Sequence[Ids], device: torch.device) -> Tensor:
 
 
 def match(z_full_NQD: Tensor, z_masked_NQD: Tensor) -> dict[str, Matching]:
-    """The four matchings. Questions are, in this order: the own, those of others (at least one), that of all."""
+    """Match in four ways. Questions are, in this order: the own, those of others (at least one), the one of all."""
     full, masked = (functional.normalize(z.float(), dim=-1) for z in (z_full_NQD, z_masked_NQD))
     num = len(full)
     own_N = torch.arange(num)
@@ -201,7 +188,7 @@ def match(z_full_NQD: Tensor, z_masked_NQD: Tensor) -> dict[str, Matching]:
 
 
 def hits(cosine_NC: Tensor, own_N: Tensor) -> NDArray[np.float64]:
-    """Of each row, 1 where its own candidate is the nearest, 1/k where it is one of k equally near ones, else 0."""
+    """Compute for each row 1 where its own candidate is nearest, 1/k where k are equally near, else 0."""
     own_N1 = cosine_NC.gather(1, own_N[:, None])
     nearer_N = (cosine_NC > own_N1 + _EQUAL).any(dim=1)
     num_equal_N = ((cosine_NC - own_N1).abs() <= _EQUAL).sum(dim=1)
@@ -210,10 +197,10 @@ def hits(cosine_NC: Tensor, own_N: Tensor) -> NDArray[np.float64]:
 
 
 def figures(found: dict[str, Matching], question_ids: Sequence[str], resamples: int) -> dict[str, Any]:
-    """Share of examples matched, with its 95 % interval over questions and its chance level."""
+    """Compute the share of examples matched, with its 95 % interval over questions and its chance level."""
     return {
         name: {
-            **bootstrap.interval(matching.hits_N, question_ids, resamples=resamples, seed=0)._asdict(),
+            **bootstrap.interval(matching.hits_N, question_ids, resamples=resamples)._asdict(),
             "chance": 1 / matching.num_candidates,
             "num_candidates": matching.num_candidates,
         }

@@ -42,7 +42,7 @@ def interval(
     question_ids: Sequence[str] | None = None,
     *,
     resamples: int,
-    seed: int,
+    seed: int = 0,
 ) -> Interval:
     """Mean over rows, with the percentile bootstrap over questions (Efron; scipy.stats.bootstrap).
 
@@ -74,7 +74,7 @@ def paired_difference(
     question_ids: Sequence[str] | None = None,
     *,
     resamples: int,
-    seed: int,
+    seed: int = 0,
 ) -> PairedDifference:
     """Mean of a - b over the same rows; the interval as in `interval`, the p-value by flipping signs of questions.
 
@@ -97,7 +97,7 @@ def slope(
     question_ids: Sequence[str] | None = None,
     *,
     resamples: int,
-    seed: int,
+    seed: int = 0,
 ) -> Interval | None:
     """Least-squares slope of values over places, with the percentile bootstrap over questions as in `interval`.
 

@@ -129,7 +129,7 @@ def _score_choice(prediction: str, example: Row, option_log_probs: Sequence[floa
     }
 
 
-def figures(rows: Sequence[Row], resamples: int, seed: int = 0) -> dict[str, Any]:
+def figures(rows: Sequence[Row], resamples: int) -> dict[str, Any]:
     """Compute the same figures over all rows, by number of documents, and by fifth of the context with the gold one.
 
     Rates are between 0 and 1, metrics and distraction rate with 95 % intervals over questions. A row whose gold
@@ -140,25 +140,25 @@ def figures(rows: Sequence[Row], resamples: int, seed: int = 0) -> dict[str, Any
     num, position = pl.col("num_documents"), pl.col("gold_position")
     placed = frame.filter(position >= 0).with_columns(part=position * POSITION_BINS // num)
     return {
-        "overall": _of_group(frame, resamples, seed),
+        "overall": _of_group(frame, resamples),
         "official": official.figures(rows),
         "by_num_documents": [
-            {"num_documents": num_documents, **_of_group(group, resamples, seed)}
-            for (num_documents,), group in _groups(frame, "num_documents")
+            {"num_documents": num_documents, **_of_group(group, resamples)}
+            for (num_documents,), group in groups(frame, "num_documents")
         ],
         "by_gold_position": [
             {
                 "num_documents": num_documents,
                 "first_position": group["gold_position"].min(),
                 "last_position": group["gold_position"].max(),
-                **_of_group(group, resamples, seed),
+                **_of_group(group, resamples),
             }
-            for (num_documents, _), group in _groups(placed, "num_documents", "part")
+            for (num_documents, _), group in groups(placed, "num_documents", "part")
         ],
     }
 
 
-def surface(rows: Iterable[Row], *, resamples: int, seed: int = 0) -> list[dict[str, Any]]:
+def surface(rows: Iterable[Row], *, resamples: int) -> list[dict[str, Any]]:
     """Compute a cell for each method, input, number of documents and name-sharing rate, in ascending order.
 
     `rows` are predictions whose `subset` names the name-sharing rate (`subset_of`). Score and distraction rate lie
@@ -170,10 +170,10 @@ def surface(rows: Iterable[Row], *, resamples: int, seed: int = 0) -> list[dict[
         {
             **dict(zip(keys, values, strict=True)),
             "num_examples": len(group),
-            "score": _interval(group, "score", resamples, seed),
-            "distraction_rate": _interval(group, "distraction_rate", resamples, seed),
+            "score": interval(group, "score", resamples),
+            "distraction_rate": interval(group, "distraction_rate", resamples),
         }
-        for values, group in _groups(_frame(rows, *keys, "score"), *keys)
+        for values, group in groups(_frame(rows, *keys, "score"), *keys)
     ]
 
 
@@ -184,22 +184,23 @@ def _frame(rows: Iterable[Row], *columns: str) -> pl.DataFrame:
     return frame.with_columns(distraction_rate=(pl.col("error") == "distraction").cast(pl.Float64))
 
 
-def _groups(frame: pl.DataFrame, *keys: str) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
+def groups(frame: pl.DataFrame, *keys: str) -> Iterator[tuple[tuple[Any, ...], pl.DataFrame]]:
     """Yield the rows of each combination of the keys, in ascending order; rows keep their order."""
     return iter(frame.sort(keys, maintain_order=True).group_by(keys, maintain_order=True))
 
 
-def _of_group(group: pl.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+def _of_group(group: pl.DataFrame, resamples: int) -> dict[str, Any]:
     errors = group.filter(pl.col("error") != "correct")
     return {
         "n": len(group),
         "num_questions": group["question_id"].n_unique(),
-        **{name: _interval(group, name, resamples, seed) for name in (*METRICS, "distraction_rate")},
+        **{name: interval(group, name, resamples) for name in (*METRICS, "distraction_rate")},
         "distraction_share_of_errors": errors["distraction_rate"].mean(),
         "mean_prompt_tokens": group["prompt_tokens"].mean(),
     }
 
 
-def _interval(group: pl.DataFrame, column: str, resamples: int, seed: int) -> dict[str, float]:
+def interval(group: pl.DataFrame, column: str, resamples: int) -> dict[str, float]:
+    """Compute the mean of a column and its 95 % interval over question_id: mean, low, high."""
     values, question_ids = group[column].to_numpy(), group["question_id"].to_list()
-    return bootstrap.interval(values, question_ids, resamples=resamples, seed=seed)._asdict()
+    return bootstrap.interval(values, question_ids, resamples=resamples)._asdict()

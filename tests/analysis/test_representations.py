@@ -1,4 +1,6 @@
-"""Matching views: on representations made to read the question or not, and on a real network against whole prompts."""
+"""Alignment by literal vectors; matching on made representations, and on a real network against whole prompts."""
+
+import math
 
 import numpy as np
 import pytest
@@ -111,7 +113,8 @@ def test_a_question_behind_a_cached_context_is_read_as_the_whole_prompt(network:
     made = {"plain": tiny.network, "adapter": adapted}.get(network, lambda: windowed(4 if network == "window" else 50))
     causal_lm = made()
     prompt = [*CONTEXT, *QUESTIONS[0]]
-    asked = representations.asked(prompt, PLACES[places], len(CONTEXT), QUESTIONS)
+    end, positions = len(CONTEXT), PLACES[places]
+    asked = representations.ContextQuestions(prompt[:end], positions[:end], positions[end], QUESTIONS)
     z_NQD = representations.represent(causal_lm, [asked, asked], pad_id=tiny.PAD, batch_tokens=batch_tokens)
     assert z_NQD.shape == (2, 3, 16)
     first = PLACES[places][len(CONTEXT)]
@@ -128,3 +131,34 @@ def test_a_question_behind_a_cached_context_is_read_as_the_whole_prompt(network:
 def test_positions_that_run_on_are_known():
     assert generation.runs_on([0, 1, 2]) and generation.runs_on(np.arange(4, dtype=np.int32))
     assert not generation.runs_on([0, 1, 3]) and not generation.runs_on([1, 2])
+
+
+def test_own_views_equal_and_others_orthogonal():
+    found = representations.align(torch.eye(3) * 5, torch.eye(3))
+    assert found.alignment == pytest.approx(1.0)
+    assert found.alignment_others == pytest.approx(0.0)
+    assert found.in_batch_accuracy == 1.0
+    assert found.uniformity == pytest.approx(-4.0)  # every distance is sqrt 2
+
+
+def test_swapped_views_match_nothing():
+    found = representations.align(torch.eye(2), torch.eye(2)[[1, 0]])
+    assert found.alignment == pytest.approx(0.0)
+    assert found.alignment_others == pytest.approx(1.0)
+    assert found.in_batch_accuracy == 0.0
+
+
+def test_uniformity_is_the_log_of_the_mean_kernel():
+    angles = torch.tensor([0.0, math.pi / 3, math.pi])
+    points = torch.stack([angles.cos(), angles.sin()], dim=1)
+    squared = [(points[i] - points[j]).square().sum().item() for i, j in ((0, 1), (0, 2), (1, 2))]
+    expected = math.log(sum(math.exp(-2 * value) for value in squared) / 3)
+    assert representations.align(points, points).uniformity == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_view_has_its_own_uniformity_and_each_example_its_cosine():
+    full, masked = torch.eye(3), torch.tensor([[1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]])
+    found = representations.align(full, masked)
+    assert (found.uniformity, found.uniformity_masked) == pytest.approx((-4.0, 0.0))
+    assert representations.cosines(full, masked) == pytest.approx([1.0, 0.0, 0.0])
+    assert found.alignment == pytest.approx(1 / 3)
