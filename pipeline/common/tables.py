@@ -1,10 +1,14 @@
-"""Every Parquet artifact: its Arrow schema, the dataclasses of its rows, checked reads and atomic writes."""
+"""The Parquet artifacts: path, Arrow schema and rows of each, checked reads and atomic writes.
+
+To add a column, add it to the dataclass or to the table here, raise the table's version, and fill it in the stage that
+writes the table.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,63 +103,48 @@ def name_sharing_rate_of(subset: str) -> float:
     return float(subset.removeprefix(_SUBSET))
 
 
+Columns = tuple[tuple[str, pa.DataType], ...]
+
 TEXT = pa.large_string()
 TEXTS = pa.large_list(pa.large_string())
 INTS = pa.large_list(pa.int32())
-SPAN = pa.struct([("document_id", pa.large_string()), ("start", pa.int32()), ("end", pa.int32())])
+_ARROW_TYPES: dict[Any, pa.DataType] = {str: TEXT, int: pa.int32(), bool: pa.bool_(), list[str]: TEXTS}
+
+
+def _columns(row: type) -> Columns:
+    """One column for each field of a dataclass."""
+    return tuple((name, _ARROW_TYPES[kind]) for name, kind in get_type_hints(row).items())
+
+
+_ARROW_TYPES[list[Evidence]] = pa.large_list(pa.struct(_columns(Evidence)))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Name, schema version and columns of one artifact; `stage` is who writes it. No column may hold nulls."""
+    """Name, schema version, path and columns of one artifact, and the stage that writes it. No column holds nulls."""
 
     name: str
     version: int
     stage: str
-    columns: tuple[tuple[str, pa.DataType], ...]
+    path: Path
+    columns: Columns
 
     @property
     def schema(self) -> pa.Schema:
         return pa.schema([pa.field(name, kind, nullable=False) for name, kind in self.columns])
 
+    def at(self, path: Path) -> "Table":
+        """The same table in another file."""
+        return replace(self, path=path)
 
-DOCUMENTS = Table(
-    "documents",
-    1,
-    "prepare",
-    (
-        ("document_id", TEXT),
-        ("title", TEXT),  # empty: no title
-        ("text", TEXT),
-        ("whole", pa.bool_()),  # never cut: one chunk, whatever its length
-    ),
-)
-EXAMPLES = Table(
-    "examples",
-    2,
-    "prepare",
-    (
-        ("example_id", TEXT),  # unique
-        ("question_id", TEXT),  # the same question in several contexts has one question_id: the unit of resampling
-        ("benchmark", TEXT),
-        ("split", TEXT),  # train | unlabelled | dev | test | surface
-        ("question", TEXT),
-        ("answer_lead", TEXT),  # words that open the answer and belong to the prompt; may be empty
-        ("answers", TEXTS),  # references; the first one is trained on; empty in split unlabelled alone
-        ("document_ids", TEXTS),  # the context, in order
-        ("gold_document_ids", TEXTS),  # may be empty: unknown
-        ("evidence", pa.large_list(SPAN)),  # character spans of documents that hold the answer; may be empty
-        ("gold_position", pa.int32()),  # place of the first gold document in the context, from 0; -1: unknown
-        ("answer_types", TEXTS),  # of each reference (Qasper); empty: none known
-        ("options", TEXTS),  # of a multiple-choice question, in the order shown; else empty
-        ("gold_option", pa.int32()),  # place of the right option, from 0; -1: no multiple choice
-        ("subset", TEXT),  # part of the benchmark that is also reported alone (QuALITY: hard, easy); may be empty
-    ),
-)
+
+DOCUMENTS = Table("documents", 1, "prepare", Path("data/documents.parquet"), _columns(Document))
+EXAMPLES = Table("examples", 2, "prepare", Path("data/examples.parquet"), _columns(Example))
 CHUNKS = Table(
     "chunks",
     1,
     "chunk",
+    Path("data/chunks.parquet"),
     (
         ("chunk_id", TEXT),  # <document_id>#<index>
         ("document_id", TEXT),
@@ -170,6 +159,7 @@ SCORES = Table(
     "scores",
     1,
     "score",
+    Path("data/scores.parquet"),
     (
         ("example_id", TEXT),  # same rows, same order as examples
         ("chunk_ids", TEXTS),  # every chunk of the context, in context order
@@ -182,6 +172,7 @@ FULL_VIEWS = Table(
     "full views",
     2,
     "tokenize",
+    Path("data/views/full.parquet"),
     (
         ("example_id", TEXT),
         ("question_id", TEXT),
@@ -201,6 +192,7 @@ MASKED_VIEWS = Table(
     "masked views",
     1,
     "mask",
+    Path("data/views/masked.parquet"),
     (
         ("example_id", TEXT),  # same rows, same order as the full views
         ("input_ids", INTS),
@@ -217,6 +209,7 @@ TEACHINGS = Table(
     "teachings",
     1,
     "teach",
+    Path("data/teachings.parquet"),
     (
         ("example_id", TEXT),  # of splits train and unlabelled, in the order of the full views
         ("output_ids", INTS),  # the teacher's answer, EOS included where it came to an end
@@ -234,12 +227,12 @@ Row = dict[str, Any]
 class Writer:
     """Writes rows of one table in bounded memory; the file appears whole when the `with` block ends, or not at all."""
 
-    def __init__(self, path: Path, table: Table, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(self, table: Table, metadata: Mapping[str, str] | None = None) -> None:
         self.num_rows = 0
         self._rows: list[Row] = []
         marks = {**(metadata or {}), "table": table.name, "schema_version": str(table.version)}
         self._schema = table.schema.with_metadata(marks)
-        self._atomic = files.atomic(path)
+        self._atomic = files.atomic(table.path)
 
     def __enter__(self) -> Self:
         self._parquet = pq.ParquetWriter(
@@ -273,64 +266,65 @@ class Writer:
         self._atomic.__exit__(kind, error, trace)
 
 
-def write(path: Path, table: Table, rows: Iterable[Row], metadata: Mapping[str, str] | None = None) -> int:
+def write(table: Table, rows: Iterable[Row], metadata: Mapping[str, str] | None = None) -> int:
     """Write all rows and return their number."""
-    with Writer(path, table, metadata) as writer:
+    with Writer(table, metadata) as writer:
         for row in rows:
             writer.write(row)
     return writer.num_rows
 
 
-def scan(path: Path, table: Table, columns: list[str] | None = None) -> Iterator[Row]:
+def scan(table: Table, columns: list[str] | None = None) -> Iterator[Row]:
     """Yield the rows one by one, in bounded memory, after the file was checked against the table's schema.
 
     Raises:
         ArtifactError: the file is missing, damaged, of another table or of another schema version.
     """
-    file = _open(path, table)
+    file = _open(table)
     try:
         for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=columns):
             yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, table, error) from None
+        raise _damaged(table, error) from None
 
 
-def side_by_side(*sources: tuple[Path, Table, list[str] | None]) -> Iterator[tuple[Row, ...]]:
+Source = tuple[Table, list[str] | None]
+"""A table and the columns that are read; None: all."""
+
+
+def side_by_side(*sources: Source) -> Iterator[tuple[Row, ...]]:
     """Scan several tables whose rows belong together, one row of each at a time.
 
     Raises:
         ArtifactError: as `scan`, or the tables are not of one length, not in one order of example_id, or name other
             chunks for an example.
     """
-    streams = [scan(path, table, columns) for path, table, columns in sources]
+    streams = [scan(table, columns) for table, columns in sources]
+    found = [table for table, _ in sources]
     nothing: Row = {"example_id": "no row"}
     for rows in zip_longest(*streams, fillvalue=nothing):
         ids = [row["example_id"] for row in rows]
         if len(set(ids)) != 1:
-            places = ", ".join(f"{path} ({found})" for (path, *_), found in zip(sources, ids, strict=True))
-            stages = " ".join(table.stage for _, table, _ in sources)
+            places = ", ".join(f"{table.path} ({example_id})" for table, example_id in zip(found, ids, strict=True))
+            stages = " ".join(table.stage for table in found)
             raise ArtifactError(f"rows do not belong together: {places}; run `dvc repro -f {stages}`")
-        chunks = [
-            (path, table, row["chunk_ids"])
-            for (path, table, _), row in zip(sources, rows, strict=True)
-            if "chunk_ids" in row
-        ]
-        for path, table, chunk_ids in chunks[1:]:
-            if chunk_ids != chunks[0][2]:
-                raise _other_chunks(ids[0], (path, table), chunks[0][:2])
+        chunks = [(table, row["chunk_ids"]) for table, row in zip(found, rows, strict=True) if "chunk_ids" in row]
+        for table, chunk_ids in chunks[1:]:
+            if chunk_ids != chunks[0][1]:
+                raise _other_chunks(ids[0], table, chunks[0][0])
         yield rows
 
 
-def frame(path: Path, table: Table, columns: list[str] | None = None) -> "pl.DataFrame":
+def frame(table: Table, columns: list[str] | None = None) -> "pl.DataFrame":
     """Read the table as a polars frame, checked like `scan`. For ids and numbers; stream token columns with `scan`."""
     import polars as pl
 
-    found = pl.from_arrow(read(path, table, columns))
+    found = pl.from_arrow(read(table, columns))
     assert isinstance(found, pl.DataFrame)
     return found
 
 
-def joined(*sources: tuple[Path, Table, list[str] | None]) -> "pl.DataFrame":
+def joined(*sources: Source) -> "pl.DataFrame":
     """Join tables on example_id, one row of each per example, in the order of the first.
 
     `chunk_ids`, where several tables have it, must be equal and is kept once; no other column may stand in two.
@@ -340,72 +334,75 @@ def joined(*sources: tuple[Path, Table, list[str] | None]) -> "pl.DataFrame":
     """
     import polars as pl
 
-    (path, table, columns), *others = sources
-    found = frame(path, table, columns)
-    for other_path, other_table, other_columns in others:
-        beside = frame(other_path, other_table, other_columns)
+    (table, columns), *others = sources
+    found = frame(table, columns)
+    for other, other_columns in others:
+        beside = frame(other, other_columns)
         ids, other_ids = found["example_id"].sort(), beside["example_id"].sort()
         if other_ids.n_unique() != len(other_ids) or not ids.equals(other_ids):
             raise ArtifactError(
-                f"rows do not belong together: {path} has {len(ids):,} examples, {other_path} {len(other_ids):,}, and "
-                f"they are not the same, each once; run `dvc repro -f {table.stage} {other_table.stage}`"
+                f"rows do not belong together: {table.path} has {len(ids):,} examples, {other.path} "
+                f"{len(other_ids):,}, and they are not the same, each once; run `dvc repro -f {table.stage} "
+                f"{other.stage}`"
             )
         found = found.join(beside, on="example_id", how="left", validate="1:1", maintain_order="left", suffix=" beside")
         if "chunk_ids beside" in found.columns:
             wrong = found.filter(pl.col("chunk_ids") != pl.col("chunk_ids beside"))
             if len(wrong):
-                raise _other_chunks(wrong["example_id"][0], (other_path, other_table), (path, table))
+                raise _other_chunks(wrong["example_id"][0], other, table)
             found = found.drop("chunk_ids beside")
     assert not any(name.endswith(" beside") for name in found.columns), found.columns
     return found
 
 
-def _other_chunks(example_id: str, one: tuple[Path, Table], other: tuple[Path, Table]) -> ArtifactError:
+def _other_chunks(example_id: str, table: Table, first: Table) -> ArtifactError:
     return ArtifactError(
-        f"{one[0]}: chunks of example {example_id} are not those in {other[0]}; run "
-        f"`dvc repro -f {one[1].stage} {other[1].stage}`"
+        f"{table.path}: chunks of example {example_id} are not those in {first.path}; run "
+        f"`dvc repro -f {table.stage} {first.stage}`"
     )
 
 
-def read(path: Path, table: Table, columns: list[str] | None = None) -> pa.Table:
+def read(table: Table, columns: list[str] | None = None) -> pa.Table:
     """Read the whole table, checked like `scan`."""
-    file = _open(path, table)
+    file = _open(table)
     try:
         return file.read(columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, table, error) from None
+        raise _damaged(table, error) from None
 
 
-def metadata(path: Path, table: Table) -> dict[str, str]:
-    """The marks in the file's metadata."""
-    marks = _open(path, table).schema_arrow.metadata or {}
+def metadata(table: Table) -> dict[str, str]:
+    """The key-value metadata of the file, without Arrow's own."""
+    marks = _open(table).schema_arrow.metadata or {}
     return {key.decode(): value.decode() for key, value in marks.items() if not key.startswith(b"ARROW")}
 
 
-def _open(path: Path, table: Table) -> pq.ParquetFile:
+def _open(table: Table) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file = pq.ParquetFile(table.path, page_checksum_verification=True)
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file; run `dvc repro {table.stage}` first") from None
+        raise ArtifactError(f"{table.path}: no such file; run `dvc repro {table.stage}` first") from None
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, table, error) from None
+        raise _damaged(table, error) from None
     marks = file.schema_arrow.metadata or {}
     found = f"{marks.get(b'table', b'?').decode()} version {marks.get(b'schema_version', b'?').decode()}"
     expected = f"{table.name} version {table.version}"
     if found != expected:
-        raise ArtifactError(f"{path}: holds {found}, expected {expected}; run `dvc repro -f {table.stage}`")
+        raise ArtifactError(f"{table.path}: holds {found}, expected {expected}; run `dvc repro -f {table.stage}`")
     for column in table.schema:
         index = file.schema_arrow.get_field_index(column.name)
         if index < 0 or not file.schema_arrow.field(index).type.equals(column.type):
             kind = "missing" if index < 0 else str(file.schema_arrow.field(index).type)
             raise ArtifactError(
-                f"{path}: column {column.name} is {kind}, expected {column.type}; run `dvc repro -f {table.stage}`"
+                f"{table.path}: column {column.name} is {kind}, expected {column.type}; "
+                f"run `dvc repro -f {table.stage}`"
             )
     return file
 
 
-def _damaged(path: Path, table: Table, error: Exception) -> ArtifactError:
+def _damaged(table: Table, error: Exception) -> ArtifactError:
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    path = table.path
     return ArtifactError(
         f"{path}: damaged ({first_line}); delete it and run `dvc checkout {path}` or `dvc repro -f {table.stage}`"
     )

@@ -8,6 +8,7 @@ PREDICTIONS = Table(
     "predictions",
     2,
     "evaluate",
+    Path("reports/predictions"),  # a folder: one file per method, see `predictions`
     (
         ("example_id", TEXT),
         ("question_id", TEXT),
