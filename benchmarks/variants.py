@@ -38,8 +38,6 @@ from pipeline.training import losses, objective, sampler
 from pipeline.training.dataset import SPLITS, Taught, context_keys
 from pipeline.views import masking
 
-EXAMPLES, FULL = Path("data/examples.parquet"), Path("data/views/full.parquet")
-SCORES, TEACHINGS = Path("data/scores.parquet"), Path("data/teachings.parquet")
 KEPT = Path(".variants")  # below models/
 MOST = 10  # chunks that a curriculum over top-k begins or ends with
 
@@ -258,7 +256,7 @@ def matching(full: Read, masked: Read) -> Tensor:
 
 
 def training_examples() -> list[Example]:
-    rows = tables.side_by_side((FULL, tables.FULL_VIEWS, None), (SCORES, tables.SCORES, ["example_id", "ranks"]))
+    rows = tables.side_by_side((tables.FULL_VIEWS, None), (tables.SCORES, ["example_id", "ranks"]))
     return [
         Example(
             *(np.asarray(full[name], dtype=np.int32) for name in ("input_ids", "chunk_starts", "chunk_ends")),
@@ -287,12 +285,15 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
         weight_decay=0.0,
     )
     rate = transformers.get_cosine_schedule_with_warmup(optimizer, options.warmup_steps, options.steps)
-    batches = sampler.schedule(context_keys(FULL), options.steps, options.batch_examples, seed)
+    batches = sampler.schedule(context_keys(tables.FULL_VIEWS.path), options.steps, options.batch_examples, seed)
     taught = None
     if variant.taught:
-        places = [str(place) for place in range(len(context_keys(FULL, SPLITS)))]
+        places = [str(place) for place in range(len(context_keys(tables.FULL_VIEWS.path, SPLITS)))]
         order = sampler.schedule(places, options.steps, settings.distill.batch_questions, seed)
-        taught, encoder = Taught(order, FULL, TEACHINGS), objective.Encoder(network, "last_prompt")
+        taught, encoder = (
+            Taught(order, tables.FULL_VIEWS.path, tables.TEACHINGS.path),
+            objective.Encoder(network, "last_prompt"),
+        )
     for step, indices in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", disable=None)):
         done, draw = step / options.steps, np.random.default_rng([seed, step])
         batch = [examples[index] for index in indices]
@@ -328,7 +329,7 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
 def identity(settings: Settings) -> str:
     """Of data and settings; edits of this file are not in it: remove models/.variants after one."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
-    for path in (FULL, SCORES, TEACHINGS):
+    for path in (tables.FULL_VIEWS.path, tables.SCORES.path, tables.TEACHINGS.path):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -343,15 +344,15 @@ def answers(name: str, variant: Variant, seed: int, settings: Settings, examples
         team = distributed.Processes()
         rows = predict.predictions(method, settings.model, settings.eval, "dev", {}, team, name)
         team.close()
-        tables.write(place, schema.PREDICTIONS, rows or [])
-    rows = list(tables.scan(place, schema.PREDICTIONS))
+        tables.write(schema.PREDICTIONS.at(place), rows or [])
+    rows = list(tables.scan(schema.PREDICTIONS.at(place)))
     most = max(row["num_documents"] for row in rows)
     return [row for row in rows if row["num_documents"] == most]
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = config.load()
-    if not any(row["split"] == "dev" for row in tables.scan(EXAMPLES, tables.EXAMPLES, ["split"])):
+    if not any(row["split"] == "dev" for row in tables.scan(tables.EXAMPLES, ["split"])):
         raise SystemExit("error: there are no dev questions to compare on; set data.dev_questions or data.dev_fraction")
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"steps": arguments.steps})})
     examples = training_examples()

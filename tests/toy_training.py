@@ -69,7 +69,7 @@ def write_views(folder: Path) -> None:
                 "gold_retained": True, "answer_retained": True,
             }
         )  # fmt: skip
-    tables.write(folder / "full.parquet", tables.FULL_VIEWS, full)
+    tables.write(tables.FULL_VIEWS.at(folder / "full.parquet"), full)
     said = [
         {
             "example_id": row["example_id"], "output_ids": [7 + number] * (number % 3 + 1) + [tiny.EOS],
@@ -79,8 +79,8 @@ def write_views(folder: Path) -> None:
         for number, row in enumerate(full)
         if row["split"] == "train"
     ]  # fmt: skip
-    tables.write(folder / "teachings.parquet", tables.TEACHINGS, said)
-    tables.write(folder / "masked.parquet", tables.MASKED_VIEWS, masked)
+    tables.write(tables.TEACHINGS.at(folder / "teachings.parquet"), said)
+    tables.write(tables.MASKED_VIEWS.at(folder / "masked.parquet"), masked)
 
 
 def train(

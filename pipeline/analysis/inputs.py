@@ -2,19 +2,14 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
 from pipeline.common import tables
 from pipeline.evaluation import predict, schema, score
-from pipeline.evaluation.predict import FULL, SCORES
 from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.views.full_view import ContextChunk
-
-MASKED = Path("data/views/masked.parquet")
-PREDICTIONS = Path("reports/predictions")
 
 
 class Pair(NamedTuple):
@@ -58,7 +53,8 @@ def longest(split: str) -> Longest:
     found = predict.split_examples(split).filter(pl.col("num_documents") == pl.col("num_documents").max())
     if found.is_empty():
         raise DataError(
-            f"{FULL}: no examples in split {split}; choose another eval.split, or give the data questions of this one"
+            f"{tables.FULL_VIEWS}: no examples in split {split}; choose another eval.split, or give the data "
+            "questions of this one"
         )
     chunk_ids_of = dict(zip(found["example_id"], found["chunk_ids"].to_list(), strict=True))
     chunk_of = predict.read_chunks(found["chunk_ids"].explode().drop_nulls())
@@ -70,7 +66,7 @@ def first(found: Longest, num_examples: int) -> list[Pair]:
     pairs = list(islice(_pairs(found), num_examples))
     if len(pairs) < 2:
         raise DataError(
-            f"{FULL}: analyze compares the examples with {found.num_documents} documents with each other, "
+            f"{tables.FULL_VIEWS}: analyze compares the examples with {found.num_documents} documents with each other, "
             f"{len(pairs)} found; give at least 2"
         )
     return pairs
@@ -78,9 +74,9 @@ def first(found: Longest, num_examples: int) -> list[Pair]:
 
 def _pairs(found: Longest) -> Iterator[Pair]:
     rows = tables.side_by_side(
-        (FULL, tables.FULL_VIEWS, None),
-        (MASKED, tables.MASKED_VIEWS, None),
-        (SCORES, tables.SCORES, ["example_id", "chunk_ids", "gold"]),
+        (tables.FULL_VIEWS, None),
+        (tables.MASKED_VIEWS, None),
+        (tables.SCORES, ["example_id", "chunk_ids", "gold"]),
     )
     for full, masked, scored in rows:
         if full["example_id"] in found.chunk_ids_of:
@@ -89,7 +85,7 @@ def _pairs(found: Longest) -> Iterator[Pair]:
 
 def methods() -> list[str]:
     """List every method that has a file of predictions, written by stage evaluate or put there by hand."""
-    return [path.stem for path in sorted(PREDICTIONS.glob("*.parquet"))]
+    return [path.stem for path in sorted(schema.PREDICTIONS.path.glob("*.parquet"))]
 
 
 def full_answers(method: str, found: Longest) -> dict[str, tables.Row]:
@@ -98,15 +94,15 @@ def full_answers(method: str, found: Longest) -> dict[str, tables.Row]:
     Raises:
         ArtifactError: an answer is missing.
     """
-    path = PREDICTIONS / f"{method}.parquet"
+    table = schema.predictions_of(method)
     rows = {
         row["example_id"]: row
-        for row in tables.scan(path, schema.PREDICTIONS)
+        for row in tables.scan(table)
         if row["input"] == "full" and row["example_id"] in found.chunk_ids_of
     }
     if missing := found.chunk_ids_of.keys() - rows.keys():
         raise ArtifactError(
-            f"{path}: has no answer to example {min(missing)} over its full context; run `dvc repro -f "
+            f"{table}: has no answer to example {min(missing)} over its full context; run `dvc repro -f "
             f"evaluate@{method}`"
         )
     return rows

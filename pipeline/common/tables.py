@@ -133,6 +133,10 @@ class Table:
     def schema(self) -> pa.Schema:
         return pa.schema([pa.field(name, kind, nullable=False) for name, kind in self.columns])
 
+    def __str__(self) -> str:
+        """The path, for messages."""
+        return str(self.path)
+
     def at(self, path: Path) -> "Table":
         """The same table in another file."""
         return replace(self, path=path)
@@ -305,7 +309,7 @@ def side_by_side(*sources: Source) -> Iterator[tuple[Row, ...]]:
     for rows in zip_longest(*streams, fillvalue=nothing):
         ids = [row["example_id"] for row in rows]
         if len(set(ids)) != 1:
-            places = ", ".join(f"{table.path} ({example_id})" for table, example_id in zip(found, ids, strict=True))
+            places = ", ".join(f"{table} ({example_id})" for table, example_id in zip(found, ids, strict=True))
             stages = " ".join(table.stage for table in found)
             raise ArtifactError(f"rows do not belong together: {places}; run `dvc repro -f {stages}`")
         chunks = [(table, row["chunk_ids"]) for table, row in zip(found, rows, strict=True) if "chunk_ids" in row]
@@ -341,7 +345,7 @@ def joined(*sources: Source) -> "pl.DataFrame":
         ids, other_ids = found["example_id"].sort(), beside["example_id"].sort()
         if other_ids.n_unique() != len(other_ids) or not ids.equals(other_ids):
             raise ArtifactError(
-                f"rows do not belong together: {table.path} has {len(ids):,} examples, {other.path} "
+                f"rows do not belong together: {table} has {len(ids):,} examples, {other} "
                 f"{len(other_ids):,}, and they are not the same, each once; run `dvc repro -f {table.stage} "
                 f"{other.stage}`"
             )
@@ -357,7 +361,7 @@ def joined(*sources: Source) -> "pl.DataFrame":
 
 def _other_chunks(example_id: str, table: Table, first: Table) -> ArtifactError:
     return ArtifactError(
-        f"{table.path}: chunks of example {example_id} are not those in {first.path}; run "
+        f"{table}: chunks of example {example_id} are not those in {first}; run "
         f"`dvc repro -f {table.stage} {first.stage}`"
     )
 
@@ -381,28 +385,26 @@ def _open(table: Table) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(table.path, page_checksum_verification=True)
     except FileNotFoundError:
-        raise ArtifactError(f"{table.path}: no such file; run `dvc repro {table.stage}` first") from None
+        raise ArtifactError(f"{table}: no such file; run `dvc repro {table.stage}` first") from None
     except (OSError, pa.ArrowException) as error:
         raise _damaged(table, error) from None
     marks = file.schema_arrow.metadata or {}
     found = f"{marks.get(b'table', b'?').decode()} version {marks.get(b'schema_version', b'?').decode()}"
     expected = f"{table.name} version {table.version}"
     if found != expected:
-        raise ArtifactError(f"{table.path}: holds {found}, expected {expected}; run `dvc repro -f {table.stage}`")
+        raise ArtifactError(f"{table}: holds {found}, expected {expected}; run `dvc repro -f {table.stage}`")
     for column in table.schema:
         index = file.schema_arrow.get_field_index(column.name)
         if index < 0 or not file.schema_arrow.field(index).type.equals(column.type):
             kind = "missing" if index < 0 else str(file.schema_arrow.field(index).type)
             raise ArtifactError(
-                f"{table.path}: column {column.name} is {kind}, expected {column.type}; "
-                f"run `dvc repro -f {table.stage}`"
+                f"{table}: column {column.name} is {kind}, expected {column.type}; run `dvc repro -f {table.stage}`"
             )
     return file
 
 
 def _damaged(table: Table, error: Exception) -> ArtifactError:
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    path = table.path
     return ArtifactError(
-        f"{path}: damaged ({first_line}); delete it and run `dvc checkout {path}` or `dvc repro -f {table.stage}`"
+        f"{table}: damaged ({first_line}); delete it and run `dvc checkout {table}` or `dvc repro -f {table.stage}`"
     )

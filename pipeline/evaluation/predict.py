@@ -7,7 +7,6 @@ length. Both generate the same tokens.
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +24,6 @@ from pipeline.runtime.errors import ArtifactError
 from pipeline.runtime.settings import EvalSettings, ModelSettings
 from pipeline.views import full_view, masking, prompts, tasks, tokenizer
 from pipeline.views.full_view import ContextChunk
-
-FULL, SCORES = Path("data/views/full.parquet"), Path("data/scores.parquet")
-EXAMPLES, CHUNKS = Path("data/examples.parquet"), Path("data/chunks.parquet")
 
 COPIED = (
     "example_id", "question_id", "benchmark", "num_documents", "gold_position", "answers", "answer_types", "subset",
@@ -89,9 +85,10 @@ def predictions(
         ArtifactError: a file is missing or was made from other data.
     """
     card, base = loading.read_card(), tokenizer.load()
-    if (found := tables.metadata(FULL, tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
+    if (found := tables.metadata(tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
         raise ArtifactError(
-            f"{FULL}: made with tokenizer {found}, {loading.BASE} has {card.tokenizer_sha256}; run `dvc repro tokenize`"
+            f"{tables.FULL_VIEWS}: made with tokenizer {found}, {loading.BASE} has {card.tokenizer_sha256}; "
+            "run `dvc repro tokenize`"
         )
     examples = split_examples(split, longest)
     chunk_of = read_chunks(examples["chunk_ids"].explode().drop_nulls())
@@ -135,7 +132,7 @@ def split_examples(split: str, longest: bool = False) -> pl.DataFrame:
     `longest` keeps of each question only the examples with most documents.
     """
     columns = ["example_id", "split", "question_id", "num_documents", "chunk_ids"]
-    found = tables.frame(FULL, tables.FULL_VIEWS, columns).filter(split=split)
+    found = tables.frame(tables.FULL_VIEWS, columns).filter(split=split)
     return (
         found.filter(pl.col("num_documents") == pl.col("num_documents").max().over("question_id")) if longest else found
     )
@@ -148,18 +145,20 @@ def read_chunks(chunk_ids: Iterable[str]) -> dict[str, ContextChunk]:
         ArtifactError: a chunk is missing.
     """
     wanted = set(chunk_ids)
-    rows = tables.scan(CHUNKS, tables.CHUNKS, list(ContextChunk._fields))
+    rows = tables.scan(tables.CHUNKS, list(ContextChunk._fields))
     found = {row["chunk_id"]: ContextChunk(**row) for row in rows if row["chunk_id"] in wanted}
     if missing := wanted - found.keys():
-        raise ArtifactError(f"{CHUNKS}: has no chunk {min(missing)}, which {FULL} names; run `dvc repro tokenize`")
+        raise ArtifactError(
+            f"{tables.CHUNKS}: has no chunk {min(missing)}, which {tables.FULL_VIEWS} names; run `dvc repro tokenize`"
+        )
     return found
 
 
 def _read(example_ids: Collection[str], ranked: bool) -> Iterator[tables.Row]:
     """Yield the columns of full view and example together, with the `ranks` of the chunks where `ranked`."""
-    sources = [(FULL, tables.FULL_VIEWS, None), (EXAMPLES, tables.EXAMPLES, EXAMPLE_COLUMNS)]
+    sources = [(tables.FULL_VIEWS, None), (tables.EXAMPLES, EXAMPLE_COLUMNS)]
     if ranked:
-        sources.append((SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]))
+        sources.append((tables.SCORES, ["example_id", "chunk_ids", "ranks"]))
     wanted = set(example_ids)
     for full, *others in tables.side_by_side(*sources):
         if full["example_id"] in wanted:

@@ -1,5 +1,7 @@
 """Schemas of predictions, and of those kept from the runs of the ablation grid."""
 
+from pathlib import Path
+
 import pyarrow as pa
 
 from pipeline.common.tables import TEXT, TEXTS, Table
@@ -8,7 +10,7 @@ PREDICTIONS = Table(
     "predictions",
     2,
     "evaluate",
-    Path("reports/predictions"),  # a folder: one file per method, see `predictions`
+    Path("reports/predictions"),  # the folder of `predictions_of`
     (
         ("example_id", TEXT),
         ("question_id", TEXT),
@@ -40,7 +42,22 @@ _FOR_STATISTICS = (
     "example_id", "question_id", "benchmark", "method", "input", "num_documents", "gold_position", "score",
     "exact_match", "error",
 )  # fmt: skip
-ABLATION_RUN = Table("ablation run", 1, "ablations", tuple(c for c in PREDICTIONS.columns if c[0] in _FOR_STATISTICS))
-ABLATIONS = Table(  # one line per row of the grid, seed and example
-    "ablations", 1, "ablations", (("row", TEXT), ("seed", pa.int64()), *ABLATION_RUN.columns)
+ABLATION_RUN = Table(
+    "ablation run",
+    1,
+    "ablations",
+    Path(".dvc/tmp/ablations"),  # a folder with one file per run
+    tuple(column for column in PREDICTIONS.columns if column[0] in _FOR_STATISTICS),
 )
+ABLATIONS = Table(  # one line per row of the grid, seed and example
+    "ablations",
+    1,
+    "ablations",
+    Path("reports/ablations.parquet"),
+    (("row", TEXT), ("seed", pa.int64()), *ABLATION_RUN.columns),
+)
+
+
+def predictions_of(method: str) -> Table:
+    """The predictions of one method, which lie in a file of their own."""
+    return PREDICTIONS.at(PREDICTIONS.path / f"{method}.parquet")

@@ -1,7 +1,5 @@
 """Stage chunk: cut documents into chunks with exact character offsets. No torch."""
 
-from pathlib import Path
-
 from tqdm import tqdm
 
 from pipeline.common import tables
@@ -9,14 +7,12 @@ from pipeline.retrieval import chunking
 from pipeline.runtime import config
 from pipeline.runtime.main import run
 
-DOCUMENTS, CHUNKS = Path("data/documents.parquet"), Path("data/chunks.parquet")
-
 
 def main() -> None:
     max_words = config.load("chunk").chunk.words
     num_documents = num_whole = num_words = longest = 0
-    with tables.Writer(CHUNKS, tables.CHUNKS) as writer:
-        documents = tables.scan(DOCUMENTS, tables.DOCUMENTS)
+    with tables.Writer(tables.CHUNKS) as writer:
+        documents = tables.scan(tables.DOCUMENTS)
         for row in tqdm(documents, desc="chunk", unit=" documents", disable=None):
             chunks = chunking.rows(row, max_words)
             for chunk in chunks:

@@ -22,7 +22,7 @@ from pipeline.runtime.main import run
 from pipeline.views import tasks
 
 LONGBENCH_TOP_K = 7  # chunks of 200 words: a retrieval setting of LongBench (arXiv 2308.14508)
-PREDICTIONS, FIGURES = Path("reports/predictions"), Path("reports/eval")
+FIGURES = Path("reports/eval")
 
 
 def main() -> None:
@@ -48,8 +48,8 @@ def main() -> None:
         return
     if not rows:
         raise DataError(
-            f"{predict.FULL}: no examples in split {split}; choose another eval.split, or give the data questions of "
-            "this one"
+            f"{tables.FULL_VIEWS}: no examples in split {split}; choose another eval.split, or give the data "
+            "questions of this one"
         )
     task = tasks.of(rows[0]["benchmark"])
     inputs = list(dict.fromkeys(row["input"] for row in rows))
@@ -57,7 +57,7 @@ def main() -> None:
         name: score.figures([row for row in rows if row["input"] == name], settings.eval.bootstrap_resamples)
         for name in inputs
     }
-    tables.write(PREDICTIONS / f"{method}.parquet", schema.PREDICTIONS, rows)
+    tables.write(schema.predictions_of(method), rows)
     files.write_json(FIGURES / f"{method}.json", {"method": method, "measure": task.measure, "inputs": figures})
     longest = [(name, figures[name]["by_num_documents"][-1]) for name in inputs]
     num_documents = longest[0][1]["num_documents"]

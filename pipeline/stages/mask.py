@@ -14,8 +14,6 @@ from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
 from pipeline.views import masking, tokenizer
 
-CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")
-FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
 SUMMARY = Path("reports/mask.json")
 
 
@@ -23,14 +21,14 @@ def main() -> None:
     settings = config.load("mask")
     mode, top_k, window = settings.mask.mode, settings.mask.top_k, settings.model.sliding_window
     base = tokenizer.load()
-    text_of = {row["chunk_id"]: row["text"] for row in tables.scan(CHUNKS, tables.CHUNKS, ["chunk_id", "text"])}
+    text_of = {row["chunk_id"]: row["text"] for row in tables.scan(tables.CHUNKS, ["chunk_id", "text"])}
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     rows = tables.side_by_side(
-        (FULL, tables.FULL_VIEWS, None),
-        (SCORES, tables.SCORES, None),
-        (EXAMPLES, tables.EXAMPLES, ["example_id", "answers"]),
+        (tables.FULL_VIEWS, None),
+        (tables.SCORES, None),
+        (tables.EXAMPLES, ["example_id", "answers"]),
     )
-    with tables.Writer(MASKED, tables.MASKED_VIEWS, tables.metadata(FULL, tables.FULL_VIEWS)) as writer:
+    with tables.Writer(tables.MASKED_VIEWS, tables.metadata(tables.FULL_VIEWS)) as writer:
         for full, scored, example in tqdm(rows, desc="mask", unit=" examples", disable=None):
             if mode == "skip" and window is not None and window < len(full["input_ids"]):
                 raise ConfigError(

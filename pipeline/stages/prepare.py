@@ -12,7 +12,6 @@ from pipeline.data.checks import BenchmarkChecks
 from pipeline.runtime import config
 from pipeline.runtime.main import run
 
-DOCUMENTS, EXAMPLES = Path("data/documents.parquet"), Path("data/examples.parquet")
 SUMMARY = Path("reports/prepare.json")
 
 
@@ -22,7 +21,7 @@ def main() -> None:
     benchmark, rejects = source.benchmark, source.rejects
     checks = BenchmarkChecks()
     # Both files are replaced at the very end: a bad question leaves the earlier documents as they are.
-    with tables.Writer(DOCUMENTS, tables.DOCUMENTS) as documents, tables.Writer(EXAMPLES, tables.EXAMPLES) as examples:
+    with tables.Writer(tables.DOCUMENTS) as documents, tables.Writer(tables.EXAMPLES) as examples:
         for document in tqdm(benchmark.documents, desc="documents", unit=" documents", disable=None):
             checks.add_document(document)
             documents.write(asdict(document))

@@ -19,9 +19,7 @@ from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.runtime.main import commit, latest_seconds, run
 
-PREDICTIONS, CURVES, SURFACE = Path("reports/predictions"), Path("reports/train"), Path("reports/surface")
-EXAMPLES, DOCUMENTS = Path("data/examples.parquet"), Path("data/documents.parquet")
-MASKED = Path("data/views/masked.parquet")
+CURVES, SURFACE = Path("reports/train"), Path("reports/surface")
 SOURCES = {  # name -> file, and the stage that writes it
     "prepare": (Path("reports/prepare.json"), "prepare"),
     "retrieval": (Path("reports/retrieval.json"), "score"),
@@ -91,11 +89,13 @@ def show() -> None:
 
 def _predictions() -> pl.DataFrame:
     """Read the predictions of every method; the name of a file is that of its method."""
-    paths = sorted(PREDICTIONS.glob("*.parquet"))
+    paths = sorted(schema.PREDICTIONS.path.glob("*.parquet"))
     if not paths:
-        raise ArtifactError(f"{PREDICTIONS}: no predictions; run `dvc repro evaluate` first")
+        raise ArtifactError(f"{schema.PREDICTIONS}: no predictions; run `dvc repro evaluate` first")
     columns = list(summary.COLUMNS)
-    frames = [tables.frame(path, schema.PREDICTIONS, columns).with_columns(method=pl.lit(path.stem)) for path in paths]
+    frames = [
+        tables.frame(schema.PREDICTIONS.at(path), columns).with_columns(method=pl.lit(path.stem)) for path in paths
+    ]
     return pl.concat(frames)
 
 
@@ -119,16 +119,18 @@ def _curves() -> charts.Curves:
 
 def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[answer_browser.ShownExample]:
     """Assemble the chosen examples; files are streamed, because the documents need not fit into memory."""
-    example_of = _rows_by_id(EXAMPLES, tables.EXAMPLES, "example_id", chosen)
+    example_of = _rows_by_id(tables.EXAMPLES, "example_id", chosen)
     if missing := sorted(set(chosen) - example_of.keys()):
-        raise ArtifactError(f"{EXAMPLES}: example {missing[0]} of {PREDICTIONS} is not there; run `dvc repro evaluate`")
+        raise ArtifactError(
+            f"{tables.EXAMPLES}: example {missing[0]} of {schema.PREDICTIONS} is not there; run `dvc repro evaluate`"
+        )
     shown = {document_id for example in example_of.values() for document_id in example["document_ids"]}
-    document_of = _rows_by_id(DOCUMENTS, tables.DOCUMENTS, "document_id", shown)
+    document_of = _rows_by_id(tables.DOCUMENTS, "document_id", shown)
     if missing := sorted(shown - document_of.keys()):
         raise ArtifactError(
-            f"{DOCUMENTS}: document {missing[0]} of {EXAMPLES} is not there; run `dvc repro -f prepare`"
+            f"{tables.DOCUMENTS}: document {missing[0]} of {tables.EXAMPLES} is not there; run `dvc repro -f prepare`"
         )
-    masked_of = _rows_by_id(MASKED, tables.MASKED_VIEWS, "example_id", chosen, ["example_id", "kept_chunk_ids"])
+    masked_of = _rows_by_id(tables.MASKED_VIEWS, "example_id", chosen, ["example_id", "kept_chunk_ids"])
     answers: dict[str, list[tables.Row]] = {example_id: [] for example_id in chosen}
     for row in predictions.filter(pl.col("example_id").is_in(chosen)).to_dicts():
         answers[row["example_id"]].append(row)
@@ -146,16 +148,22 @@ def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[answer_brows
 
 
 def _rows_by_id(
-    path: Path, table: tables.Table, key: str, wanted: Collection[str], columns: list[str] | None = None
+    table: tables.Table, key: str, wanted: Collection[str], columns: list[str] | None = None
 ) -> dict[str, tables.Row]:
-    return {row[key]: row for row in tables.scan(path, table, columns) if row[key] in wanted}
+    return {row[key]: row for row in tables.scan(table, columns) if row[key] in wanted}
 
 
 def _digests() -> dict[str, str]:
     """Path -> md5 of the files behind the page, as in dvc.lock; the digests of folders are in dvc.lock alone."""
-    predictions = sorted(PREDICTIONS.glob("*.parquet"))
+    predictions = sorted(schema.PREDICTIONS.path.glob("*.parquet"))
     digests = {}
-    for path in (EXAMPLES, DOCUMENTS, MASKED, *predictions, *(path for path, _ in SOURCES.values())):
+    for path in (
+        tables.EXAMPLES.path,
+        tables.DOCUMENTS.path,
+        tables.MASKED_VIEWS.path,
+        *predictions,
+        *(path for path, _ in SOURCES.values()),
+    ):
         with path.open("rb") as file:
             digests[path.as_posix()] = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return digests

@@ -21,7 +21,6 @@ from pipeline.runtime import config
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
 
-CHUNKS, EXAMPLES, SCORES = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/scores.parquet")
 REPORT = Path("reports/retrieval.json")
 
 
@@ -29,16 +28,15 @@ def main() -> None:
     started = time.perf_counter()
     settings = config.load("score")
     retriever = settings.retriever
-    chunks = ChunkIndex(tables.scan(CHUNKS, tables.CHUNKS), with_title=retriever.title)
-    questions = list(dict.fromkeys(row["question"] for row in tables.scan(EXAMPLES, tables.EXAMPLES, ["question"])))
+    chunks = ChunkIndex(tables.scan(tables.CHUNKS), with_title=retriever.title)
+    questions = list(dict.fromkeys(row["question"] for row in tables.scan(tables.EXAMPLES, ["question"])))
     if not chunks.texts or not questions:
-        raise DataError(
-            f"{EXAMPLES if chunks.texts else CHUNKS}: no rows, so there is nothing to score; check use.data"
-        )
+        empty = tables.EXAMPLES if chunks.texts else tables.CHUNKS
+        raise DataError(f"{empty}: no rows, so there is nothing to score; check use.data")
     built = build.build(retriever, chunks.texts, questions, settings.score.engine)
     ranks = []
-    with tables.Writer(SCORES, tables.SCORES) as writer:
-        for example in tqdm(tables.scan(EXAMPLES, tables.EXAMPLES), desc="score", unit=" examples", disable=None):
+    with tables.Writer(tables.SCORES) as writer:
+        for example in tqdm(tables.scan(tables.EXAMPLES), desc="score", unit=" examples", disable=None):
             ranking = recall.rank(example, chunks, built.scorer, retriever.kind)
             writer.write(ranking.scores)
             ranks.append(ranking.ranks)

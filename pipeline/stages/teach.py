@@ -4,7 +4,6 @@ Method `distill` learns to say the same over the whole context. No reference ans
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +16,6 @@ from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
 from pipeline.views import masking, tasks, tokenizer
 
-FULL, SCORES, EXAMPLES = Path("data/views/full.parquet"), Path("data/scores.parquet"), Path("data/examples.parquet")
-TEACHINGS = Path("data/teachings.parquet")
 SPLITS = ("train", "unlabelled")
 
 
@@ -42,7 +39,8 @@ def main() -> None:
         benchmark = example["benchmark"]
     if not asked:
         raise DataError(
-            f"{FULL}: no examples in splits {' and '.join(SPLITS)}, so there is nothing to teach; give questions with "
+            f"{tables.FULL_VIEWS}: no examples in splits {' and '.join(SPLITS)}, so there is nothing to teach; "
+            "give questions with "
             "one of these splits, or stop at `dvc repro evaluate@base`"
         )
     network = loading.load_method("base", settings.model)
@@ -58,7 +56,7 @@ def main() -> None:
             batch_tokens=settings.teach.batch_tokens,
             progress=bar.update,
         )
-    with tables.Writer(TEACHINGS, tables.TEACHINGS, {"tokenizer_sha256": tokenizer.load().tokenizer_sha256}) as out:
+    with tables.Writer(tables.TEACHINGS, {"tokenizer_sha256": tokenizer.load().tokenizer_sha256}) as out:
         for question, said in zip(asked, found, strict=True):
             out.write(
                 {
@@ -80,9 +78,9 @@ def main() -> None:
 def _rows() -> Iterator[tuple[tables.Row, ...]]:
     """Full view, scores and benchmark of each question that is taught."""
     rows = tables.side_by_side(
-        (FULL, tables.FULL_VIEWS, None),
-        (SCORES, tables.SCORES, ["example_id", "chunk_ids", "ranks"]),
-        (EXAMPLES, tables.EXAMPLES, ["example_id", "benchmark"]),
+        (tables.FULL_VIEWS, None),
+        (tables.SCORES, ["example_id", "chunk_ids", "ranks"]),
+        (tables.EXAMPLES, ["example_id", "benchmark"]),
     )
     for full, scored, example in rows:
         if full["split"] in SPLITS:

@@ -16,7 +16,6 @@ from pipeline.runtime.main import run
 from pipeline.views import full_view, prompts, tasks, tokenizer
 from pipeline.views.full_view import Lengths
 
-CHUNKS, EXAMPLES, FULL = Path("data/chunks.parquet"), Path("data/examples.parquet"), Path("data/views/full.parquet")
 SUMMARY = Path("reports/tokenize.json")
 MIN_CONTEXT_TOKENS = 16  # beside a question; fewer are no context
 CUTS: dict[str, full_view.Cut] = {"cut_end": "end", "cut_middle": "middle"}
@@ -30,13 +29,13 @@ def main() -> None:
     spans_of: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     chunks_of: dict[str, list[full_view.ContextChunk]] = defaultdict(list)
     columns = ["chunk_id", "document_id", "start", "end", "title", "text"]
-    for row in tables.scan(CHUNKS, tables.CHUNKS, columns):
+    for row in tables.scan(tables.CHUNKS, columns):
         spans_of[row["document_id"]].append((row["document_id"], row.pop("start"), row.pop("end")))
         chunks_of[row["document_id"]].append(full_view.ContextChunk(**row))
     rooms = _rooms(encode, max_tokens) if too_long in CUTS else {}
     counts: dict[str, Lengths] = defaultdict(Lengths)
-    with tables.Writer(FULL, tables.FULL_VIEWS, {"tokenizer_sha256": base.tokenizer_sha256}) as writer:
-        for row in tqdm(tables.scan(EXAMPLES, tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None):
+    with tables.Writer(tables.FULL_VIEWS, {"tokenizer_sha256": base.tokenizer_sha256}) as writer:
+        for row in tqdm(tables.scan(tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None):
             names = row["document_ids"]
             chunks = [chunk for document_id in names for chunk in chunks_of[document_id]]
             whole = full_view.context(chunks, tasks.of(row["benchmark"]).instruction, encode, base.bos_id)
@@ -95,7 +94,7 @@ def _rooms(encode: full_view.Encode, max_tokens: int) -> dict[tuple[str, ...], i
         "gold_option",
         "document_ids",
     ]
-    for row in tables.scan(EXAMPLES, tables.EXAMPLES, columns):
+    for row in tables.scan(tables.EXAMPLES, columns):
         instruction = encode(prompts.instruction_segment(tasks.of(row["benchmark"]).instruction))
         question, answer = _question_and_answer(row, encode)
         room = max_tokens - len(question) - len(answer) - 1  # for EOS

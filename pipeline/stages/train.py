@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline.common import files, methods
+from pipeline.common import files, methods, tables
 from pipeline.model import causal_lm, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError
@@ -18,8 +18,6 @@ from pipeline.training import checkpoint, sampler, trackers, trainer
 from pipeline.training.dataset import SPLITS, Taught, TrainingData, context_keys
 from pipeline.training.objective import VANILLA, Objective
 
-FULL, MASKED = Path("data/views/full.parquet"), Path("data/views/masked.parquet")
-TEACHINGS = Path("data/teachings.parquet")
 CURVES = Path("reports/train")
 CHECKPOINTS = loading.MODELS / ".checkpoints"
 
@@ -76,7 +74,11 @@ def train_adapter(
             "train.negatives is graph, but the layers are sharded over processes, which gather them anew for each "
             "backward; set it to cached"
         )
-    sources = [FULL, *([MASKED] if objective.reads_masked else []), *([TEACHINGS] if objective.taught else [])]
+    sources = [
+        tables.FULL_VIEWS.path,
+        *([tables.MASKED_VIEWS.path] if objective.reads_masked else []),
+        *([tables.TEACHINGS.path] if objective.taught else []),
+    ]
     data = _data(train, objective, batch_questions)
     set_seed(train.seed)
     adapted = causal_lm.add_adapter(
@@ -130,11 +132,15 @@ def _data(train: TrainSettings, objective: Objective, batch_questions: int) -> T
     batches: list[list[int]] = [[] for _ in range(train.steps)]  # stays where no label is used
     if objective.full or objective.reads_masked:
         batches = sampler.schedule(
-            context_keys(FULL), train.steps, train.batch_examples, train.seed, train.questions_per_document
+            context_keys(tables.FULL_VIEWS.path),
+            train.steps,
+            train.batch_examples,
+            train.seed,
+            train.questions_per_document,
         )
     taught = None
     if objective.taught:
-        keys = context_keys(FULL, SPLITS)
+        keys = context_keys(tables.FULL_VIEWS.path, SPLITS)
         if batch_questions > len(keys):
             raise ConfigError(
                 f"distill.batch_questions is {batch_questions}, but splits {' and '.join(SPLITS)} have only "
@@ -142,11 +148,11 @@ def _data(train: TrainSettings, objective: Objective, batch_questions: int) -> T
             )
         # Every question counts as a context of its own: taught ones are not compared with each other.
         order = sampler.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
-        taught = Taught(order, FULL, TEACHINGS)
+        taught = Taught(order, tables.FULL_VIEWS.path, tables.TEACHINGS.path)
     return TrainingData(
         batches,
-        FULL,
-        MASKED if objective.reads_masked else None,
+        tables.FULL_VIEWS.path,
+        tables.MASKED_VIEWS.path if objective.reads_masked else None,
         taught,
         train.seed if train.document_order == "shuffled" else None,
         masked_first=objective.consistency > 0,

@@ -33,7 +33,6 @@ from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
 from pipeline.runtime.settings import RetrieverSettings
 
-DOCUMENTS, EXAMPLES = Path("data/documents.parquet"), Path("data/examples.parquet")
 REPORT = Path("reports/validation.json")
 SPLITS = ("train", "dev", "test")
 SHOWN_K = 5
@@ -46,9 +45,11 @@ def main() -> None:
     retrievers = config.load_retrievers(list(dict.fromkeys(validation.retrievers)))
     examples = _examples(validation.max_examples)
     wanted = {document_id for example in examples for document_id in example["document_ids"]}
-    documents = [row for row in tables.scan(DOCUMENTS, tables.DOCUMENTS) if row["document_id"] in wanted]
+    documents = [row for row in tables.scan(tables.DOCUMENTS) if row["document_id"] in wanted]
     if not examples or not documents:
-        raise DataError(f"{DOCUMENTS if examples else EXAMPLES}: no rows, so there is nothing to rank; check use.data")
+        raise DataError(
+            f"{tables.DOCUMENTS if examples else tables.EXAMPLES}: no rows, so there is nothing to rank; check use.data"
+        )
     measured_as: dict[int, int] = {}
     chunks_of_size: dict[int, list[tables.Row]] = {}
     rows: list[dict[str, Any]] = []
@@ -71,11 +72,11 @@ def main() -> None:
 
 def _examples(max_examples: int | None) -> list[tables.Row]:
     """From each split, return the examples whose ids have the smallest digests, in the order of the table."""
-    ids = tables.frame(EXAMPLES, tables.EXAMPLES, ["example_id", "split"]).filter(pl.col("split").is_in(SPLITS))
+    ids = tables.frame(tables.EXAMPLES, ["example_id", "split"]).filter(pl.col("split").is_in(SPLITS))
     digests = pl.Series("digest", [hashlib.sha256(name.encode()).digest() for name in ids["example_id"]], pl.Binary)
     by_digest = ids.with_columns(digests).sort("digest")
     chosen = set(by_digest.group_by("split").head(max_examples or len(ids))["example_id"])
-    return [row for row in tables.scan(EXAMPLES, tables.EXAMPLES) if row["example_id"] in chosen]
+    return [row for row in tables.scan(tables.EXAMPLES) if row["example_id"] in chosen]
 
 
 def _measured(

@@ -29,7 +29,6 @@ from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, Re
 from pipeline.runtime.main import run
 from pipeline.tools import arguments
 
-FULL = Path("data/views/full.parquet")
 NUM_PROMPTS, PROMPT_TOKENS = 4, 512
 TOLERANCE = 1e-4
 
@@ -73,9 +72,9 @@ def main() -> None:
     same = torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in zip(found, evaluated, strict=True)])
     print(
         f"merge: {method} in {out}, {num_parameters:,} parameters; logits at {len(same):,} positions of "
-        f"{len(prompts)} prompts ({len(prompts) - 1} from {FULL}) differ by at most {difference:.2g} from the "
-        f"adapter's in fp32 (allowed {allowed:.2g}; the adapter itself changes them by {change:.2g}), the likeliest "
-        f"token is the same at {same.float().mean():.1%}"
+        f"{len(prompts)} prompts ({len(prompts) - 1} from {tables.FULL_VIEWS}) differ by at most {difference:.2g} from "
+        f"the adapter's in fp32 (allowed {allowed:.2g}; the adapter itself changes them by {change:.2g}), the "
+        f"likeliest token is the same at {same.float().mean():.1%}"
     )
 
 
@@ -129,11 +128,11 @@ def _fixed_prompt(card: loading.BaseCard) -> list[int]:
 
 def _real_prompts(card: loading.BaseCard) -> list[list[int]]:
     """The first tokens of the first prompts of the data; none when no views of this base's tokenizer are there."""
-    if not FULL.is_file():
+    if not tables.FULL_VIEWS.path.is_file():
         return []
-    if tables.metadata(FULL, tables.FULL_VIEWS).get("tokenizer_sha256") != card.tokenizer_sha256:
+    if tables.metadata(tables.FULL_VIEWS).get("tokenizer_sha256") != card.tokenizer_sha256:
         return []
-    rows = tables.scan(FULL, tables.FULL_VIEWS, ["input_ids", "prompt_end"])
+    rows = tables.scan(tables.FULL_VIEWS, ["input_ids", "prompt_end"])
     return [list(row["input_ids"][: min(row["prompt_end"], PROMPT_TOKENS)]) for row in islice(rows, NUM_PROMPTS)]
 
 

@@ -333,7 +333,7 @@ def _is_own(path: Path) -> bool:
 
 def _own_rows(asked: argparse.Namespace) -> Iterator[Line]:
     path: Path = asked.predictions
-    found = tables.frame(path, schema.PREDICTIONS, _OWN_COLUMNS).with_row_index("row", offset=1)
+    found = tables.frame(schema.PREDICTIONS.at(path), _OWN_COLUMNS).with_row_index("row", offset=1)
     for other in found["benchmark"].unique():
         if other != asked.benchmark:
             raise DataError(f"{path}: predictions of {other}, not of {asked.benchmark}; name that with --benchmark")

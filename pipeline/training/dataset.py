@@ -112,8 +112,8 @@ class Taught:
         used = {index for batch in batches for index in batch}
         self._questions: dict[int, _Question] = {}
         columns = ["example_id", "split", "input_ids", "prompt_end"]
-        views = (row for row in tables.scan(full, tables.FULL_VIEWS, columns) if row["split"] in SPLITS)
-        said = tables.scan(teachings, tables.TEACHINGS)
+        views = (row for row in tables.scan(tables.FULL_VIEWS.at(full), columns) if row["split"] in SPLITS)
+        said = tables.scan(tables.TEACHINGS.at(teachings))
         for index, (view, answer) in enumerate(zip_longest(views, said, fillvalue={"example_id": "no row"})):
             if view["example_id"] != answer["example_id"]:
                 raise ArtifactError(
@@ -214,7 +214,7 @@ class TrainingData:
         columns = ["example_id", "input_ids", "prompt_end"]
         num_train = 0
         spans = [] if shuffle_seed is None else ["chunk_ids", "chunk_starts", "chunk_ends"]
-        for row in tables.scan(full, tables.FULL_VIEWS, [*columns, "split", "question_start", *spans]):
+        for row in tables.scan(tables.FULL_VIEWS.at(full), [*columns, "split", "question_start", *spans]):
             if row["split"] == "train":
                 if num_train in used:
                     ids = np.asarray(row["input_ids"], dtype=np.int32)
@@ -228,7 +228,7 @@ class TrainingData:
                 num_train += 1
         if masked is not None:
             index_of = {example_id: index for index, example_id in self.example_ids.items()}
-            for row in tables.scan(masked, tables.MASKED_VIEWS, [*columns, "position_ids"]):
+            for row in tables.scan(tables.MASKED_VIEWS.at(masked), [*columns, "position_ids"]):
                 if (index := index_of.get(row["example_id"])) is not None:
                     ids, places = (np.asarray(row[name], dtype=np.int32) for name in ("input_ids", "position_ids"))
                     self._masked[index] = _View(ids, places, row["prompt_end"], 0)
@@ -330,7 +330,7 @@ class TrainingData:
 
 def context_keys(full: Path, splits: Sequence[str] = ("train",)) -> list[str]:
     """What makes two examples of `splits` share a context, for each: the gold document, or else the whole context."""
-    rows = tables.scan(full, tables.FULL_VIEWS, ["split", "document_ids", "gold_position"])
+    rows = tables.scan(tables.FULL_VIEWS.at(full), ["split", "document_ids", "gold_position"])
     return [
         row["document_ids"][row["gold_position"]] if row["gold_position"] >= 0 else "\n".join(row["document_ids"])
         for row in rows

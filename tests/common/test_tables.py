@@ -19,21 +19,21 @@ ROWS = [
 @pytest.fixture
 def chunks(tmp_path: Path) -> Path:
     path = tmp_path / "chunks.parquet"
-    assert tables.write(path, tables.CHUNKS, ROWS, {"tokenizer_sha256": "abc"}) == 600
+    assert tables.write(tables.CHUNKS.at(path), ROWS, {"tokenizer_sha256": "abc"}) == 600
     return path
 
 
 def test_rows_come_back_in_order_with_their_marks(chunks: Path):
-    assert list(tables.scan(chunks, tables.CHUNKS)) == ROWS
-    assert tables.read(chunks, tables.CHUNKS, ["index"]).column("index").to_pylist() == list(range(600))
-    assert tables.metadata(chunks, tables.CHUNKS) == {
+    assert list(tables.scan(tables.CHUNKS.at(chunks))) == ROWS
+    assert tables.read(tables.CHUNKS.at(chunks), ["index"]).column("index").to_pylist() == list(range(600))
+    assert tables.metadata(tables.CHUNKS.at(chunks)) == {
         "table": "chunks", "schema_version": str(tables.CHUNKS.version), "tokenizer_sha256": "abc",
     }  # fmt: skip
 
 
 def test_equal_rows_are_equal_bytes(chunks: Path, tmp_path: Path):
     other = tmp_path / "other.parquet"
-    tables.write(other, tables.CHUNKS, iter(ROWS), {"tokenizer_sha256": "abc"})
+    tables.write(tables.CHUNKS.at(other), iter(ROWS), {"tokenizer_sha256": "abc"})
     assert other.read_bytes() == chunks.read_bytes()
 
 
@@ -49,14 +49,14 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(chunks: Pa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tables.write(chunks, tables.CHUNKS, rows())
+        tables.write(tables.CHUNKS.at(chunks), rows())
     assert chunks.read_bytes() == before
     assert os.listdir(chunks.parent) == ["chunks.parquet"]
 
 
 def test_a_full_disk_while_closing_leaves_nothing_behind(chunks: Path, monkeypatch: pytest.MonkeyPatch):
     before = chunks.read_bytes()
-    with pytest.raises(OSError, match="No space"), tables.Writer(chunks, tables.CHUNKS) as writer:
+    with pytest.raises(OSError, match="No space"), tables.Writer(tables.CHUNKS.at(chunks)) as writer:
         writer.write(ROWS[0])
 
         def no_space() -> None:
@@ -70,7 +70,7 @@ def test_a_full_disk_while_closing_leaves_nothing_behind(chunks: Path, monkeypat
 @pytest.mark.parametrize("row", [{**ROWS[0], "text": None}, {k: v for k, v in ROWS[0].items() if k != "text"}])
 def test_a_row_without_a_value_is_never_written(tmp_path: Path, row: dict):
     with pytest.raises((pa.ArrowException, ValueError)):
-        tables.write(tmp_path / "chunks.parquet", tables.CHUNKS, [row])
+        tables.write(tables.CHUNKS.at(tmp_path / "chunks.parquet"), [row])
     assert os.listdir(tmp_path) == []
 
 
@@ -102,7 +102,7 @@ def damage(path: Path, how: str) -> None:
 def test_a_damaged_file_is_refused_with_the_way_out(chunks: Path, how: str, message: str):
     damage(chunks, how)
     with pytest.raises(ArtifactError, match=message) as caught:
-        list(tables.scan(chunks, tables.CHUNKS))
+        list(tables.scan(tables.CHUNKS.at(chunks)))
     assert caught.value.exit_code == 4
     assert "\n" not in str(caught.value)
 
@@ -111,19 +111,19 @@ def test_another_table_another_version_and_another_type_are_refused(chunks: Path
     with pytest.raises(
         ArtifactError, match="holds chunks version 1, expected scores version 1; run `dvc repro -f score`"
     ):
-        list(tables.scan(chunks, tables.SCORES))
-    table = tables.read(chunks, tables.CHUNKS)
+        list(tables.scan(tables.SCORES.at(chunks)))
+    table = tables.read(tables.CHUNKS.at(chunks))
     old = table.schema.metadata | {b"schema_version": b"0"}
     pq.write_table(table.replace_schema_metadata(old), chunks)
     with pytest.raises(ArtifactError, match="holds chunks version 0, expected chunks version 1"):
-        list(tables.scan(chunks, tables.CHUNKS))
+        list(tables.scan(tables.CHUNKS.at(chunks)))
     index = table.schema.get_field_index("start")
     pq.write_table(table.set_column(index, "start", table["start"].cast(pa.int64())), chunks)
     with pytest.raises(ArtifactError, match="column start is int64, expected int32"):
-        list(tables.scan(chunks, tables.CHUNKS))
+        list(tables.scan(tables.CHUNKS.at(chunks)))
     pq.write_table(table.drop_columns(["start"]), chunks)
     with pytest.raises(ArtifactError, match="column start is missing, expected int32"):
-        list(tables.scan(chunks, tables.CHUNKS))
+        list(tables.scan(tables.CHUNKS.at(chunks)))
 
 
 def scores_of(example_id: str, chunk_ids: list[str]) -> dict[str, object]:
@@ -146,16 +146,17 @@ def masked_of(example_id: str) -> dict[str, object]:
 
 
 def test_a_frame_holds_what_a_scan_yields(chunks: Path):
-    assert tables.frame(chunks, tables.CHUNKS).to_dicts() == list(tables.scan(chunks, tables.CHUNKS))
-    assert tables.frame(chunks, tables.CHUNKS, ["chunk_id"]).columns == ["chunk_id"]
+    assert tables.frame(tables.CHUNKS.at(chunks)).to_dicts() == list(tables.scan(tables.CHUNKS.at(chunks)))
+    assert tables.frame(tables.CHUNKS.at(chunks), ["chunk_id"]).columns == ["chunk_id"]
 
 
 def test_joined_tables_keep_the_order_of_the_first(tmp_path: Path):
     scores, masked = tmp_path / "scores.parquet", tmp_path / "masked.parquet"
-    tables.write(scores, tables.SCORES, [scores_of("b", ["x"]), scores_of("a", ["y", "z"])])
-    tables.write(masked, tables.MASKED_VIEWS, [masked_of("a"), masked_of("b")])
+    tables.write(tables.SCORES.at(scores), [scores_of("b", ["x"]), scores_of("a", ["y", "z"])])
+    tables.write(tables.MASKED_VIEWS.at(masked), [masked_of("a"), masked_of("b")])
     found = tables.joined(
-        (scores, tables.SCORES, ["example_id", "ranks"]), (masked, tables.MASKED_VIEWS, ["example_id", "prompt_end"])
+        (tables.SCORES.at(scores), ["example_id", "ranks"]),
+        (tables.MASKED_VIEWS.at(masked), ["example_id", "prompt_end"]),
     )
     assert found.to_dicts() == [
         {"example_id": "b", "ranks": [0], "prompt_end": 0},
@@ -166,22 +167,22 @@ def test_joined_tables_keep_the_order_of_the_first(tmp_path: Path):
 @pytest.mark.parametrize("others", [["a"], ["a", "a"], ["a", "c"], ["a", "b", "c"]], ids=str)
 def test_tables_of_other_examples_are_not_joined(tmp_path: Path, others: list[str]):
     scores, masked = tmp_path / "scores.parquet", tmp_path / "masked.parquet"
-    tables.write(scores, tables.SCORES, [scores_of("a", ["x"]), scores_of("b", ["x"])])
-    tables.write(masked, tables.MASKED_VIEWS, map(masked_of, others))
+    tables.write(tables.SCORES.at(scores), [scores_of("a", ["x"]), scores_of("b", ["x"])])
+    tables.write(tables.MASKED_VIEWS.at(masked), map(masked_of, others))
     with pytest.raises(ArtifactError, match=r"do not belong together: .* has 2 examples, .*; run `dvc repro -f score"):
-        tables.joined((scores, tables.SCORES, ["example_id"]), (masked, tables.MASKED_VIEWS, ["example_id"]))
+        tables.joined((tables.SCORES.at(scores), ["example_id"]), (tables.MASKED_VIEWS.at(masked), ["example_id"]))
 
 
 def test_tables_that_name_other_chunks_are_refused(tmp_path: Path):
     one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
-    tables.write(one, tables.SCORES, [scores_of("a", ["x"]), scores_of("b", ["y"])])
-    tables.write(other, tables.SCORES, [scores_of("a", ["x"]), scores_of("b", ["z"])])
+    tables.write(tables.SCORES.at(one), [scores_of("a", ["x"]), scores_of("b", ["y"])])
+    tables.write(tables.SCORES.at(other), [scores_of("a", ["x"]), scores_of("b", ["z"])])
     columns = ["example_id", "chunk_ids"]
-    sources = (one, tables.SCORES, columns), (other, tables.SCORES, columns)
+    sources = (tables.SCORES.at(one), columns), (tables.SCORES.at(other), columns)
     message = r"other.parquet: chunks of example b are not those in .*one.parquet; run `dvc repro -f score score`"
     with pytest.raises(ArtifactError, match=message):
         tables.joined(*sources)
     with pytest.raises(ArtifactError, match=message):
         list(tables.side_by_side(*sources))
-    tables.write(other, tables.SCORES, [scores_of("b", ["y"]), scores_of("a", ["x"])])
+    tables.write(tables.SCORES.at(other), [scores_of("b", ["y"]), scores_of("a", ["x"])])
     assert tables.joined(*sources)["chunk_ids"].to_list() == [["x"], ["y"]]

@@ -2,21 +2,29 @@
 
 import ast
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.common import curves
+from pipeline.common import curves, tables
+from pipeline.evaluation import schema
 from pipeline.runtime.settings import SECTIONS, Settings
 from tests.conftest import ROOT
 from tests.graph.closure import closure
 
 STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+NAME_TABLES = {"tables": tables, "schema": schema}
 SECTIONS_OF_BUNDLES = {"data", "retriever", "model"}
-ONLY_READ_BY = {  # of the paths that one stage file names, by the method that reads them
-    "data/views/masked.parquet": ("train@focused",),
-    "data/teachings.parquet": ("train@distill",),
+DEFINE_TABLES = ("pipeline/common/tables.py", "pipeline/evaluation/schema.py")
+NOT_READ = {  # paths that the modules of a stage, or of one of its instances, name for others
+    "train@vanilla": {"data/views/masked.parquet", "data/teachings.parquet"},
+    "train@focused": {"data/teachings.parquet"},
+    "train@distill": {"data/views/masked.parquet"},
+    "evaluate": {"models/base/tokenizer.json"},  # base.json, which is a dep, has its digest
+    "surface": {"models/base/tokenizer.json", "data/scores.parquet"},  # asks over full contexts only
+    "analyze": {"data/examples.parquet"},  # reads the answers of reports/predictions
 }
 
 
@@ -116,19 +124,26 @@ def test_dvc_yaml_stays_readable():
     assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 400
 
 
+def artifacts(module: Path) -> set[str]:
+    """The paths below data, models and reports that a module's code names, as Path("...") or as a Table."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Path" and node.args:
+            found.add(str(getattr(node.args[0], "value", "")))
+        elif isinstance(node, ast.Attribute) and (room := NAME_TABLES.get(ast.unparse(node.value))):
+            table = getattr(room, node.attr)
+            found |= {str(table)} if isinstance(table, tables.Table) else set()
+    return {path for path in found if path.split("/")[0] in ("data", "models", "reports")}
+
+
 @pytest.mark.parametrize("name", INSTANCES)
 def test_deps_hold_every_artifact_the_stage_names(name: str):
-    """Every data, models or reports path written in the stage's file is a dep or an out, or lies in one."""
-    known = [dep for dep in INSTANCES[name]["deps"] if not dep.startswith("pipeline/")]
-    known += written(INSTANCES[name])
-    module = ROOT / "pipeline/stages" / f"{name.partition('@')[0]}.py"
-    for node in ast.walk(ast.parse(module.read_text())):
-        if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Path" and node.args):
-            continue
-        path = getattr(node.args[0], "value", None)
-        if isinstance(path, str) and path.split("/")[0] in ("data", "models", "reports"):
-            if name in ONLY_READ_BY.get(path, (name,)) or not name.startswith("train@"):
-                assert any(path == k or path.startswith(f"{k}/") or k.startswith(f"{path}/") for k in known), path
+    """Every artifact named by the stage or a module it imports is a dep or an out, or lies in one, or holds one."""
+    known = [Path(dep) for dep in INSTANCES[name]["deps"]] + [Path(out) for out in written(INSTANCES[name])]
+    stage = name.partition("@")[0]
+    for file in closure(ROOT / f"pipeline/stages/{stage}.py") - {*DEFINE_TABLES}:
+        for path in map(Path, artifacts(ROOT / file) - NOT_READ.get(name, set()) - NOT_READ.get(stage, set())):
+            assert any(path == k or k in path.parents or path in k.parents for k in known), (file, path)
 
 
 def test_focused_training_alone_waits_for_the_gate():

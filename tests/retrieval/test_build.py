@@ -113,9 +113,9 @@ def test_a_new_retriever_takes_a_class_its_settings_and_a_bundle(tmp_path):
     documents = [
         {"document_id": name, "title": "", "text": "".join(texts), "whole": True} for name, texts in TEXTS_OF.items()
     ]
-    tables.write(tmp_path / "data/documents.parquet", tables.DOCUMENTS, documents)
-    tables.write(tmp_path / "data/chunks.parquet", tables.CHUNKS, chunks())
-    tables.write(tmp_path / "data/examples.parquet", tables.EXAMPLES, EXAMPLES)
+    tables.write(tables.DOCUMENTS.at(tmp_path / "data/documents.parquet"), documents)
+    tables.write(tables.CHUNKS.at(tmp_path / "data/chunks.parquet"), chunks())
+    tables.write(tables.EXAMPLES.at(tmp_path / "data/examples.parquet"), EXAMPLES)
     for stage in ("score", "validate"):
         done = subprocess.run(
             [sys.executable, "-m", f"pipeline.stages.{stage}"], cwd=tmp_path, capture_output=True, text=True
@@ -123,7 +123,7 @@ def test_a_new_retriever_takes_a_class_its_settings_and_a_bundle(tmp_path):
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
     report = json.loads((tmp_path / "reports/retrieval.json").read_text())
     assert report["retriever"] == {"kind": "overlap", "weight": 2.0, "title": True} and report["collection"] is None
-    [first, *_] = tables.scan(tmp_path / "data/scores.parquet", tables.SCORES)
+    [first, *_] = tables.scan(tables.SCORES.at(tmp_path / "data/scores.parquet"))
     assert first["scores"] == [4.0, 8.0]  # "was born" of d1; "grace hopper was born" of d2
     rows = json.loads((tmp_path / "reports/validation.json").read_text())["rows"]
     assert {row["retriever"] for row in rows} == {"overlap", "bm25"}

@@ -61,8 +61,8 @@ def project(tmp_path, monkeypatch):
     """Make a working folder with our conf/, toy chunks and examples."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
-    tables.write(score.CHUNKS, tables.CHUNKS, chunks())
-    tables.write(score.EXAMPLES, tables.EXAMPLES, EXAMPLES)
+    tables.write(tables.CHUNKS, chunks())
+    tables.write(tables.EXAMPLES, EXAMPLES)
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def scored(engine, source, cache_folder, monkeypatch):
     score.main()
     with closing(sqlite3.connect(cache_folder / embedding_cache.FILE)) as cache:
         rows = cache.execute("SELECT * FROM embeddings ORDER BY key").fetchall()
-    return score.SCORES.read_bytes(), score.REPORT.read_bytes(), rows
+    return tables.SCORES.path.read_bytes(), score.REPORT.read_bytes(), rows
 
 
 def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, cluster, monkeypatch, capfd):

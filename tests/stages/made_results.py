@@ -72,16 +72,16 @@ def write(
                 }
             )
             answers.append((context, gold))
-    tables.write(root / "data/documents.parquet", tables.DOCUMENTS, documents)
-    tables.write(root / "data/examples.parquet", tables.EXAMPLES, examples)
-    tables.write(root / "data/views/masked.parquet", tables.MASKED_VIEWS, map(_masked, examples))
+    tables.write(tables.DOCUMENTS.at(root / "data/documents.parquet"), documents)
+    tables.write(tables.EXAMPLES.at(root / "data/examples.parquet"), examples)
+    tables.write(tables.MASKED_VIEWS.at(root / "data/views/masked.parquet"), map(_masked, examples))
     for method in skill:
         rows = [
             _prediction(draw, example, context, gold, facts, method, given, skill[method], hostile)
             for given in ("full", "retrieval")
             for example, (context, gold) in zip(examples, answers, strict=True)
         ]
-        tables.write(root / f"reports/predictions/{method}.parquet", schema.PREDICTIONS, rows)
+        tables.write(schema.PREDICTIONS.at(root / f"reports/predictions/{method}.parquet"), rows)
         cells = [
             _cell(method, given, length, rate, skill[method])
             for given in ("full", "retrieval")

@@ -26,7 +26,7 @@ def answered(toy, monkeypatch):
     monkeypatch.setattr(analyze, "METHODS", ("base",))
     test_evaluate.run_stage(monkeypatch, "base")
     mask.main()
-    shutil.copy(inputs.PREDICTIONS / "base.parquet", inputs.PREDICTIONS / "by-hand.parquet")
+    shutil.copy(schema.PREDICTIONS.path / "base.parquet", schema.PREDICTIONS.path / "by-hand.parquet")
     return toy
 
 
@@ -35,7 +35,7 @@ def read() -> dict:
 
 
 def longest(toy) -> list[tuple[dict, dict]]:
-    masked = list(tables.scan(inputs.MASKED, tables.MASKED_VIEWS))
+    masked = list(tables.scan(tables.MASKED_VIEWS))
     rows = zip(toy.full, masked, strict=True)
     return [pair for pair in rows if pair[0]["num_documents"] == 6 and pair[0]["split"] == "test"]
 
@@ -94,7 +94,7 @@ def test_every_file_of_predictions_has_its_kinds_of_answers_and_its_bias(answere
     assert found["answers"]["base"] == found["answers"]["by-hand"]
     rows = [
         row
-        for row in tables.scan(inputs.PREDICTIONS / "base.parquet", schema.PREDICTIONS)
+        for row in tables.scan(schema.predictions_of("base"))
         if row["input"] == "full" and row["num_documents"] == 6
     ]
     errors = found["answers"]["base"]["errors"]
@@ -115,16 +115,16 @@ def test_equal_runs_write_equal_bytes(answered):
 
 def test_where_no_gold_chunk_is_known_there_is_no_attention_to_it(answered):
     rows = [{**row, "gold": [False] * len(row["gold"])} for row in answered.scores]
-    tables.write(inputs.SCORES, tables.SCORES, rows)
+    tables.write(tables.SCORES, rows)
     analyze.main()
     assert read()["methods"]["base"]["attention"] is None
 
 
 def test_a_missing_answer_is_named_and_the_last_analysis_stays(answered):
     files.write_text(analyze.ANALYSIS, "before")
-    path = inputs.PREDICTIONS / "by-hand.parquet"
-    rows = [row for row in tables.scan(path, schema.PREDICTIONS) if row["example_id"] != "e2"]
-    tables.write(path, schema.PREDICTIONS, rows)
+    path = schema.PREDICTIONS.path / "by-hand.parquet"
+    rows = [row for row in tables.scan(schema.PREDICTIONS.at(path)) if row["example_id"] != "e2"]
+    tables.write(schema.PREDICTIONS.at(path), rows)
     with pytest.raises(ArtifactError, match=r"by-hand.parquet: has no answer to example e2 .*evaluate@by-hand"):
         analyze.main()
     assert analyze.ANALYSIS.read_text() == "before"
@@ -132,7 +132,7 @@ def test_a_missing_answer_is_named_and_the_last_analysis_stays(answered):
 
 def test_scores_of_other_chunks_are_refused(answered):
     rows = [{**row, "chunk_ids": list(reversed(row["chunk_ids"]))} for row in answered.scores]
-    tables.write(inputs.SCORES, tables.SCORES, rows)
+    tables.write(tables.SCORES, rows)
     with pytest.raises(ArtifactError, match=r"scores.parquet: chunks of example e0 are not those in"):
         analyze.main()
 
@@ -154,7 +154,7 @@ def test_a_window_that_hides_gold_tokens_says_so_and_lowers_no_attention(toy, mo
     test_evaluate.yaml.dump(params, path)
     for number, row in enumerate(toy.scores):  # the gold chunk first or last in its context
         row["gold"] = [place == (0 if number % 4 else len(row["gold"]) - 1) for place in range(len(row["gold"]))]
-    tables.write(inputs.SCORES, tables.SCORES, toy.scores)
+    tables.write(tables.SCORES, toy.scores)
     monkeypatch.setattr(analyze, "METHODS", ("base",))
     test_evaluate.run_stage(monkeypatch, "base")
     mask.main()

@@ -32,13 +32,13 @@ def write_documents():
         {"document_id": name, "title": name.title(), "text": text, "whole": name == "whole"}
         for name, text in TEXTS.items()
     ]
-    tables.write(chunk.DOCUMENTS, tables.DOCUMENTS, rows)
+    tables.write(tables.DOCUMENTS, rows)
 
 
 def test_chunks_give_the_documents_back(project, capsys):
     write_documents()
     chunk.main()
-    rows = list(tables.scan(chunk.CHUNKS, tables.CHUNKS))
+    rows = list(tables.scan(tables.CHUNKS))
     for name, text in TEXTS.items():
         mine = [row for row in rows if row["document_id"] == name]
         assert "".join(row["text"] for row in mine) == text
@@ -55,9 +55,9 @@ def test_chunks_give_the_documents_back(project, capsys):
 def test_the_same_documents_give_the_same_bytes(project):
     write_documents()
     chunk.main()
-    first = chunk.CHUNKS.read_bytes()
+    first = tables.CHUNKS.path.read_bytes()
     chunk.main()
-    assert chunk.CHUNKS.read_bytes() == first
+    assert tables.CHUNKS.path.read_bytes() == first
 
 
 def test_missing_documents_name_the_stage_that_makes_them(project):

@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from pipeline.common import files, tables
 from pipeline.common.text import has_answer
-from pipeline.evaluation import metrics, predict, schema, score
+from pipeline.evaluation import metrics, schema, score
 from pipeline.model import causal_lm, loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
@@ -97,10 +97,10 @@ class Toy:
 
     def write(self, sha256):
         chunks = [{**chunk._asdict(), "index": 0, "start": 0, "end": len(chunk.text)} for chunk in self.chunks.values()]
-        tables.write(predict.CHUNKS, tables.CHUNKS, chunks)
-        tables.write(predict.EXAMPLES, tables.EXAMPLES, self.examples)
-        tables.write(predict.FULL, tables.FULL_VIEWS, self.full, {"tokenizer_sha256": sha256})
-        tables.write(predict.SCORES, tables.SCORES, self.scores)
+        tables.write(tables.CHUNKS, chunks)
+        tables.write(tables.EXAMPLES, self.examples)
+        tables.write(tables.FULL_VIEWS, self.full, {"tokenizer_sha256": sha256})
+        tables.write(tables.SCORES, self.scores)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def answer(network, prompt):
 
 def test_each_test_example_is_asked_over_its_context_and_over_its_best_chunks(toy, monkeypatch, capsys):
     run_stage(monkeypatch, "base")
-    rows = list(tables.scan(evaluate.PREDICTIONS / "base.parquet", schema.PREDICTIONS))
+    rows = list(tables.scan(schema.predictions_of("base")))
     network = tiny.network()
     expected = []
     for example, full, scored in zip(toy.examples, toy.full, toy.scores, strict=True):
@@ -174,15 +174,15 @@ def test_each_test_example_is_asked_over_its_context_and_over_its_best_chunks(to
 
 
 def test_the_longest_context_of_each_question_alone_gets_the_answers_it_gets_among_all(toy, monkeypatch, capsys):
-    path = evaluate.PREDICTIONS / "base.parquet"
+    path = schema.PREDICTIONS.path / "base.parquet"
     run_stage(monkeypatch, "base")
-    among_all = list(tables.scan(path, schema.PREDICTIONS))
+    among_all = list(tables.scan(schema.PREDICTIONS.at(path)))
     params = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
     params["eval"]["contexts"] = "longest"
     yaml.dump(params, Path("params.yaml"))
     capsys.readouterr()
     run_stage(monkeypatch, "base")
-    rows = list(tables.scan(path, schema.PREDICTIONS))
+    rows = list(tables.scan(schema.PREDICTIONS.at(path)))
     # Examples 2n and 2n + 1 ask question n over six and over two documents.
     assert [row["example_id"] for row in rows] == [f"e{number}" for number in range(0, 24, 2) for _ in range(2)]
     assert rows == [row for row in among_all if row["num_documents"] == 6]
@@ -190,12 +190,12 @@ def test_the_longest_context_of_each_question_alone_gets_the_answers_it_gets_amo
 
 
 def test_the_figures_are_those_of_the_predictions_and_equal_runs_write_equal_bytes(toy, monkeypatch):
-    paths = [evaluate.PREDICTIONS / "base.parquet", evaluate.FIGURES / "base.json"]
+    paths = [schema.PREDICTIONS.path / "base.parquet", evaluate.FIGURES / "base.json"]
     run_stage(monkeypatch, "base")
     first = [path.read_bytes() for path in paths]
     run_stage(monkeypatch, "base")
     assert [path.read_bytes() for path in paths] == first
-    rows = list(tables.scan(paths[0], schema.PREDICTIONS))
+    rows = list(tables.scan(schema.PREDICTIONS.at(paths[0])))
     written = files.read_json(paths[1], "evaluate")
     assert written["method"] == "base" and list(written["inputs"]) == ["full", "retrieval"]
     for name, figures in written["inputs"].items():
@@ -212,7 +212,7 @@ def _copy(value):
 
 def test_two_processes_write_what_one_writes(toy, monkeypatch):
     run_stage(monkeypatch, "base")
-    paths = [evaluate.PREDICTIONS / "base.parquet", evaluate.FIGURES / "base.json"]
+    paths = [schema.PREDICTIONS.path / "base.parquet", evaluate.FIGURES / "base.json"]
     alone = [path.read_bytes() for path in paths]
     for path in paths:
         path.unlink()
@@ -238,8 +238,7 @@ def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
     for method in ("base", "vanilla"):
         run_stage(monkeypatch, method)
     base, vanilla = (
-        [row["prediction"] for row in tables.scan(evaluate.PREDICTIONS / f"{method}.parquet", schema.PREDICTIONS)]
-        for method in ("base", "vanilla")
+        [row["prediction"] for row in tables.scan(schema.predictions_of(method))] for method in ("base", "vanilla")
     )
     assert len(base) == len(vanilla) and base != vanilla
 
@@ -278,13 +277,13 @@ def test_files_that_do_not_belong_together_are_refused(toy, monkeypatch, damage)
     messages = {"unknown chunk": "has no chunk d3#0", "other chunks": "chunks of example .* are not those in"}
     with pytest.raises(ArtifactError, match=messages.get(damage, "rows do not belong together")):
         run_stage(monkeypatch, "base")
-    assert not evaluate.PREDICTIONS.exists()
+    assert not schema.PREDICTIONS.path.exists()
 
 
 def test_missing_files_are_refused_with_the_stage_that_makes_them(toy, monkeypatch):
     with pytest.raises(ArtifactError, match="run `dvc repro train@focused` first"):
         run_stage(monkeypatch, "focused")
-    predict.SCORES.unlink()
+    tables.SCORES.path.unlink()
     with pytest.raises(ArtifactError, match="run `dvc repro score` first"):
         run_stage(monkeypatch, "base")
 

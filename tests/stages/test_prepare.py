@@ -41,8 +41,8 @@ def outputs(project):
 def test_the_example_of_the_users_format(project, capsys):
     choose("jsonl", source="examples/own")
     prepare.main()
-    documents = {row["document_id"]: row for row in tables.scan(prepare.DOCUMENTS, tables.DOCUMENTS)}
-    examples = {row["example_id"]: row for row in tables.scan(prepare.EXAMPLES, tables.EXAMPLES)}
+    documents = {row["document_id"]: row for row in tables.scan(tables.DOCUMENTS)}
+    examples = {row["example_id"]: row for row in tables.scan(tables.EXAMPLES)}
     assert [name for name, row in documents.items() if row["whole"]] == ["minutes"]
     assert [examples[name]["split"] for name in examples] == ["train", "train", "dev", "test", "test", "test"]
     [span] = examples["q4"]["evidence"]
@@ -101,8 +101,8 @@ def test_nq_from_a_folder(project, capsys):
     printed = capsys.readouterr().out
     assert "9 examples (train 1, dev 0, test 8)" in printed
     assert "left out: 1 questions asked in test, 1 questions without a gold passage" in printed
-    assert all(row["whole"] for row in tables.scan(prepare.DOCUMENTS, tables.DOCUMENTS))
-    [train] = [row for row in tables.scan(prepare.EXAMPLES, tables.EXAMPLES) if row["split"] == "train"]
+    assert all(row["whole"] for row in tables.scan(tables.DOCUMENTS))
+    [train] = [row for row in tables.scan(tables.EXAMPLES) if row["split"] == "train"]
     assert (train["question"], train["answers"]) == ("what is omega", ["omega"])
     summary = files.read_json(prepare.SUMMARY, "prepare")
     digest = hashlib.sha256((project / "nq/open.jsonl").read_bytes()).hexdigest()
@@ -156,7 +156,7 @@ def test_real_samples_of_every_official_benchmark_pass_the_checks_twice_alike(pr
     choose(name, source=str(shared / "data" / folder), files=chosen, **settings)
     prepare.main()
     first = outputs(project)
-    examples = list(tables.scan(prepare.EXAMPLES, tables.EXAMPLES))
+    examples = list(tables.scan(tables.EXAMPLES))
     assert len(examples) == num_examples and {row["benchmark"] for row in examples} == {name}
     if num_contexts is not None:
         contexts = {split: {row["document_ids"][0] for row in examples if row["split"] == split} for split in SPLITS}

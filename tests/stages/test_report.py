@@ -65,7 +65,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, run_stage: Stage) -> Path:
 
 def test_the_summary_agrees_with_the_predictions(reported: Path):
     summary = json.loads((reported / "reports/summary.json").read_text())
-    rows = list(tables.scan(reported / "reports/predictions/focused.parquet", schema.PREDICTIONS))
+    rows = list(tables.scan(schema.PREDICTIONS.at(reported / "reports/predictions/focused.parquet")))
     hits = [row["exact_match"] for row in rows if row["input"] == "full" and row["num_documents"] == 12]
     assert summary["exact_match"]["focused"] == pytest.approx(sum(hits) / len(hits), abs=1e-6)
     assert summary["num_examples"] == len(hits) == 60

@@ -71,8 +71,8 @@ def project(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
-    tables.write(score.CHUNKS, tables.CHUNKS, chunks())
-    tables.write(score.EXAMPLES, tables.EXAMPLES, EXAMPLES)
+    tables.write(tables.CHUNKS, chunks())
+    tables.write(tables.EXAMPLES, EXAMPLES)
     return tmp_path
 
 
@@ -85,11 +85,11 @@ def use(retriever, **changes):
 def scored(retriever, **changes):
     use(retriever, **changes)
     score.main()
-    return list(tables.scan(score.SCORES, tables.SCORES)), files.read_json(score.REPORT, "score")
+    return list(tables.scan(tables.SCORES)), files.read_json(score.REPORT, "score")
 
 
 def written():
-    return score.SCORES.read_bytes(), score.REPORT.read_bytes()
+    return tables.SCORES.path.read_bytes(), score.REPORT.read_bytes()
 
 
 def test_rows_follow_the_examples_and_chunks_the_context(project):
@@ -135,7 +135,7 @@ def test_controls_bracket_every_retriever_and_rank_no_collection(project):
 
 def test_random_does_not_depend_on_the_order_of_the_examples(project):
     before, _ = scored("random")
-    tables.write(score.EXAMPLES, tables.EXAMPLES, EXAMPLES[::-1])
+    tables.write(tables.EXAMPLES, EXAMPLES[::-1])
     assert scored("random")[0] == before[::-1]
 
 
@@ -150,11 +150,11 @@ def test_the_bytes_are_the_same_with_a_cold_a_warm_and_a_half_warm_cache(project
     assert "0 encoded now, 4 from the cache" in capsys.readouterr().out
 
     monkeypatch.setenv("FOCUS_CACHE", str(project / "another cache"))
-    tables.write(score.EXAMPLES, tables.EXAMPLES, EXAMPLES[:1])
-    tables.write(score.CHUNKS, tables.CHUNKS, [chunk for chunk in chunks() if chunk["document_id"] in ("d1", "d2")])
+    tables.write(tables.EXAMPLES, EXAMPLES[:1])
+    tables.write(tables.CHUNKS, [chunk for chunk in chunks() if chunk["document_id"] in ("d1", "d2")])
     scored("minilm", **encoder)
-    tables.write(score.EXAMPLES, tables.EXAMPLES, EXAMPLES)
-    tables.write(score.CHUNKS, tables.CHUNKS, chunks())
+    tables.write(tables.EXAMPLES, EXAMPLES)
+    tables.write(tables.CHUNKS, chunks())
     capsys.readouterr()
     scored("minilm", **encoder)
     assert "2 encoded now, 2 from the cache" in capsys.readouterr().out
@@ -173,7 +173,7 @@ def test_a_failing_run_says_why_in_one_line_and_leaves_the_last_scores_whole(pro
     scored("bm25")
     before = written()
     unknown = example(9, "test", "who", "nobody", ["d1"], [])
-    tables.write(score.EXAMPLES, tables.EXAMPLES, [*EXAMPLES, unknown])
+    tables.write(tables.EXAMPLES, [*EXAMPLES, unknown])
     use("oracle")
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
@@ -182,12 +182,12 @@ def test_a_failing_run_says_why_in_one_line_and_leaves_the_last_scores_whole(pro
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "example e9 has no known gold chunk" in said
     assert written() == before
-    assert [path.name for path in score.SCORES.parent.iterdir() if path.name.endswith(".tmp")] == []
+    assert [path.name for path in tables.SCORES.path.parent.iterdir() if path.name.endswith(".tmp")] == []
 
 
 @pytest.mark.parametrize("which", ["CHUNKS", "EXAMPLES"])
 def test_nothing_to_score_is_an_error_and_not_an_empty_report(project, which):
-    tables.write(getattr(score, which), getattr(tables, which), [])
+    tables.write(getattr(tables, which), [])
     use("bm25")
     with pytest.raises(errors.DataError, match=rf"{which.lower()}\.parquet: no rows"):
         score.main()

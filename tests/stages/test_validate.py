@@ -53,8 +53,8 @@ def project(tmp_path, monkeypatch):
 
 
 def write(examples):
-    tables.write(validate.DOCUMENTS, tables.DOCUMENTS, map(asdict, DOCUMENTS))
-    tables.write(validate.EXAMPLES, tables.EXAMPLES, map(asdict, examples))
+    tables.write(tables.DOCUMENTS, map(asdict, DOCUMENTS))
+    tables.write(tables.EXAMPLES, map(asdict, examples))
 
 
 def choose(retrievers=("bm25",), chunk_words=(6,), max_examples=None, use="bm25", words=6):

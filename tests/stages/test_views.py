@@ -38,17 +38,17 @@ def write_inputs(ranks: tuple[int, ...] = (2, 0, 1)) -> None:
     example = Example(
         "e", "q", "toy", "train", "Where was Ada born?", "", ["Rome"], list("abc"), ["a"], [Evidence("a", 0, 5)], 0
     )
-    tables.write(mask.EXAMPLES, tables.EXAMPLES, [asdict(example)])
+    tables.write(tables.EXAMPLES, [asdict(example)])
     chunks = [
         {"chunk_id": f"{d}#0", "document_id": d, "index": 0, "start": 0, "end": len(t), "title": "", "text": t}
         for d, t in TEXTS.items()
     ]
-    tables.write(mask.CHUNKS, tables.CHUNKS, chunks)
+    tables.write(tables.CHUNKS, chunks)
     scores = {
         "example_id": "e", "chunk_ids": ["a#0", "b#0", "c#0"], "scores": [float(-r) for r in ranks],
         "ranks": list(ranks), "gold": [True, False, False],
     }  # fmt: skip
-    tables.write(mask.SCORES, tables.SCORES, [scores])
+    tables.write(tables.SCORES, [scores])
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_card_names_the_weights_and_the_tokenizer(project: Path):
 def test_control_tokens_in_a_document_are_text(project: Path):
     tokenize.main()
     card = loading.read_card()
-    [row] = tables.scan(tokenize.FULL, tables.FULL_VIEWS)
+    [row] = tables.scan(tables.FULL_VIEWS)
     controls = {card.bos_id, card.eos_id, card.pad_id, card.mask_id}
     inside = row["input_ids"][1:-1]
     assert not controls & set(inside)
@@ -89,34 +89,34 @@ def test_masked_views_keep_the_best_chunk_and_flag_the_lost_answer(project: Path
     tokenize.main()
     mask.main()
     card = loading.read_card()
-    [full] = tables.scan(tokenize.FULL, tables.FULL_VIEWS)
-    [row] = tables.scan(mask.MASKED, tables.MASKED_VIEWS)
+    [full] = tables.scan(tables.FULL_VIEWS)
+    [row] = tables.scan(tables.MASKED_VIEWS)
     assert row["kept_chunk_ids"] == ["b#0"]
     assert (row["gold_retained"], row["answer_retained"]) == (False, False)
     start, end = full["chunk_starts"][1], full["chunk_ends"][1]
     assert row["input_ids"][start:end] == full["input_ids"][start:end]
     assert set(row["input_ids"][full["chunk_starts"][0] : full["chunk_ends"][0]]) == {card.mask_id}
-    marks = tables.metadata(mask.MASKED, tables.MASKED_VIEWS)
+    marks = tables.metadata(tables.MASKED_VIEWS)
     assert marks["tokenizer_sha256"] == card.tokenizer_sha256
     summary = json.loads(mask.SUMMARY.read_text())
     assert summary["splits"]["train"]["gold_retained"] == 0.0
     assert "1 masked views, mode token, top 1" in capsys.readouterr().out
     write_inputs(ranks=(0, 1, 2))
     mask.main()
-    [row] = tables.scan(mask.MASKED, tables.MASKED_VIEWS)
+    [row] = tables.scan(tables.MASKED_VIEWS)
     assert (row["gold_retained"], row["answer_retained"]) == (True, True)
 
 
 def test_gold_kept_is_a_share_of_the_examples_whose_gold_is_known(project: Path, capsys: pytest.CaptureFixture[str]):
     tokenize.main()
-    [scores] = tables.scan(mask.SCORES, tables.SCORES)
-    tables.write(mask.SCORES, tables.SCORES, [scores | {"gold": [False] * 3}])
+    [scores] = tables.scan(tables.SCORES)
+    tables.write(tables.SCORES, [scores | {"gold": [False] * 3}])
     mask.main()
     train = json.loads(mask.SUMMARY.read_text())["splits"]["train"]
     assert (train["num_examples"], train["num_gold_known"], train["gold_retained"]) == (1, 0, None)
     assert train["answer_retained"] == 0.0
     assert "gold chunk kept: train unknown;" in capsys.readouterr().out
-    tables.write(mask.SCORES, tables.SCORES, [scores | {"gold": [True, True, False]}])
+    tables.write(tables.SCORES, [scores | {"gold": [True, True, False]}])
     mask.main()
     train = json.loads(mask.SUMMARY.read_text())["splits"]["train"]
     assert (train["num_gold_known"], train["gold_retained"]) == (1, 1.0)
@@ -126,7 +126,7 @@ def test_more_kept_chunks_than_there_are_keep_all_and_are_counted(project: Path,
     choose(mask={"top_k": 7})
     tokenize.main()
     mask.main()
-    [full], [row] = tables.scan(tokenize.FULL, tables.FULL_VIEWS), tables.scan(mask.MASKED, tables.MASKED_VIEWS)
+    [full], [row] = tables.scan(tables.FULL_VIEWS), tables.scan(tables.MASKED_VIEWS)
     assert row["input_ids"] == full["input_ids"]
     assert "1 contexts have no more than 7 chunks and stay whole" in capsys.readouterr().out
 
@@ -135,7 +135,7 @@ def test_a_row_longer_than_the_model_reads_is_refused_not_cut(project: Path):
     choose(model={"max_tokens": 20})
     with pytest.raises(DataError, match=r"example e has \d+ tokens, model.max_tokens allows 20; give it"):
         tokenize.main()
-    assert not tokenize.FULL.exists()
+    assert not tables.FULL_VIEWS.path.exists()
 
 
 def write_questions(*questions: str) -> None:
@@ -144,7 +144,7 @@ def write_questions(*questions: str) -> None:
         Example(f"e{n}", f"q{n}", "toy", "test", text, "", ["Rome"], list("abc"), ["a"], [Evidence("a", 0, 5)], 0)
         for n, text in enumerate(questions)
     ]
-    tables.write(mask.EXAMPLES, tables.EXAMPLES, [asdict(example) for example in examples])
+    tables.write(tables.EXAMPLES, [asdict(example) for example in examples])
 
 
 @pytest.mark.parametrize(("too_long", "gold_cut"), [("cut_end", 0.0), ("cut_middle", 1.0)])
@@ -153,13 +153,13 @@ def test_a_long_context_is_cut_as_set_and_counted_and_its_questions_share_the_cu
 ):
     write_questions("Where was Ada born?", "Where, in which of the towns named here, was Ada born?")
     tokenize.main()
-    whole = list(tables.scan(tokenize.FULL, tables.FULL_VIEWS))
+    whole = list(tables.scan(tables.FULL_VIEWS))
     assert json.loads(tokenize.SUMMARY.read_text())["splits"]["test"]["cut"] == 0.0
     longest = max(len(row["input_ids"]) for row in whole)
     choose(mask={"top_k": 1}, context={"too_long": too_long}, model={"max_tokens": longest - 12})
     capsys.readouterr()
     tokenize.main()
-    rows = list(tables.scan(tokenize.FULL, tables.FULL_VIEWS))
+    rows = list(tables.scan(tables.FULL_VIEWS))
     assert max(len(row["input_ids"]) for row in rows) == longest - 12
     assert len({tuple(row["input_ids"][: row["question_start"]]) for row in rows}) == 1
     for before, after in zip(whole, rows, strict=True):
@@ -190,17 +190,17 @@ def test_skip_is_refused_with_a_sliding_window_shorter_than_the_input(project: P
 
 def test_scores_of_other_chunks_and_other_row_counts_are_refused(project: Path):
     tokenize.main()
-    scores = list(tables.scan(mask.SCORES, tables.SCORES))
-    tables.write(mask.SCORES, tables.SCORES, [scores[0] | {"chunk_ids": ["a#0", "b#0", "x#0"]}])
+    scores = list(tables.scan(tables.SCORES))
+    tables.write(tables.SCORES, [scores[0] | {"chunk_ids": ["a#0", "b#0", "x#0"]}])
     with pytest.raises(ArtifactError, match="chunks of example e are not those"):
         mask.main()
-    tables.write(mask.SCORES, tables.SCORES, [])
+    tables.write(tables.SCORES, [])
     with pytest.raises(
         ArtifactError,
         match=r"rows do not belong together: data/views/full.parquet \(e\), data/scores.parquet \(no row\)",
     ):
         mask.main()
-    assert not mask.MASKED.exists()
+    assert not tables.MASKED_VIEWS.path.exists()
 
 
 def test_other_weights_than_pinned_are_refused_with_both_digests(project: Path):
@@ -252,7 +252,7 @@ def test_weights_in_a_pickle_are_never_opened(project: Path):
 
 def test_the_stage_leaves_with_its_exit_code_and_no_traceback(project: Path):
     tokenize.main()
-    mask.SCORES.unlink()
+    tables.SCORES.path.unlink()
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-m", "pipeline.stages.mask"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -138,10 +138,10 @@ def test_prompts_are_those_of_the_data_where_they_were_made_with_this_tokenizer(
         }
         for number in range(9)
     ]  # fmt: skip
-    tables.write(merge.FULL, tables.FULL_VIEWS, rows, {"tokenizer_sha256": loading.read_card().tokenizer_sha256})
+    tables.write(tables.FULL_VIEWS, rows, {"tokenizer_sha256": loading.read_card().tokenizer_sha256})
     run(monkeypatch)
     assert f"logits at {64 + 512 + 3 * 100} positions of 5 prompts (4 from" in capsys.readouterr().out
-    tables.write(merge.FULL, tables.FULL_VIEWS, rows, {"tokenizer_sha256": "0" * 64})
+    tables.write(tables.FULL_VIEWS, rows, {"tokenizer_sha256": "0" * 64})
     run(monkeypatch, "focused", "--out", "elsewhere/merged")
     assert "logits at 64 positions of 1 prompts (0 from" in capsys.readouterr().out
     assert (Path("elsewhere/merged") / "model.safetensors").read_bytes() == (OUT / "model.safetensors").read_bytes()

@@ -251,7 +251,7 @@ def own_row(column: str, kind: pa.DataType):
 
 def write_own(path: Path, rows) -> Path:
     empty = {column: own_row(column, kind) for column, kind in schema.PREDICTIONS.columns}
-    tables.write(path, schema.PREDICTIONS, [{**empty, **row} for row in rows])
+    tables.write(schema.PREDICTIONS.at(path), [{**empty, **row} for row in rows])
     return path
 
 

@@ -14,9 +14,9 @@ from tests.model import tiny
 def views(tmp_path):
     """Eight training questions; e0 is unlabelled and its view ends with the question."""
     toy_training.write_views(tmp_path)
-    rows = list(tables.scan(tmp_path / "full.parquet", tables.FULL_VIEWS))
+    rows = list(tables.scan(tables.FULL_VIEWS.at(tmp_path / "full.parquet")))
     rows[0] |= {"split": "unlabelled", "input_ids": rows[0]["input_ids"][: rows[0]["prompt_end"]]}
-    tables.write(tmp_path / "full.parquet", tables.FULL_VIEWS, rows)
+    tables.write(tables.FULL_VIEWS.at(tmp_path / "full.parquet"), rows)
     said = [
         {
             "example_id": row["example_id"],
@@ -28,7 +28,7 @@ def views(tmp_path):
         for number, row in enumerate(rows)
         if row["split"] != "test"
     ]
-    tables.write(tmp_path / "teachings.parquet", tables.TEACHINGS, said)
+    tables.write(tables.TEACHINGS.at(tmp_path / "teachings.parquet"), said)
     return tmp_path
 
 
@@ -38,8 +38,8 @@ def taught(views, batches):
 
 def test_a_row_is_the_prompt_and_what_the_teacher_said_not_the_label(views):
     ((pack,), num_labels) = taught(views, [[0, 2]]).packs(0, 1000, tiny.PAD)
-    full = list(tables.scan(views / "full.parquet", tables.FULL_VIEWS))
-    said = list(tables.scan(views / "teachings.parquet", tables.TEACHINGS))
+    full = list(tables.scan(tables.FULL_VIEWS.at(views / "full.parquet")))
+    said = list(tables.scan(tables.TEACHINGS.at(views / "teachings.parquet")))
     assert num_labels == sum(len(said[number]["output_ids"]) for number in (0, 2)) == len(pack.view.labels_N)
     for row, example in zip(pack.view.row_E.tolist(), pack.view.prompt_end_E.tolist(), strict=True):
         assert example in (full[0]["prompt_end"], full[2]["prompt_end"])
@@ -67,7 +67,7 @@ def test_processes_share_a_step_and_have_equally_many_forwards(views):
 
 
 def test_answers_of_other_questions_are_refused(views):
-    said = list(tables.scan(views / "teachings.parquet", tables.TEACHINGS))
-    tables.write(views / "teachings.parquet", tables.TEACHINGS, said[1:])
+    said = list(tables.scan(tables.TEACHINGS.at(views / "teachings.parquet")))
+    tables.write(tables.TEACHINGS.at(views / "teachings.parquet"), said[1:])
     with pytest.raises(ArtifactError, match=r"row 1 is of e1, in .*full.parquet of e0; run `dvc repro -f teach`"):
         taught(views, [[0]])

@@ -13,9 +13,9 @@ from tests.model import tiny
 def views(tmp_path):
     """Each chunk of the toy is a document of its own."""
     toy_training.write_views(tmp_path)
-    rows = list(tables.scan(tmp_path / "full.parquet", tables.FULL_VIEWS))
+    rows = list(tables.scan(tables.FULL_VIEWS.at(tmp_path / "full.parquet")))
     rows = [row | {"chunk_ids": [f"{document}#0" for document in row["document_ids"]]} for row in rows]
-    tables.write(tmp_path / "full.parquet", tables.FULL_VIEWS, rows)
+    tables.write(tables.FULL_VIEWS.at(tmp_path / "full.parquet"), rows)
     return tmp_path
 
 

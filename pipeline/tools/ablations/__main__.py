@@ -24,7 +24,7 @@ from pipeline.tools.ablations import runs as ablation_runs
 from pipeline.tools.ablations.grid import SEED, Grid, choose, claimed, load
 from pipeline.tools.ablations.plan import Planned, Run
 
-TABLE, ANSWERS = Path("reports/ablations.md"), Path("reports/ablations.parquet")
+TABLE = Path("reports/ablations.md")
 
 
 def main() -> None:
@@ -149,11 +149,14 @@ def _report(planned: Sequence[Planned], grid: Grid) -> None:
         return
     seconds = sum(took[digest] or 0.0 for digest in {digest for row in rows for digest in row.identity[1:]})
     table = tabulate.tabulate(rows, reference=grid.reference, claimed=claimed(grid), seconds=seconds)
-    tables.write(ANSWERS, schema.ABLATIONS, _lines(rows))
+    tables.write(schema.ABLATIONS, _lines(rows))
     files.write_json(ablation_table.RECORD, table.model_dump(mode="json"))
     files.write_text(TABLE, ablation_table.markdown(table))
     counted = f"{len(rows):,} of {len(planned):,} rows"
-    print(f"\n{ablation_table.markdown(table)}\nablations: {counted}; {TABLE}, {ablation_table.RECORD}, {ANSWERS}")
+    print(
+        f"\n{ablation_table.markdown(table)}\nablations: {counted}; {TABLE}, {ablation_table.RECORD}, "
+        f"{schema.ABLATIONS}"
+    )
 
 
 def _comparison(name: str, other: str) -> str:
@@ -163,15 +166,15 @@ def _comparison(name: str, other: str) -> str:
         ConfigError: a row is not among them.
         ArtifactError: there are none, or the rows cannot be compared.
     """
-    if not ANSWERS.is_file():
-        raise ArtifactError(f"{ANSWERS}: no such file; run `make ablations` first, the answers are not in git")
+    if not schema.ABLATIONS.path.is_file():
+        raise ArtifactError(f"{schema.ABLATIONS}: no such file; run `make ablations` first, the answers are not in git")
     answers: dict[str, dict[int, list[tables.Row]]] = {}
-    for answer in tables.scan(ANSWERS, schema.ABLATIONS):
+    for answer in tables.scan(schema.ABLATIONS):
         answers.setdefault(answer["row"], {}).setdefault(answer["seed"], []).append(answer)
     for wanted in (name, other):
         if wanted not in answers:
             hint = did_you_mean(wanted, answers)
-            raise ConfigError(f"{ANSWERS} has no row {wanted!r}{hint}; there are {', '.join(answers)}")
+            raise ConfigError(f"{schema.ABLATIONS} has no row {wanted!r}{hint}; there are {', '.join(answers)}")
     if name == other:
         raise ConfigError(f"--compare takes two rows, got {name} twice")
     rows = [

@@ -159,26 +159,25 @@ def execute(run: Run, workspace: Path, held: int) -> Failure | None:
         text = LOG.read_bytes()[begin:].decode(errors="replace")
         return Failure(run, [line for line in text.splitlines() if line.strip()][-LINES_SHOWN:])
     answers = tables.scan(
-        workspace / f"reports/predictions/{run.method}.parquet",
-        schema.PREDICTIONS,
+        schema.PREDICTIONS.at(workspace / f"reports/predictions/{run.method}.parquet"),
         [name for name, _ in schema.ABLATION_RUN.columns],
     )
-    tables.write(_place(run), schema.ABLATION_RUN, answers, {"seconds": f"{seconds:.3f}", "run": str(run)})
+    tables.write(schema.ABLATION_RUN.at(_place(run)), answers, {"seconds": f"{seconds:.3f}", "run": str(run)})
     return None
 
 
 def seconds(run: Run) -> float | None:
     """What a finished run took in its last attempt; None: it is not finished, or what was kept of it is not whole."""
     try:
-        tables.read(_place(run), schema.ABLATION_RUN)
-        return float(tables.metadata(_place(run), schema.ABLATION_RUN)["seconds"])
+        tables.read(schema.ABLATION_RUN.at(_place(run)))
+        return float(tables.metadata(schema.ABLATION_RUN.at(_place(run)))["seconds"])
     except (ArtifactError, KeyError, ValueError):
         return None
 
 
 def answers(run: Run, given: str) -> list[tables.Row]:
     """The kept answers of a finished run with one input. Raises ArtifactError as tables.scan."""
-    return [row for row in tables.scan(_place(run), schema.ABLATION_RUN) if row["input"] == given]
+    return [row for row in tables.scan(schema.ABLATION_RUN.at(_place(run))) if row["input"] == given]
 
 
 def _place(run: Run) -> Path:

@@ -20,8 +20,7 @@ from pipeline.runtime.settings import BiosData, Settings
 if TYPE_CHECKING:
     import polars as pl
 
-EXAMPLES, CHUNKS = Path("data/examples.parquet"), Path("data/chunks.parquet")
-FULL, MASK = Path("data/views/full.parquet"), Path("reports/mask.json")
+MASK = Path("reports/mask.json")
 WORDPIECES_PER_WORD = 1.35
 """Tokens of the retriever's encoder in a word of English."""
 
@@ -104,13 +103,16 @@ def find(settings: Settings, vocabulary: int) -> Workload:
     stale = _stale()
     splits = ("train", settings.eval.split, "unlabelled", "surface")
     shares: dict[str, float] = {}
-    if not _BEFORE_VIEWS & stale and FULL.is_file():
-        views, source = _counted(), f"{FULL}, counted"
+    if not _BEFORE_VIEWS & stale and tables.FULL_VIEWS.path.is_file():
+        views, source = _counted(), f"{tables.FULL_VIEWS}, counted"
         rows = {split: _rows(views, split) for split in splits}
         if not _BEFORE_MASK & stale and MASK.is_file():
             shares = files.read_json(MASK, "mask")["splits"].get("train") or {}
-    elif not _BEFORE_CHUNKS & stale and EXAMPLES.is_file() and CHUNKS.is_file():
-        views, source = _estimated(vocabulary), f"{EXAMPLES} and {CHUNKS}, tokens estimated from characters; {_EXACT}"
+    elif not _BEFORE_CHUNKS & stale and tables.EXAMPLES.path.is_file() and tables.CHUNKS.path.is_file():
+        views, source = (
+            _estimated(vocabulary),
+            f"{tables.EXAMPLES} and {tables.CHUNKS}, tokens estimated from characters; {_EXACT}",
+        )
         rows = {split: _rows(views, split) for split in splits}
     else:
         rows, source = _from_benchmark(settings, splits, vocabulary)
@@ -150,7 +152,7 @@ def _counted() -> "pl.DataFrame":
 
     columns = ["split", "document_ids", "input_ids", "question_start", "prompt_end"]
     tokens = pl.col("input_ids").list.len().cast(pl.Int64)
-    return tables.frame(FULL, tables.FULL_VIEWS, columns).select(
+    return tables.frame(tables.FULL_VIEWS, columns).select(
         "split",
         "document_ids",
         tokens=tokens,
@@ -165,12 +167,12 @@ def _estimated(vocabulary: int) -> "pl.DataFrame":
 
     per_token = _CHARACTERS_PER_TOKEN / (_SMALL_VOCABULARY_FACTOR if vocabulary < _SMALL_VOCABULARY else 1.0)
     documents = (
-        tables.frame(CHUNKS, tables.CHUNKS, ["document_id", "title", "text"])
+        tables.frame(tables.CHUNKS, ["document_id", "title", "text"])
         .group_by("document_id")
         .agg(characters=pl.col("title").first().str.len_chars() + pl.col("text").str.len_chars().sum())
     )
     columns = ["split", "question", "options", "answers", "document_ids"]
-    examples = tables.frame(EXAMPLES, tables.EXAMPLES, columns).with_row_index()
+    examples = tables.frame(tables.EXAMPLES, columns).with_row_index()
     contexts = (
         examples.select("index", document_id="document_ids")
         .explode("document_id")
@@ -248,8 +250,8 @@ def generated(num_questions: int, documents: Sequence[int], vocabulary: int) -> 
 def _chunks(settings: Settings, fresh: bool, train: Rows, asked: Rows, chunk_tokens: float) -> tuple[int, float]:
     """Number of chunks and their mean word pieces; at most so many, where there are no fresh chunks to count."""
     data = settings.data
-    if fresh and CHUNKS.is_file():
-        texts = tables.frame(CHUNKS, tables.CHUNKS, ["text"])["text"]
+    if fresh and tables.CHUNKS.path.is_file():
+        texts = tables.frame(tables.CHUNKS, ["text"])["text"]
         return len(texts), int(texts.str.len_chars().sum()) / _WORDPIECE_CHARACTERS / max(len(texts), 1)
     if isinstance(data, BiosData):
         asked_once = data.train_questions + data.unlabelled_questions + data.dev_questions + data.test_questions

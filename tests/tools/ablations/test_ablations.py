@@ -179,7 +179,7 @@ def test_a_kept_run_that_is_damaged_anywhere_is_not_done(tmp_path: Path, monkeyp
     }  # fmt: skip
     place = tmp_path / ".dvc/tmp/ablations/runs/digest.parquet"
     place.parent.mkdir(parents=True)
-    tables.write(place, schema.ABLATION_RUN, [answer] * 300, {"seconds": "2.5"})
+    tables.write(schema.ABLATION_RUN.at(place), [answer] * 300, {"seconds": "2.5"})
     assert runs.seconds(run) == 2.5
     whole = place.read_bytes()
     for damaged in (whole[:100], b"", whole[:60] + bytes([whole[60] ^ 1]) + whole[61:]):
@@ -288,7 +288,7 @@ def test_two_rows_are_compared_by_their_kept_answers_and_faults_are_named(
         for seed in (1, 2)
         for place in range(40)
     ]  # fmt: skip
-    tables.write(ablations.ANSWERS, schema.ABLATIONS, answers)
+    tables.write(schema.ABLATIONS, answers)
     text = ablations._comparison("focused", "vanilla")
     assert text.startswith(
         "focused to vanilla: +25.0 points of the score"
@@ -449,7 +449,7 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
     }
     assert {row["input"] for row in answers if row["row"] == "reads-less"} == {"retrieval"}
     assert len(answers) == 5 * 16
-    assert len(list(tables.scan(project.root / "reports/ablations.parquet", schema.ABLATIONS))) == len(answers)
+    assert len(list(tables.scan(schema.ABLATIONS.at(project.root / "reports/ablations.parquet")))) == len(answers)
 
     # A changed row runs anew, all others stay; then nothing is left to do.
     toy.write(

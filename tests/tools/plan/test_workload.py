@@ -24,7 +24,7 @@ def test_rows_are_counted_in_the_views(project: Path):
         }  # fmt: skip
 
     rows = [row("a", "train", "x", 20), row("b", "train", "x", 30), row("c", "test", "y", 90)]
-    tables.write(workload.FULL, tables.FULL_VIEWS, rows)
+    tables.write(tables.FULL_VIEWS, rows)
     views = workload._counted()
     assert workload._rows(views, "train") == workload.Rows(2, 1, 25.0, 30, 16.0, 3.0)
     assert workload._rows(views, "test").longest == 90
@@ -40,8 +40,8 @@ def test_fresh_views_are_used_and_cut(project: Path, monkeypatch: pytest.MonkeyP
     views = pl.DataFrame([{**view, "tokens": 1_000}, {**view, "tokens": 5_000}])
     monkeypatch.setattr(workload, "_counted", lambda: views)
     monkeypatch.setattr(workload, "_chunks", lambda *given: (10, 100.0))
-    workload.FULL.parent.mkdir(parents=True)
-    workload.FULL.touch()
+    tables.FULL_VIEWS.path.parent.mkdir(parents=True)
+    tables.FULL_VIEWS.path.touch()
     found = workload.find(config.load(), 2_473)
     assert found.source.endswith("counted")
     assert (found.train.longest, found.train.mean_tokens) == (4_096, 3_000.0)
@@ -51,7 +51,6 @@ def test_fresh_views_are_used_and_cut(project: Path, monkeypatch: pytest.MonkeyP
 def test_texts_are_estimated_by_their_characters(project: Path):
     chunk = {"index": 0, "start": 0, "end": 1, "title": ""}
     tables.write(
-        workload.CHUNKS,
         tables.CHUNKS,
         [{**chunk, "chunk_id": f"{name}#0", "document_id": name, "text": "x" * 430} for name in ("a", "b")],
     )
@@ -61,7 +60,6 @@ def test_texts_are_estimated_by_their_characters(project: Path):
         "options": [], "gold_option": -1, "subset": "",
     }  # fmt: skip
     tables.write(
-        workload.EXAMPLES,
         tables.EXAMPLES,
         [
             {**example, "example_id": "e", "document_ids": ["a", "b"]},
