@@ -76,7 +76,7 @@ class AblationRow(_Record):
     distraction_rate: Mean
     slope: Mean | None
     """Change of the score from the gold document in first to last position, along the least-squares line; the interval
-    is over questions. None: the positions are unknown, or all are the same."""
+    is over questions. None: the positions are unknown, or all equal."""
     to_reference: ToReference | None
 
 
@@ -278,7 +278,7 @@ def _other_references(table: AblationTable) -> list[str]:
 
 
 def groups(table: AblationTable) -> dict[str, list[tuple[str, list[str]]]]:
-    """Group -> its rows as (label, cells), in the order of the file."""
+    """Map each group to its rows as (label, cells), in the order of the file."""
     found: dict[str, list[tuple[str, list[str]]]] = {}
     for row in table.rows:
         found.setdefault(row.group, []).append((row.label, cells(row, table)))

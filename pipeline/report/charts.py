@@ -40,7 +40,7 @@ MOST_WITH_INTERVALS = 6
 
 
 def scores(rows: Sequence[Measured], key: str, x: str, measure: str) -> list[Figure]:
-    """Scores by group, a figure for each input, all with the same y axis; none where there is one group only."""
+    """Draw scores by group, a figure for each input, all with the same y axis; none if there is only one group."""
     if len({row.group for row in rows}) < 2:
         return []
     top = _top([100 * row.score.high for row in rows])
@@ -54,7 +54,7 @@ def scores(rows: Sequence[Measured], key: str, x: str, measure: str) -> list[Fig
 
 
 def errors(rows: Sequence[Measured]) -> Figure:
-    """Shares of correct answers, distraction errors and other errors."""
+    """Draw the shares of correct answers, distraction errors and other errors."""
     shares = [
         Share(row.name, part, 100 * rate)
         for row in rows
@@ -64,7 +64,7 @@ def errors(rows: Sequence[Measured]) -> Figure:
 
 
 def training(curves: Curves) -> list[Figure]:
-    """The training curves, a figure for each entry of common/curves.py that is not drawn beside another."""
+    """Draw the training curves, a figure for each entry of common/curves.py that is not drawn beside another."""
     figures = []
     for curve in CURVES:
         steps = [
@@ -81,7 +81,7 @@ def training(curves: Curves) -> list[Figure]:
 
 
 def retrieval(quality: Values, summary: Summary, split: str) -> list[Figure]:
-    """Recall of the gold chunk and of an answer by k, at the longest contexts of the split."""
+    """Draw how often the k best-scored chunks hold gold or an answer, at the longest contexts of the split."""
     found = quality.get("splits", {}).get(split)
     if found is None:
         return []
@@ -98,7 +98,7 @@ def retrieval(quality: Values, summary: Summary, split: str) -> list[Figure]:
 
 
 def validation(found: Values, settings: Values, split: str) -> list[Figure]:
-    """Recall of the gold chunk by retriever: by k at the chunk size of this run, and by chunk size for the best 5."""
+    """Draw each retriever's recall of gold chunks: by k at this run's chunk size, and by size for the best 5."""
     rows = [row for row in found.get("rows", []) if row["split"] == split and row["num_gold_known"]]
     if not rows:
         return []
@@ -126,7 +126,7 @@ def validation(found: Values, settings: Values, split: str) -> list[Figure]:
 
 
 def attention(analysis: Values) -> list[Figure]:
-    """Attention by layer, a figure per role of chunk, and to gold by its position; none if no gold chunk is known."""
+    """Draw attention by layer for each role of chunk, and to gold by its position; none if no gold chunk is known."""
     found = {method: of["attention"] for method, of in in_order(analysis.get("methods", {})) if of.get("attention")}
     if not found:
         return []
@@ -155,7 +155,7 @@ def attention(analysis: Values) -> list[Figure]:
 
 
 def kinds(analysis: Values) -> list[Figure]:
-    """Shares of the kinds of answers that occur, by method."""
+    """Draw the shares of the kinds of answers that occur, by method."""
     found = {method: of["errors"] for method, of in in_order(analysis.get("answers", {}))}
     present = [kind for kind in KINDS if any(of[kind]["mean"] > 0 for of in found.values())]
     if not present:
@@ -167,7 +167,7 @@ def kinds(analysis: Values) -> list[Figure]:
 
 
 def effects(table: AblationTable) -> list[Effect]:
-    """The differences of all rows that are compared with another, in the order of the table."""
+    """List the differences of all rows that are compared with another, in the order of the table."""
     return [
         Effect(
             row.group,
@@ -184,7 +184,7 @@ def effects(table: AblationTable) -> list[Effect]:
 
 
 def ablations(table: AblationTable) -> list[Figure]:
-    """The forest plot of the ablation table."""
+    """Draw the ablation table's differences as a forest plot."""
     found = effects(table)
     if not found:
         return []
@@ -224,7 +224,7 @@ def heat_maps(rows: Sequence[Values], measure: str, title: str) -> list[Figure]:
 
 
 def with_intervals(rows: Sequence[Values]) -> bool:
-    """Whether the heat maps have room for intervals."""
+    """Tell whether the heat maps have room for intervals."""
     return len({row["num_documents"] for row in rows}) <= MOST_WITH_INTERVALS
 
 
@@ -237,5 +237,5 @@ def _point(series: str, group: str, interval: Mapping[str, Any]) -> CurvePoint:
 
 
 def _top(highs: Sequence[float]) -> float:
-    """Upper end of the y axis, in percent."""
+    """Choose the upper end of the y axis, in percent."""
     return min(100.0, 1.05 * max(highs)) or 100.0

@@ -79,9 +79,9 @@ def render(contents: Contents) -> str:
             training_figures=charts.training(contents.curves),
             **_retrieval(contents, split),
             tokenize=tokenize,
-            lengths_table=page_tables.lengths(tokenize),
+            lengths_table=page_tables.by_split(tokenize, page_tables.LENGTHS),
             mask=mask,
-            mask_table=page_tables.mask(mask),
+            mask_table=page_tables.by_split(mask, page_tables.MASK),
             **_analysis(sources.get("analysis", {})),
             examples=contents.examples,
             browsed_methods=methods,
@@ -116,7 +116,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _retrieval(contents: Contents, split: str) -> dict[str, Any]:
-    """The retriever of this run, and the retrievers that validate compared."""
+    """Show the retriever of this run, and the retrievers that validate compared."""
     used, compared = (contents.sources.get(name, {}) for name in ("retrieval", "validation"))
     validation_table, validation_constants = page_tables.validation(compared, split)
     return {
@@ -131,7 +131,7 @@ def _retrieval(contents: Contents, split: str) -> dict[str, Any]:
 
 
 def _analysis(analysis: Values) -> dict[str, Any]:
-    """What analyze measured."""
+    """Show what analyze measured."""
     return {
         "analysis": analysis,
         "views_table": page_tables.views(analysis),
@@ -156,14 +156,14 @@ def _ablations(table: AblationTable) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """What an expression of a template shows: None as a dash, and no control characters."""
+    """Prepare the value of a template's expression: None becomes a dash, control characters become visible."""
     if value is None:
         return text.NONE
     return text.visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _kinds(example: ShownExample, methods: Sequence[str]) -> list[str]:
-    """Values that the page's filters select by, counted from 1.
+    """List the values that the page's filters select by, counted from 1.
 
     They are `<kind>` and `<method>-<kind>` of every answer on the full context.
     """

@@ -103,23 +103,18 @@ REACH: Columns = {
 }
 
 
-def mask(values: Values) -> PageTable:
-    """What masking keeps, by split."""
-    return _table(dict(_splits(values)), MASK)
-
-
-def lengths(values: Values) -> PageTable:
-    """Lengths of the full views, by split."""
-    return _table(dict(_splits(values)), LENGTHS)
+def by_split(values: Values, columns: Columns) -> PageTable:
+    """Lay out what a stage measured on each split, such as MASK or LENGTHS."""
+    return _table(dict(_splits(values)), columns)
 
 
 def views(analysis: Values) -> PageTable:
-    """How alike the two views are, by method."""
+    """Show how similar the two views are, by method."""
     return _table(dict(in_order(analysis.get("methods", {}))), VIEWS)
 
 
 def matching(analysis: Values) -> PageTable:
-    """How often the two views match, by method, and by chance in the last row."""
+    """Show how often the two views match, by method, and by chance in the last row."""
     found = _measured(analysis, "matching")
     headings, rows = _table(found, MATCHING)
     if rows:
@@ -129,12 +124,12 @@ def matching(analysis: Values) -> PageTable:
 
 
 def outcomes(analysis: Values) -> PageTable:
-    """Which of the two views are answered correctly, by method."""
+    """Show which of the two views are answered correctly, by method."""
     return _table(_measured(analysis, "outcomes"), OUTCOMES)
 
 
 def slopes(analysis: Values) -> PageTable:
-    """Change of the score and of the attention to gold with the position of the gold document, by method."""
+    """Show how score and attention to gold change with the position of the gold document, by method."""
     attention = _measured(analysis, "attention")
     rows = {}
     for method, found in in_order(analysis.get("answers", {})):
@@ -144,14 +139,14 @@ def slopes(analysis: Values) -> PageTable:
 
 
 def reach(analysis: Values) -> PageTable:
-    """Share of gold tokens outside each layer's attention window, equal for all methods; empty where there are none."""
+    """Show the gold tokens outside each layer's attention window, equal for all methods; empty if there are none."""
     layers = next(iter(_measured(analysis, "attention").values()), {}).get("layers", [])
     cut_off = any(layer["gold_out_of_reach"] for layer in layers)
     return _table({str(layer["layer"]): layer for layer in layers} if cut_off else {}, REACH)
 
 
 def retrieval(quality: Values) -> PageTable:
-    """Recall in the contexts of every split, and in the whole collection if it was searched."""
+    """Show recall in the contexts of every split, and in the whole collection if it was searched."""
     rows = {f"{name}, in the context": shares["all"] for name, shares in _splits(quality)}
     if collection := quality.get("collection"):
         rows["whole collection"] = {
@@ -194,7 +189,7 @@ def equal_sizes(values: Values) -> list[list[int]]:
 
 
 def official(figures: Mapping[str, Values]) -> PageTable:
-    """The figures of the benchmark's official evaluator, by row of the main table; names of counts open with num_."""
+    """Show the output of the benchmark's official evaluator by row of the main table; counts are named num_..."""
     names = dict.fromkeys(name for values in figures.values() for name in values)
     return _table(figures, {name: (_heading(name), _count if name.startswith("num_") else percent) for name in names})
 
@@ -206,7 +201,7 @@ def _heading(name: str) -> str:
 
 
 def settings(values: Values) -> list[tuple[str, str]]:
-    """Settings or counts as (dotted name, value as in YAML)."""
+    """Write settings or counts as (dotted name, value as in YAML)."""
     return [(name, _yaml(value)) for name, value in _flat(values)]
 
 
@@ -230,12 +225,12 @@ def _table(rows: Mapping[str, Values], columns: Columns) -> PageTable:
 
 
 def _measured(analysis: Values, part: str) -> dict[str, Values]:
-    """Method -> one part of what analyze measured, of the methods that have it."""
+    """Pick one part of what analyze measured, of the methods that have it."""
     return {method: found[part] for method, found in in_order(analysis.get("methods", {})) if found.get(part)}
 
 
 def _splits(values: Values) -> list[tuple[str, Values]]:
-    """The splits in their usual order, then others by name."""
+    """Order the splits: train, dev, test, then others by name."""
     order = {split: number for number, split in enumerate(SPLITS)}
     return sorted(values.get("splits", {}).items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
 

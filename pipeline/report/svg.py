@@ -7,6 +7,7 @@ page. Series differ in colour, in symbol, and by the name at the end of their li
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import altair as alt
@@ -196,17 +197,12 @@ def stacked_bars(label: Label, shares: Sequence[Share], part_colours: Mapping[st
 
 def forest_plot(label: Label, effects: Sequence[Effect]) -> Figure:
     """Draw differences and their intervals beside a zero line, one line per effect under the heading of its group."""
-    heads: list[dict[str, Any]] = []
-    names: list[dict[str, Any]] = []
-    lines: list[dict[str, Any]] = []
-    order: list[str] = []
-    for number, effect in enumerate(effects):
-        if number == 0 or effect.group != effects[number - 1].group:
-            order.append(f"{len(order)}")
-            heads.append({"line": order[-1], "text": effect.group})
-        order.append(f"{len(order)}")
-        names.append({"line": order[-1], "text": effect.name})
-        lines.append({"line": order[-1], **effect._asdict()})
+    rows: list[dict[str, Any]] = []
+    for group, members in groupby(effects, key=lambda effect: effect.group):
+        rows.append({"head": group})
+        rows += [effect._asdict() for effect in members]
+    rows = [{**row, "line": f"{number}"} for number, row in enumerate(rows)]
+    order = [row["line"] for row in rows]
     # Names are marks, not labels of the axis, because two groups may hold rows of one name.
     y = alt.Y("line:N", sort=order, scale=alt.Scale(domain=order), axis=None)
     low = min(0.0, *(effect.low for effect in effects))
@@ -215,12 +211,13 @@ def forest_plot(label: Label, effects: Sequence[Effect]) -> Figure:
     scale = alt.Scale(domain=[low - margin, high + margin], nice=False)
     methods = _names(effect.method for effect in effects)
     colour = _colour("method", methods, alt.Legend(orient="top", title=None) if len(methods) > 1 else None)
-    chart = alt.Chart(_data(lines)).encode(y=y, color=colour)
+    chart = alt.Chart(_data(row for row in rows if "name" in row)).encode(y=y, color=colour)
 
-    def beside(rows: list[dict[str, Any]], weight: Literal["bold", "normal"]) -> alt.Chart:
+    def beside(field: str, weight: Literal["bold", "normal"]) -> alt.Chart:
         """Write text left of the plot."""
-        marks = alt.Chart(_data(rows)).mark_text(align="right", dx=-10, color="currentColor", fontWeight=weight)
-        written: alt.Chart = marks.encode(y=y, x=alt.value(0), text="text:N")
+        marks = alt.Chart(_data(row for row in rows if field in row))
+        marks = marks.mark_text(align="right", dx=-10, color="currentColor", fontWeight=weight)
+        written: alt.Chart = marks.encode(y=y, x=alt.value(0), text=f"{field}:N")
         return written
 
     return draw(
@@ -234,8 +231,8 @@ def forest_plot(label: Label, effects: Sequence[Effect]) -> Figure:
             fillOpacity=alt.condition("datum.significant", alt.value(1.0), alt.value(0.0)),
             fill=colour,
         ),
-        beside(heads, "bold"),
-        beside(names, "normal"),
+        beside("head", "bold"),
+        beside("name", "normal"),
         height=21 * len(order),
     )
 
@@ -277,12 +274,12 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def colours(series: Sequence[str]) -> list[str]:
-    """A colour for each name: that of the method, or for other names one by their order."""
+    """Assign a colour to each name: that of the method, or another one by the order of the names."""
     return _assigned(series, {name: method.colour for name, method in METHODS.items()}, OTHER_COLOURS)
 
 
 def _names(names: Iterable[str]) -> list[str]:
-    """Distinct names in their order."""
+    """List the distinct names in their order."""
     return list(dict.fromkeys(names))
 
 

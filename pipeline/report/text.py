@@ -4,7 +4,7 @@ Shares are in percent with one decimal, differences in points with their sign.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pipeline.common.methods import DISTILL, FOCUSED, METHODS, VANILLA
@@ -17,6 +17,13 @@ MEANINGS = {
     "distraction_rate": "Distracted: the answer is wrong and occurs in a distractor.",
 }
 """Measures beside a benchmark's own that need an explanation."""
+
+_MATCHING = {
+    "shuffled": "Full views whose nearest masked view is their own, when both ask another example's question",
+    "one_question": "The same when all views ask one question, so that only their contexts differ",
+    "same_context": "The same among views of one context, so that only their questions differ",
+}
+"""Way of matching the two views -> what its sentence says."""
 
 MINUS = "\N{MINUS SIGN}"
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -221,78 +228,56 @@ def _same_reading(summary: Summary) -> list[str]:
 
 
 def analysis_sentences(analysis: Values) -> list[str]:
-    """Write one sentence for each thing that analyze measured, with the number of every method."""
-    inside = dict(in_order(analysis.get("methods", {})))
-    answers = dict(in_order(analysis.get("answers", {})))
-    slopes = {method: found for method, of in answers.items() if (found := of["position"]["slope"]) is not None}
-    found = [
-        _by_method(
-            "Cosine similarity of the two views of a question",
-            {method: f"{of['alignment']:.2f}" for method, of in inside.items() if "alignment" in of},
+    """Write one sentence for each thing that analyze measured, with the number of every method that has it."""
+    inside, answers = analysis.get("methods", {}), analysis.get("answers", {})
+    matching = {method: found["matching"] for method, found in inside.items() if found.get("matching")}
+    chance = {name: _whole(found["chance"]) for name, found in next(iter(matching.values()), {}).items()}
+    sentences = [
+        _by_method("Cosine similarity of the two views of a question", inside, ["alignment"], "{:.2f}".format),
+        _by_method("Questions with the same answer from both views", inside, ["answers_equal"]),
+        *(
+            _by_method(f"{meaning} (chance: {chance[name]})", matching, [name, "mean"])
+            for name, meaning in _MATCHING.items()
+            if matching
         ),
-        _by_method(
-            "Questions with the same answer from both views",
-            {method: _whole(of["answers_equal"]) for method, of in inside.items() if "answers_equal" in of},
-        ),
-        *_matching_sentences(inside),
         _attention_sentence(inside),
         _by_method(
             "Change of the score, in points, from the gold document in first to last position",
-            {method: points(slope["mean"]) for method, slope in slopes.items()},
+            answers,
+            ["position", "slope", "mean"],
+            points,
         ),
-        _by_method(
-            "Wrong answers that occur nowhere in the context",
-            {method: _whole(of["errors"]["hallucinated"]["mean"]) for method, of in answers.items()},
-        ),
-        _by_method(
-            "Wrong answers that occur in a distractor",
-            {method: _whole(of["errors"]["distraction"]["mean"]) for method, of in answers.items()},
-        ),
+        _by_method("Wrong answers that occur nowhere in the context", answers, ["errors", "hallucinated", "mean"]),
+        _by_method("Wrong answers that occur in a distractor", answers, ["errors", "distraction", "mean"]),
     ]
-    return [sentence for sentence in found if sentence]
-
-
-def _matching_sentences(inside: Values) -> list[str]:
-    """Say whether the two views are matched by their answer, their context or their question."""
-    matching = {method: of["matching"] for method, of in inside.items() if of.get("matching")}
-    if not matching:
-        return []
-    meanings = {
-        "shuffled": "Full views whose nearest masked view is their own, when both ask another example's question",
-        "one_question": "The same when all views ask one question, so that only their contexts differ",
-        "same_context": "The same among views of one context, so that only their questions differ",
-    }
-    chance = next(iter(matching.values()))
-    return [
-        _by_method(
-            f"{meaning} (chance: {_whole(chance[name]['chance'])})",
-            {method: _whole(of[name]["mean"]) for method, of in matching.items()},
-        )
-        for name, meaning in meanings.items()
-    ]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _attention_sentence(inside: Values) -> str:
-    """Give the attention to gold in the layer that attends to it most, of all methods."""
-    attention = {method: of["attention"] for method, of in inside.items() if of.get("attention")}
-    shares = {
-        (layer["layer"], method): layer["gold"]["mean"]
-        for method, of in attention.items()
-        for layer in of["layers"]
-        if layer["gold"] is not None
-    }
-    if not shares:
+    """Give the attention to gold in the layer with the most attention to it, of all methods."""
+    attention = {method: found["attention"] for method, found in inside.items() if found.get("attention")}
+    by_layer: dict[int, dict[str, Values]] = {}
+    for method, found in attention.items():
+        for layer in found["layers"]:
+            if layer["gold"] is not None:
+                by_layer.setdefault(layer["layer"], {})[method] = layer["gold"]
+    if not by_layer:
         return ""
-    most, _ = max(shares, key=lambda key: shares[key])
+    most = max(by_layer, key=lambda layer: max(gold["mean"] for gold in by_layer[layer].values()))
     uniform = _whole(next(iter(attention.values()))["token_shares"]["gold"])
-    return _by_method(
-        f"Attention of the last prompt token to the gold chunks in layer {most} (uniform attention: {uniform})",
-        {method: _whole(shares[most, method]) for method in attention if (most, method) in shares},
-    )
+    name = f"Attention of the last prompt token to the gold chunks in layer {most} (uniform attention: {uniform})"
+    return _by_method(name, by_layer[most], ["mean"])
 
 
-def _by_method(name: str, values: Mapping[str, str]) -> str:
-    return f"{name}: {', '.join(f'{method} {value}' for method, value in values.items())}." if values else ""
+def _by_method(name: str, methods: Values, path: Sequence[str], write: Callable[[float], str] | None = None) -> str:
+    """List the number at `path` of each method that has it, a share in whole percent unless `write` is given."""
+    found = {}
+    for method, values in in_order(methods):
+        for key in path:
+            values = None if values is None else values.get(key)
+        if values is not None:
+            found[method] = (write or _whole)(values)
+    return f"{name}: {', '.join(f'{method} {value}' for method, value in found.items())}." if found else ""
 
 
 def _whole(share: float) -> str:
