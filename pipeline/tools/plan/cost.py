@@ -89,8 +89,7 @@ def matrix_flops(shape: Shape, tokens: int) -> float:
 
 def lora_flops(shape: Shape, tokens: int, rank: int, *, embedding: bool) -> float:
     """FLOPs of the adapter's own matrices; looking up a row of the embedding costs none."""
-    projections = 2 * (shape.hidden + shape.attention) + 2 * (shape.hidden + shape.key_value)
-    return 2.0 * rank * tokens * (shape.layers * projections + (shape.hidden if embedding else 0))
+    return 2.0 * rank * tokens * (shape.layers * shape.lora_width + (shape.hidden if embedding else 0))
 
 
 def head_flops(shape: Shape, labels: int) -> float:

@@ -101,9 +101,13 @@ class Shape:
         """Bytes of keys and values that one token leaves in the cache of generation."""
         return 2 * self.layers * self.key_value * self.bytes_per_weight
 
+    @property
+    def lora_width(self) -> int:
+        """Inputs and outputs of one layer's attention projections: weights of LoRA on them, for each of its ranks."""
+        return 2 * (self.hidden + self.attention) + 2 * (self.hidden + self.key_value)
+
     def trainable(self, rank: int, *, embedding: Literal["lora", "mask_token", "full", "none"], norms: bool) -> int:
         """Count the trained parameters: LoRA on the attention projections, `lora.embedding`, and whole norms."""
-        projections = 2 * (self.hidden + self.attention) + 2 * (self.hidden + self.key_value)
         of_embedding = {
             "lora": rank * (self.vocabulary + self.hidden),
             "mask_token": self.hidden,
@@ -111,7 +115,7 @@ class Shape:
             "none": 0,
         }
         of_norms = (2 * self.layers + 1) * self.hidden if norms else 0
-        return self.layers * rank * projections + of_embedding[embedding] + of_norms
+        return self.layers * rank * self.lora_width + of_embedding[embedding] + of_norms
 
 
 def base(model: ModelSettings) -> Shape:
