@@ -12,7 +12,7 @@ from pipeline.common import files
 from pipeline.report import summary, text
 from pipeline.report.ablation_table import AblationTable
 from pipeline.runtime.errors import ArtifactError, ConfigError
-from pipeline.tools import readme, readme_section
+from pipeline.tools import readme
 from tests.conftest import ROOT
 from tests.report.test_summary import answer, summarised
 
@@ -21,7 +21,7 @@ FILES = ("README.md", "reports/summary.json", "reports/ablations.json")
 
 def call(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
     monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["readme_results", *arguments])
+    monkeypatch.setattr(sys, "argv", ["readme", *arguments])
     readme.main()
 
 
@@ -60,7 +60,7 @@ def test_another_summary_fails_the_check_and_is_then_written(copy: Path, monkeyp
     after = (copy / "README.md").read_text()
     assert "| 98.8 |" in after
     around = [
-        text.partition(readme_section.BEGIN)[0] + text.partition(readme_section.END)[2] for text in (before, after)
+        text.partition(readme.BEGIN)[0] + text.partition(readme.END)[2] for text in (before, after)
     ]
     assert around[0] == around[1]
     call(monkeypatch, copy, "--check")
@@ -79,18 +79,18 @@ def test_the_table_from_the_record_is_the_one_of_the_run(tmp_path: Path):
     assert any(length.low != length.high for length in found.lengths)  # ranges too are read back
     path = tmp_path / "summary.json"
     files.write_json(path, summary.record(found, {}))
-    section = readme_section.section(json.loads(path.read_text()), AblationTable(rows=[]))
+    section = readme.section(json.loads(path.read_text()), AblationTable(rows=[]))
     headline = text.markdown(text.headline(found))
-    assert section == f"{readme_section.BEGIN}\n{headline}\n\n{text.table(found)}{readme_section.END}"
+    assert section == f"{readme.BEGIN}\n{headline}\n\n{text.table(found)}{readme.END}"
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        readme_section.BEGIN,
-        f"{readme_section.END}{readme_section.BEGIN}",
-        f"{readme_section.BEGIN}{readme_section.BEGIN}{readme_section.END}",
+        readme.BEGIN,
+        f"{readme.END}{readme.BEGIN}",
+        f"{readme.BEGIN}{readme.BEGIN}{readme.END}",
     ],
 )
 def test_without_both_marks_in_order_nothing_is_written(text: str, copy: Path, monkeypatch: pytest.MonkeyPatch):
@@ -119,5 +119,5 @@ def test_what_is_no_grid_is_named(grid: str | None, copy: Path, monkeypatch: pyt
 
 
 def test_an_unknown_argument_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ConfigError, match="no arguments but --check, got --chek"):
+    with pytest.raises(ConfigError, match=r"unrecognized arguments: --chek; see `python -m pipeline.tools.readme"):
         call(monkeypatch, copy, "--chek")
