@@ -33,7 +33,7 @@ from pipeline.evaluation import bootstrap, predict, schema
 from pipeline.model import causal_lm, collator, distributed, loading
 from pipeline.runtime import config
 from pipeline.runtime.settings import Settings
-from pipeline.tools.ablations import seeds
+from pipeline.tools.ablations import tabulate
 from pipeline.training import losses, objective, sampler
 from pipeline.training.dataset import SPLITS, Taught, context_keys
 from pipeline.views import masking
@@ -386,7 +386,9 @@ def measured(name: str, found: dict[str, dict[int, list[Any]]]) -> dict[str, Any
                 for source in (of_seed, found[other])
             )
             ids = [row["question_id"] for row in next(iter(of_seed.values()))]
-            values[f"to_{other}"] = seeds.difference(mine, theirs, ids, paired=True, resamples=4000, seed=0)._asdict()
+            values[f"to_{other}"] = tabulate.crossed_difference(
+                mine, theirs, ids, paired=True, resamples=4000, seed=0
+            )._asdict()
     return values
 
 

@@ -112,9 +112,9 @@ def latest_seconds() -> dict[str, float]:
 
 
 def commit() -> str:
-    """The current git commit and whether the work tree has changes, as a phrase."""
+    """The current git commit, its date, and whether the work tree has changes, as a phrase."""
     try:
-        head = _git("rev-parse", "--short=12", "HEAD").strip()
+        head = _git("show", "--no-patch", "--abbrev=12", "--format=%h of %cs", "HEAD").strip()
         changed = _git("status", "--porcelain", "--", ".", *(f":!{path}" for path in WRITTEN_BY_RUNS)).splitlines()
     except (OSError, subprocess.CalledProcessError):
         return "not under git, or no commit yet"

@@ -146,7 +146,7 @@ def test_the_run_is_logged_and_show_tells_commit_and_times(
     stage = (sys.executable, "-m", "pipeline.stages.report")
     run(*stage)
     clean = run(*stage, "--show")
-    head = run("git", "rev-parse", "--short=12", "HEAD").strip()
+    head = run("git", "show", "--no-patch", "--abbrev=12", "--format=%h of %cs", "HEAD").strip()
     assert f"\ncode: commit {head}, the tree is clean\n" in clean
     assert re.search(r"\nlast executed here: report [\d.]+ s; [\d.]+ s in all\n", clean)
     assert len((root / "runs/stages.jsonl").read_text().splitlines()) == 1  # --show is no execution

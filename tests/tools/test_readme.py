@@ -59,9 +59,7 @@ def test_another_summary_fails_the_check_and_is_then_written(copy: Path, monkeyp
     call(monkeypatch, copy)
     after = (copy / "README.md").read_text()
     assert "| 98.8 |" in after
-    around = [
-        text.partition(readme.BEGIN)[0] + text.partition(readme.END)[2] for text in (before, after)
-    ]
+    around = [text.partition(readme.BEGIN)[0] + text.partition(readme.END)[2] for text in (before, after)]
     assert around[0] == around[1]
     call(monkeypatch, copy, "--check")
 

@@ -1,16 +1,27 @@
-"""The ablation grid as it is written down: conf/ablations.yaml, checked."""
+"""The ablation grid of conf/ablations.yaml, checked, and the run behind each row and seed.
 
+A run is identified by a digest of everything its answers depend on: the stages of dvc.yaml up to evaluate@<method>, the
+bytes of their code and of `input/`, and the resolved settings that these stages read. Rows with equal settings share a
+run. Any edit of that code changes the digest, so figures of older code are kept in reports/ablations.json alone.
+"""
+
+import copy
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
+from dvc.dependency import ParamsDependency
+from dvc.repo import Repo
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.common.methods import DISTILL, FOCUSED
+from pipeline.common.methods import DISTILL, FOCUSED, METHODS
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, did_you_mean
-from pipeline.runtime.settings import Name, Positive, PositiveFloat, Section
+from pipeline.runtime.settings import Name, Positive, PositiveFloat, Section, Settings
 
 FILE = config.CONF / "ablations.yaml"
 SEED = "train.seed"
@@ -19,8 +30,8 @@ Value = bool | int | float | str | None
 Overrides = dict[str, Value | list[Value]]
 
 
-class Row(Section):
-    """One line of the table."""
+class GridRow(Section):
+    """One row of the file, which is one line of the table."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     label: Name
@@ -28,34 +39,34 @@ class Row(Section):
     method: Name
     """A target of evaluate."""
     input: Literal["full", "retrieval", "longbench"] = "full"
-    """Whose answers of the run are taken."""
+    """The input whose answers are measured; a run answers all of them."""
     overrides: Overrides = Field(default_factory=dict)
     """Dotted key of params.yaml -> value."""
     scale: dict[str, PositiveFloat | Positive] = Field(default_factory=dict)
     """Dotted key of a number -> factor on its resolved value."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
     reference: Name | None = None
-    """Name of the row that this one is compared with; null: that of the file."""
+    """Name of the row that this one is compared with; null: the reference of the file."""
 
 
-class Grid(Section):
+class AblationGrid(Section):
     """The whole file."""
 
     reference: Name
-    """Name of the row that the others are compared with, where they name none themselves."""
+    """Name of the row that every row without a reference of its own is compared with."""
     common: Overrides = Field(default_factory=dict)
-    """Overrides of every row; a row's own go first."""
-    rows: Annotated[list[Row], Field(min_length=1)]
+    """Overrides of every row; a row's own override wins."""
+    rows: Annotated[list[GridRow], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _names_are_one_rows(self) -> Self:
+    def _names_fit_together(self) -> Self:
         names = [row.name for row in self.rows]
         problems = [f"the name {name} stands {num} times" for name, num in Counter(names).items() if num > 1]
-        named = [("", self.reference), *((f"row {row.name}: ", row.reference or self.reference) for row in self.rows)]
+        named = [("", self.reference), *((f"row {row.name}: ", row.reference) for row in self.rows if row.reference)]
         problems += [
             f"{where}reference is {name!r}, which is no row's name{did_you_mean(name, names)}"
             for where, name in named
-            if name not in names and (not where or name != self.reference)
+            if name not in names
         ]
         for row in self.rows:
             where = f"row {row.name}"
@@ -68,7 +79,29 @@ class Grid(Section):
         return self
 
 
-def load(root: Path = Path()) -> Grid:
+class AblationRun(NamedTuple):
+    """One `dvc exp run`."""
+
+    digest: str
+    method: str
+    overrides: Mapping[str, Any]
+    """Everything that differs from params.yaml."""
+
+    def __str__(self) -> str:
+        changed = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in self.overrides.items())
+        return f"evaluate@{self.method} {changed}".rstrip()
+
+
+class PlannedRow(NamedTuple):
+    """A row and its runs, by seed."""
+
+    row: GridRow
+    overrides: Mapping[str, Any]
+    """The row's own overrides and its scaled values; without `common`."""
+    run_of: Mapping[int, AblationRun]
+
+
+def load(root: Path = Path()) -> AblationGrid:
     """Read conf/ablations.yaml below `root`.
 
     Raises:
@@ -76,18 +109,17 @@ def load(root: Path = Path()) -> Grid:
     """
     found = config.read_yaml(root / FILE)
     try:
-        grid = Grid.model_validate(found)
+        return AblationGrid.model_validate(found)
     except ValidationError as error:
-        lines = dict.fromkeys(_describe(item, found) for item in error.errors())  # one for each kind it might have been
+        lines = dict.fromkeys(_describe(item, found) for item in error.errors())  # a value fails once for each type
         raise ConfigError("\n".join(lines)) from None
-    return grid
 
 
-def choose(grid: Grid, only: Sequence[str]) -> list[Row]:
-    """The rows of these groups and names and those that they are compared with; all of them where `only` is empty.
+def choose(grid: AblationGrid, only: Sequence[str]) -> list[GridRow]:
+    """Select the rows of these groups and names, and the rows they are compared with; all rows where `only` is empty.
 
     Raises:
-        ConfigError: a name is neither, with those that there are.
+        ConfigError: a name is neither a group nor a row.
     """
     groups, names = list(dict.fromkeys(row.group for row in grid.rows)), [row.name for row in grid.rows]
     if unknown := [name for name in only if name not in (*groups, *names)]:
@@ -100,24 +132,171 @@ def choose(grid: Grid, only: Sequence[str]) -> list[Row]:
     return [row for row in grid.rows if row.name in wanted]
 
 
-def claimed(grid: Grid) -> list[str]:
-    """Names of the rows that the claims are about: the first focused one that reads the full context, and the first of
-    distill. They are chosen by their place in the file and never by their figures."""
+def claimed(grid: AblationGrid) -> list[str]:
+    """Name the rows that the claims are about: the first row of focused, and of distill, that reads the full context.
+
+    They are chosen by their place in the file and never by their figures.
+    """
     rows = [row for row in grid.rows if row.input == "full"]
     firsts = (next((row.name for row in rows if row.method == method), None) for method in (FOCUSED, DISTILL))
     return [name for name in firsts if name is not None]
 
 
+def plan(grid: AblationGrid, root: Path = Path()) -> list[PlannedRow]:
+    """Find the runs of every row, with the settings, the code and the data below `root`.
+
+    Raises:
+        ConfigError: with every problem of every row, one line each.
+    """
+    params = config.read_yaml(root / config.PARAMS)
+    with chdir(root), Repo() as repo:  # DVC looks for dvc.yaml in the current folder, wherever its root is
+        upstream = {
+            method: _upstream(repo, method) for method in METHODS if method in {row.method for row in grid.rows}
+        }
+    planned: list[PlannedRow] = []
+    problems: list[str] = []
+    evaluation_of: dict[str, dict[str, Any]] = {}
+    for row in grid.rows:
+        where = f"{FILE}: row {row.name}"
+        if row.method not in METHODS:
+            hint = did_you_mean(row.method, METHODS)
+            problems.append(f"{where}: method is {row.method!r}{hint}; choose from {', '.join(METHODS)}")
+            continue
+        overrides: dict[str, Any] = {**grid.common, **row.overrides}
+        try:
+            settings = _resolve(params, overrides, root)
+            if scaled := _scaled(row.scale, settings):
+                settings = _resolve(params, overrides | scaled, root)
+        except ConfigError as error:
+            message = str(error)
+            for key in (*overrides, *row.scale):  # the wrong value is in this file, not in params.yaml
+                message = message.replace(f"{config.PARAMS}: {key}", key)
+            problems.append(f"{where}: {message}")
+            continue
+        if row.input == "longbench" and not settings.eval.longbench:
+            problems.append(
+                f"{where}: input is 'longbench', which needs eval.longbench: true (`overrides`, or `common`)"
+            )
+        evaluation_of[row.name] = _evaluation(settings)
+        run_of = {
+            seed: AblationRun(
+                upstream[row.method].digest(settings, seed), row.method, overrides | scaled | {SEED: seed}
+            )
+            for seed in row.seeds
+        }
+        planned.append(PlannedRow(row, {**row.overrides, **scaled}, run_of))
+    problems += _other_questions(evaluation_of, grid.reference)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return planned
+
+
+def distinct(planned: Sequence[PlannedRow]) -> list[AblationRun]:
+    """List each run once, in the order of the rows."""
+    return list({run.digest: run for one in planned for run in one.run_of.values()}.values())
+
+
+def _evaluation(settings: Settings) -> dict[str, Any]:
+    """Select the settings that decide the questions and contexts of the evaluation, by their dotted keys."""
+    data = {
+        f"data.{key}": value
+        for key, value in settings.data.model_dump(mode="json").items()
+        if not key.startswith(("train_", "unlabelled_", "surface_"))
+    }
+    return {**data, "eval.split": settings.eval.split, "eval.contexts": settings.eval.contexts}
+
+
+def _other_questions(evaluation_of: Mapping[str, Mapping[str, Any]], reference: str) -> Iterator[str]:
+    """Name the rows that cannot be in one table with the reference row."""
+    expected = evaluation_of.get(reference, {})
+    for name, found in evaluation_of.items():
+        keys = [key for key in {**expected, **found} if expected and found.get(key) != expected.get(key)]
+        if keys:
+            differing = ", ".join(f"{key} is {found.get(key)!r} and not {expected.get(key)!r}" for key in keys)
+            yield (
+                f"{FILE}: row {name}: {differing} as in row {reference}: the rows of one table answer the same "
+                "questions over the same contexts; set this in `common`, or in params.yaml"
+            )
+
+
+class _Upstream(NamedTuple):
+    """The stages up to evaluate@<method>: a digest of their commands and files, and the settings they read."""
+
+    files: str
+    sections: set[str]
+
+    def digest(self, settings: Settings, seed: int) -> str:
+        """Identify a run with these settings and this seed of training."""
+        seeded = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})
+        read = seeded.model_dump(mode="json", include=self.sections)
+        return hashlib.sha256(json.dumps([self.files, read], sort_keys=True).encode()).hexdigest()
+
+
+def _upstream(repo: Any, method: str) -> _Upstream:
+    total = hashlib.sha256()
+    sections: set[str] = set()
+    found = repo.stage.collect(f"evaluate@{method}", with_deps=True)
+    stages = sorted(found, key=lambda stage: str(stage.addressing))
+    made = {Path(out.fs_path) for stage in stages for out in stage.outs}
+    for stage in stages:
+        total.update(f"{stage.addressing} {stage.cmd} {sorted(out.def_path for out in stage.outs)}\n".encode())
+        for dep in stage.deps:
+            path = Path(dep.fs_path)
+            if isinstance(dep, ParamsDependency):
+                if path.name == config.PARAMS.name:
+                    sections |= {str(key).partition(".")[0] for key in dep.params}
+            elif not any(out == path or path in out.parents or out in path.parents for out in made):
+                # As DVC itself, without what .dvcignore names: bytecode of Python changes with every copy.
+                for file in sorted(map(Path, repo.dvcignore.find(repo.fs, dep.fs_path))) if path.is_dir() else [path]:
+                    total.update(f"{file.relative_to(repo.root_dir)}\n".encode())
+                    with file.open("rb") as opened:
+                        total.update(hashlib.file_digest(opened, "sha256").digest())
+    return _Upstream(total.hexdigest(), sections)
+
+
+def _resolve(params: dict[str, Any], overrides: Mapping[str, Any], root: Path) -> Settings:
+    """Resolve the settings as `dvc exp run -S` with these overrides does."""
+    changed = copy.deepcopy(params)
+    for dotted, value in overrides.items():
+        *sections, name = dotted.split(".")
+        place = changed
+        for section in sections:
+            below = place.setdefault(section, {})
+            if not isinstance(below, dict):
+                raise ConfigError(f"{dotted} is not a setting: {section} is a value, not a section")
+            place = below
+        place[name] = value
+    return config.resolve(changed, root)
+
+
+def _scaled(scale: Mapping[str, float], settings: Settings) -> dict[str, Any]:
+    """Multiply each of these settings by its factor: dotted key -> value. Whole numbers stay whole."""
+    values, problems = {}, []
+    for dotted, factor in scale.items():
+        value: Any = settings.model_dump()
+        for part in dotted.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            problems.append(f"scale: {dotted} is no number among the settings")
+        elif isinstance(value, int) and value * factor != int(value * factor):
+            problems.append(f"scale: {dotted} is {value}, which times {factor} is no whole number")
+        else:
+            values[dotted] = type(value)(value * factor)
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return values
+
+
 def _describe(item: Any, found: Mapping[str, Any]) -> str:
-    """One pydantic error as one clause of the message."""
+    """Put one pydantic error as one clause of the message."""
     path = list(item["loc"])
     if not path:
         return f"{FILE}: {item['ctx']['error']}"
-    where, known = str(FILE), Grid.model_fields
+    where, known = str(FILE), AblationGrid.model_fields
     if path[0] == "rows" and len(path) > 1:
         row = found["rows"][path[1]]
         name = row.get("name") if isinstance(row, dict) else None
-        where, known, path = f"{FILE}: row {name or path[1] + 1}", Row.model_fields, path[2:]
+        where, known, path = f"{FILE}: row {name or path[1] + 1}", GridRow.model_fields, path[2:]
     if path[:1] == ["overrides"] and len(path) > 1:
         key, value = path[1], found["rows"][item["loc"][1]]["overrides"][path[1]]
         hint = (

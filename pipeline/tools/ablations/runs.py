@@ -1,9 +1,12 @@
-"""Where the grid's runs take place, and what is kept of them.
+"""Runs the experiments of the ablation grid in a copy of the project, and keeps their answers.
 
 `dvc exp run --temp` sets the user's own working tree back for a moment at every run, and a run that is killed in that
-moment leaves the user's edits in a stash. So the files that git knows or would take, edits included, are copied into a
-repository of their own, which shares DVC's cache with this one and nothing else: hours of runs see one state of the
-code, and what they write (params.yaml, dvc.lock, outputs, experiments) stays there.
+moment leaves the user's edits in a stash; `dvc exp run --queue` stashes them as well. So the files that git knows or
+would take, edits included, are copied into a repository of their own, which shares DVC's cache with this one and
+nothing else: hours of runs see one state of the code, and everything they write (params.yaml, dvc.lock, outputs,
+experiments) stays there.
+
+The answers of a run are kept in runs/<digest>.parquet below FOLDER, on this machine alone.
 """
 
 import fcntl
@@ -14,122 +17,102 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.common import files, tables
+import polars as pl
+
+from pipeline.common import tables
 from pipeline.evaluation import schema
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ResourceError
-from pipeline.tools.ablations.plan import Run
+from pipeline.tools.ablations.grid import AblationRun
 
 FOLDER = Path(".dvc/tmp/ablations")  # neither git nor DVC looks there
-WORKSPACE, LOG = FOLDER / "workspace", FOLDER / "log.txt"  # of the latest call, all its runs
-COPIED = FOLDER / "copied.json"  # names of the user's files in the workspace
-SECONDS_TO_STOP = 60  # a training that is told to stop saves its state first
+WORKSPACE, LOG = FOLDER / "workspace", FOLDER / "log.txt"  # LOG has all runs of the latest call
+SECONDS_TO_STOP = 60  # a training that is interrupted saves its state first
 LINES_SHOWN = 12
 
 
-class Failure(NamedTuple):
+class FailedRun(NamedTuple):
     """A run that ended with an error."""
 
-    run: Run
+    run: AblationRun
     lines: list[str]
-    """The last ones it printed."""
+    """The last lines it printed."""
 
 
 @contextmanager
 def alone() -> Iterator[int]:
-    """Hold the grid's folder; the open file that does, for `execute`.
+    """Lock the grid's folder; yields the open lock file, which `execute` needs.
 
-    The run inherits the file and with it the lock, which is free once both have ended: a run whose `make ablations` was
-    killed would else write into the folder of the next one.
+    The run inherits the file and with it the lock, which is free once both processes have ended. Otherwise a run whose
+    `make ablations` was killed would write into the folder of the next one.
 
     Raises:
-        ResourceError: another process holds it.
+        ResourceError: another process holds the lock.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    held = os.open(FOLDER / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    lock = os.open(FOLDER / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            left = os.pread(held, 32, 0).decode() or "unknown"
+            holder = os.pread(lock, 32, 0).decode() or "unknown"
             raise ResourceError(
-                f"{FOLDER}: another `make ablations` is running, or a run that a killed one left (process {left}); "
+                f"{FOLDER}: another `make ablations` is running, or a run that a killed one left (process {holder}); "
                 "wait for it, or stop it"
             ) from None
-        _note(held, os.getpid())
-        yield held
+        _note(lock, os.getpid())
+        yield lock
     finally:
-        os.close(held)
+        os.close(lock)
 
 
-def _note(held: int, process: int) -> None:
-    """Who is at work, for the message to a second caller."""
-    os.ftruncate(held, 0)
-    os.pwrite(held, f"{process}".encode(), 0)
+def _note(lock: int, process: int) -> None:
+    """Write down who is at work, for the message to a second caller."""
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{process}".encode(), 0)
 
 
 def snapshot(root: Path = Path()) -> Path:
     """Copy the project as it stands into the workspace, and commit it there; outputs and checkpoints stay.
 
     Raises:
-        ResourceError: git or DVC do not do their part.
+        ResourceError: git or DVC is missing, or fails.
     """
     listed = _output(root, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    inputs = [path.relative_to(root) for path in (root / "input").rglob("*") if path.is_file()]
-    taken = {Path(name) for name in listed if name and (root / name).is_file()}
-    wanted = taken | set(inputs)
-    workspace, copied = root / WORKSPACE, root / COPIED
-    try:
-        before = {Path(name) for name in json.loads(copied.read_text(encoding="utf-8"))}
-    except (FileNotFoundError, ValueError):
-        before = set()
-        shutil.rmtree(workspace, ignore_errors=True)  # nobody knows what in it was the user's
-    for path in before - wanted:
-        (workspace / path).unlink(missing_ok=True)
-    files.write_json(copied, sorted(path.as_posix() for path in wanted))  # before they are: a kill leaves none behind
-    for path in wanted:
-        target = workspace / path
-        if not (target.is_file() and target.read_bytes() == (root / path).read_bytes()):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            shutil.copy2(root / path, target)
+    names = "\0".join(name for name in listed if name and (root / name).is_file())
+    workspace, local = root / WORKSPACE, Path(".dvc/config.local")
     # A new repository each time: whatever a killed run left half-done in git or in DVC's own notes is gone with it.
-    shutil.rmtree(workspace / ".git", ignore_errors=True)
-    shutil.rmtree(workspace / ".dvc/tmp", ignore_errors=True)
-    local = root / ".dvc/config.local"
-    if local.is_file():
-        shutil.copy2(local, workspace / ".dvc/config.local")
-    _output(workspace, "git", "init", "--quiet", "--template=")
-    for name, value in (("user.name", "ablations"), ("user.email", "ablations@localhost"), ("commit.gpgsign", "false")):
-        _output(workspace, "git", "config", name, value)
-    _output(workspace, "dvc", "config", "--local", "cache.dir", _output(root, "dvc", "cache", "dir").strip())
-    # Not all that lies there: outputs of earlier runs do as well, and DVC refuses to write what git tracks.
-    names = "\0".join(path.as_posix() for path in sorted(taken))
-    _output(
-        workspace,
-        "git",
-        "--literal-pathspecs",
-        "add",
-        "--force",
-        "--pathspec-from-file=-",
-        "--pathspec-file-nul",
-        given=names,
-    )
+    for left in (".git", ".dvc/tmp", "input"):
+        shutil.rmtree(workspace / left, ignore_errors=True)
+    _output(root, "git", "init", "--quiet", "--template=", str(WORKSPACE))
+    for setting in ("user.name=us", "user.email=us@localhost", "commit.gpgsign=false", "core.autocrlf=false"):
+        _output(workspace, "git", "config", *setting.split("="))
+    # git copies: it takes the user's files into that repository, by name because some may be ignored, writes them into
+    # the workspace, and removes every other file there but the outputs, which are ignored.
+    there = (f"--git-dir={WORKSPACE}/.git", "--work-tree=.", "--literal-pathspecs")
+    _output(root, "git", *there, "add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul", given=names)
     _output(workspace, "git", "commit", "--quiet", "--allow-empty", "--message", "what `make ablations` found")
+    _output(workspace, "git", "reset", "--quiet", "--hard")
+    _output(workspace, "git", "clean", "--quiet", "--force", "-d")
+    if (root / "input").is_dir():
+        shutil.copytree(root / "input", workspace / "input", dirs_exist_ok=True)
+    if (root / local).is_file():
+        shutil.copy2(root / local, workspace / local)
+    _output(workspace, "dvc", "config", "--local", "cache.dir", _output(root, "dvc", "cache", "dir").strip())
     LOG.unlink(missing_ok=True)
     return workspace
 
 
-def execute(run: Run, workspace: Path, held: int) -> Failure | None:
+def execute(run: AblationRun, workspace: Path, lock: int) -> FailedRun | None:
     """Run the experiment and keep its answers; on an interrupt the stages are stopped first, and save their state.
 
     Args:
-        held: what `alone` gave.
+        lock: the open file that `alone` yielded.
     """
     _output(workspace, "git", "checkout", "--quiet", "HEAD", "--", str(config.PARAMS))
     command = ["dvc", "exp", "run"]
@@ -146,10 +129,10 @@ def execute(run: Run, workspace: Path, held: int) -> Failure | None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C reaches it through us alone, once
-            pass_fds=(held,),
+            pass_fds=(lock,),
         )
         try:
-            _note(held, process.pid)
+            _note(lock, process.pid)
             code = process.wait()
         except BaseException:
             _stop(process)
@@ -157,31 +140,33 @@ def execute(run: Run, workspace: Path, held: int) -> Failure | None:
     seconds = time.monotonic() - start
     if code != 0:
         text = LOG.read_bytes()[begin:].decode(errors="replace")
-        return Failure(run, [line for line in text.splitlines() if line.strip()][-LINES_SHOWN:])
-    answers = tables.scan(
-        schema.PREDICTIONS.at(workspace / f"reports/predictions/{run.method}.parquet"),
-        [name for name, _ in schema.ABLATION_RUN.columns],
-    )
-    tables.write(schema.ABLATION_RUN.at(_place(run)), answers, {"seconds": f"{seconds:.3f}", "run": str(run)})
+        return FailedRun(run, [line for line in text.splitlines() if line.strip()][-LINES_SHOWN:])
+    predictions = schema.predictions_of(run.method)
+    columns = [name for name, _ in schema.ABLATION_RUN.columns]
+    answers = tables.scan(predictions.at(workspace / predictions.path), columns)
+    tables.write(_kept(run), answers, {"seconds": f"{seconds:.3f}", "run": str(run)})
     return None
 
 
-def seconds(run: Run) -> float | None:
-    """What a finished run took in its last attempt; None: it is not finished, or what was kept of it is not whole."""
-    try:
-        tables.read(schema.ABLATION_RUN.at(_place(run)))
-        return float(tables.metadata(schema.ABLATION_RUN.at(_place(run)))["seconds"])
-    except (ArtifactError, KeyError, ValueError):
-        return None
+def seconds_of(runs: Iterable[AblationRun]) -> dict[str, float | None]:
+    """Digest -> seconds of the run's last attempt; None where it has not finished, or its kept answers are damaged."""
+    found: dict[str, float | None] = {}
+    for run in runs:
+        try:
+            tables.read(_kept(run))
+            found[run.digest] = float(tables.metadata(_kept(run))["seconds"])
+        except (ArtifactError, KeyError, ValueError):
+            found[run.digest] = None
+    return found
 
 
-def answers(run: Run, given: str) -> list[tables.Row]:
-    """The kept answers of a finished run with one input. Raises ArtifactError as tables.scan."""
-    return [row for row in tables.scan(schema.ABLATION_RUN.at(_place(run))) if row["input"] == given]
+def answers(run: AblationRun, given: str) -> pl.DataFrame:
+    """Read the kept answers of a finished run to one input. Raises ArtifactError as tables.frame."""
+    return tables.frame(_kept(run)).filter(pl.col("input") == given)
 
 
-def _place(run: Run) -> Path:
-    return FOLDER / "runs" / f"{run.digest}.parquet"
+def _kept(run: AblationRun) -> tables.Table:
+    return schema.ABLATION_RUN.at(FOLDER / "runs" / f"{run.digest}.parquet")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -198,7 +183,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _output(folder: Path, *command: str, given: str = "") -> str:
-    """What a command prints. Raises ResourceError with its last line when it fails."""
+    """Run a command and return what it prints. Raises ResourceError with its last line when it fails."""
     try:
         done = subprocess.run(command, cwd=folder, env=_environment(), input=given, capture_output=True, text=True)
     except FileNotFoundError:
@@ -210,5 +195,5 @@ def _output(folder: Path, *command: str, given: str = "") -> str:
 
 
 def _environment() -> dict[str, str]:
-    """DVC and the stages' `python` are those of our own environment, whatever stands on PATH."""
+    """Put our own environment first on PATH, so that DVC and the stages' `python` are its own."""
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
