@@ -2,12 +2,11 @@
 
     python -m pipeline.tools.merge METHOD --out FOLDER
 
-Weights of any type are merged in fp32 and rounded once. What was written is loaded again, as anybody would load it,
-and its logits on a few prompts are compared with the adapter's before it is put in its place. No stage: nothing in the
-graph reads it.
+Weights of any type are merged in fp32 and rounded once. The written model is loaded again, as anybody would load it,
+and its logits on a few prompts are compared with the adapter's before the folder appears. This is not a stage, because
+nothing in the graph reads the merged model.
 """
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -34,15 +33,20 @@ TOLERANCE = 1e-4
 
 
 def main() -> None:
-    """Merge, compare, then put the folder in its place: whole, or not there.
+    """Merge, compare, then move the folder to its place, so that it is whole or not there.
 
     Raises:
-        ConfigError: an unknown method, or a folder that has something in it.
-        ArtifactError: adapter or base are missing, damaged, not each other's, or the base is quantized.
+        ConfigError: the method is unknown, or the folder is not empty.
+        ArtifactError: adapter or base are missing or damaged, the adapter was trained over another base, or the base is
+            quantized.
         ResourceError: the disk is too small.
         NumericError: the merged model's logits are not the adapter's.
     """
-    asked = _parsed(sys.argv[1:])
+    parser = arguments.ArgumentParser(prog="python -m pipeline.tools.merge", description=__doc__)
+    with_adapter = f"a method with an adapter: {', '.join(TRAINED)}"
+    parser.add_argument("method", type=arguments.one_of(TRAINED), help=with_adapter)
+    parser.add_argument("--out", type=Path, required=True, help="the folder to make; it may exist if it is empty")
+    asked = parser.parse_args(sys.argv[1:])
     method, out = asked.method, asked.out
     _refuse_occupied(out)
     settings = config.load("base").model
@@ -79,22 +83,14 @@ def main() -> None:
 
 
 def tolerance(evaluated: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """How far the merged model's logits may lie from the adapter's in fp32: 1e-4, or three times what bf16 moves those.
+    """How far the merged model's logits may lie from the adapter's in fp32: 1e-4, or three times the error of bf16.
 
-    Over a bf16 base the adapter's logits are rounded themselves; by how much depends on the model's depth and weights,
-    so it is measured and not guessed. The merged model's lay .55 to 1.6 times as far from fp32 (random models of 2 to
-    32 layers and the small base), and in the root mean square .89 to 1.11 times.
+    Over a bf16 base the adapter's own logits are rounded. That error depends on the model's depth and weights, so it is
+    measured: `evaluated` are the adapter's logits in the base's type, `exact` those in fp32. The largest error of the
+    merged model was .55 to 1.6 times that of the adapter (random models of 2 to 32 layers and the small base), and its
+    root mean square .89 to 1.11 times.
     """
     return max(TOLERANCE, 3 * _difference(evaluated, exact))
-
-
-def _parsed(words: Sequence[str]) -> argparse.Namespace:
-    parser = arguments.ArgumentParser(prog="python -m pipeline.tools.merge", description=__doc__)
-    parser.add_argument(
-        "method", type=arguments.one_of(TRAINED), help=f"a method with an adapter: {', '.join(TRAINED)}"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="the folder to make; it may exist if it is empty")
-    return parser.parse_args(words)
 
 
 def _refuse_occupied(out: Path) -> None:
@@ -105,7 +101,7 @@ def _refuse_occupied(out: Path) -> None:
 
 
 def _refuse_base(source: Path, out: Path) -> None:
-    """A base whose weights cannot be added to, or that the disk has no room for a second time."""
+    """Refuse a base whose weights are quantized, and a disk that has no room for a second copy of it."""
     if getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "quantization_config", None) is not None:
         raise ArtifactError(
             f"{source}: its weights are quantized, and an adapter merged into rounded weights is not the one that was "
@@ -121,13 +117,13 @@ def _refuse_base(source: Path, out: Path) -> None:
 
 
 def _fixed_prompt(card: loading.BaseCard) -> list[int]:
-    """Ids from all over the vocabulary, <mask> among them: its row is merged too."""
+    """Make a prompt of ids from all over the vocabulary and <mask>, because the row of <mask> is merged too."""
     spread = [7919 * place % card.vocab_size for place in range(62)]
     return [card.bos_id, *spread, card.mask_id]
 
 
 def _real_prompts(card: loading.BaseCard) -> list[list[int]]:
-    """The first tokens of the first prompts of the data; none when no views of this base's tokenizer are there."""
+    """Take the first tokens of the first prompts of the data; none where no views of this base's tokenizer exist."""
     if not tables.FULL_VIEWS.path.is_file():
         return []
     if tables.metadata(tables.FULL_VIEWS).get("tokenizer_sha256") != card.tokenizer_sha256:
@@ -137,7 +133,7 @@ def _real_prompts(card: loading.BaseCard) -> list[list[int]]:
 
 
 def _logits(network: Any, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Of each prompt, shape (tokens, vocabulary), fp32."""
+    """Compute the logits of each prompt, shape (tokens, vocabulary), fp32."""
     with torch.inference_mode():
         return [
             network(input_ids=torch.tensor([prompt], device=device()), use_cache=False).logits[0].float().cpu()
@@ -146,18 +142,18 @@ def _logits(network: Any, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
 
 
 def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest one between two logits; NaN when one is NaN."""
+    """The largest difference between two logits; NaN where one of them is NaN."""
     return float(torch.stack([(one - other).abs().max() for one, other in zip(found, expected, strict=True)]).max())
 
 
 def _write(adapted: PeftModel, dtype: torch.dtype, card: loading.BaseCard, folder: Path) -> int:
-    """Write the merged model, in that type, and its tokenizer; returns the number of its parameters."""
+    """Write the merged model in this type, and its tokenizer. Returns the number of its parameters."""
     merged: Any = causal_lm.merge(adapted)
     merged.to(dtype)
     for settings in (merged.config, merged.generation_config):
         settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = card.bos_id, card.eos_id, card.pad_id
     merged.config.mask_token_id = card.mask_id
-    # As our own evaluation: neither is ever an answer.
+    # Our evaluation bans both too: neither is ever an answer.
     merged.generation_config.suppress_tokens = sorted((card.mask_id, card.pad_id))
     merged.save_pretrained(folder)
     loading.copy_tokenizer(card, folder)

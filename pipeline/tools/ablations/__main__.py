@@ -158,9 +158,8 @@ def _report(
     files.write_json(ablation_table.RECORD, table.model_dump(mode="json"))
     files.write_text(TABLE, ablation_table.markdown(table))
     counted = f"{len(rows):,} of {len(planned):,} rows"
-    print(
-        f"\n{ablation_table.markdown(table)}\nablations: {counted}; {TABLE}, {ablation_table.RECORD}, {schema.ABLATIONS}"
-    )
+    print(f"\n{ablation_table.markdown(table)}")
+    print(f"ablations: {counted}; {TABLE}, {ablation_table.RECORD}, {schema.ABLATIONS}")
 
 
 def _comparison(name: str, other: str) -> str:
