@@ -85,7 +85,7 @@ def test_two_rows_are_compared_by_their_kept_answers_and_faults_are_named(
     tables.write(schema.ABLATIONS, answers)
     text = ablations._comparison("focused", "vanilla")
     assert text.startswith(
-        "focused to vanilla: +25.0 points of the score"
+        "focused compared with vanilla: +25.0 points of the score"
     ) and "2 seeds x 40 questions" in text.replace("\N{NO-BREAK SPACE}", " ")
     with pytest.raises(ConfigError, match=r"no row 'focussed' \(did you mean focused\?\); there are vanilla, focused"):
         ablations._comparison("vanilla", "focussed")
