@@ -60,38 +60,40 @@ def chunks(path: Path, num: int, words: int) -> list[str]:
     return [found[place * len(found) // num] for place in range(num)]
 
 
-def ours(name: str, folder: Path, settings: EncoderRetriever, number_format: torch.dtype) -> Way:
+def ours(name: str, settings: EncoderRetriever, number_format: torch.dtype) -> Way:
     """Encode as stage `score` does with an empty cache."""
-    network, tokenizer = encoder.load_network(folder, CPU, number_format), encoder.load_tokenizer(folder)
+    own = load(settings, number_format)
 
     def encode(texts: Sequence[str]) -> Floats:
-        ids = encoder.tokenize(tokenizer, texts)
-        found = np.empty((len(texts), network.config.hidden_size), dtype=np.float32)
-        for batch in encoder.batches(ids, max_tokens=settings.max_tokens, batch_tokens=encoder.BATCH_TOKENS["cpu"]):
-            found[batch.indices] = encoder.embed(
-                network, batch, pad_id=tokenizer.pad_token_id, pooling=settings.pooling
-            )
+        found = np.empty((len(texts), own.network.config.hidden_size), dtype=np.float32)
+        for batch in own.batches(texts):
+            found[batch.indices] = own.embed(batch)
         return found
 
-    return Way(name, network, encode)
+    return Way(name, own.network, encode)
 
 
-def naive(name: str, folder: Path, settings: EncoderRetriever) -> Way:
+def naive(name: str, settings: EncoderRetriever) -> Way:
     """Encode batches of 32 in the order of the texts, each padded to its longest."""
-    network, tokenizer = encoder.load_network(folder, CPU, torch.float32), encoder.load_tokenizer(folder)
+    own = load(settings, torch.float32)
 
     def encode(texts: Sequence[str]) -> Floats:
         found = []
         for start in range(0, len(texts), 32):
-            ids = encoder.tokenize(tokenizer, texts[start : start + 32])
-            rows = [encoder.truncate(row, settings.max_tokens) for row in ids]
-            batch = encoder.EncoderBatch(
-                list(range(len(rows))), rows, [len(row) for row in ids], max(map(len, rows)), len(rows)
-            )
-            found.append(encoder.embed(network, batch, pad_id=tokenizer.pad_token_id, pooling=settings.pooling))
+            rows = [encoder.truncate(ids, settings.max_tokens) for ids in own.tokenize(texts[start : start + 32])]
+            lengths = [len(row) for row in rows]
+            batch = encoder.EncoderBatch(list(range(len(rows))), rows, lengths, max(lengths), len(rows))
+            found.append(own.embed(batch))
         return np.concatenate(found)
 
-    return Way(name, network, encode)
+    return Way(name, own.network, encode)
+
+
+def load(settings: EncoderRetriever, number_format: torch.dtype) -> encoder.Encoder:
+    """Load the encoder on the CPU in a number format, whatever the CPU prefers."""
+    own = encoder.Encoder(settings, CPU)
+    own.dtype = number_format
+    return own
 
 
 def peer(name: str, folder: Path, settings: EncoderRetriever, **model_kwargs: torch.dtype) -> Way:
@@ -181,11 +183,11 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     ways = [
         peer("SentenceTransformer.encode (fp32)", folder, settings),
         peer("SentenceTransformer.encode, bf16", folder, settings, dtype=torch.bfloat16),
-        naive("torch fp32, as the texts come", folder, settings),
-        ours(OURS_FP32, folder, settings, torch.float32),
+        naive("torch fp32, as the texts come", settings),
+        ours(OURS_FP32, settings, torch.float32),
     ]
     if native == torch.bfloat16:
-        ways.append(ours("ours, bf16 (chosen on this CPU)", folder, settings, native))
+        ways.append(ours("ours, bf16 (chosen on this CPU)", settings, native))
     rows = measure(ways, texts, questions, arguments.rounds)
     cosine = next(row["min_cosine"] for row in rows if row["way"] == OURS_FP32)
     assert cosine >= MIN_COSINE, f"{OURS_FP32}: a cosine of {cosine} with SentenceTransformer's embedding"

@@ -46,10 +46,10 @@ def build(
         questions_embedded = embedder.embed(questions, "questions")
         chunks = embedder.embed(texts, "chunks")
     dense = retrievers.DenseScorer(questions, questions_embedded.embedding_ND, chunks.embedding_ND, settings.similarity)
-    number_format = str(embedder.dtype).removeprefix("torch.")
+    number_format = str(embedder.encoder.dtype).removeprefix("torch.")
     return Built(
         make_scorer(settings, texts, dense),
-        {"sha256": embedder.checkpoint.sha256, "dtype": number_format},
+        {"sha256": embedder.encoder.checkpoint.sha256, "dtype": number_format},
         {
             "encodes_per_unique_chunk": (chunks.num_encoded + chunks.num_cached) / len(texts),
             "truncated_chunks": float((chunks.num_tokens_N > settings.max_tokens).mean()),

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,8 +36,7 @@ MODEL_TYPES = ("albert", "bert", "camembert", "distilbert", "electra", "ernie", 
 """Encoders of transformers with full attention and positions from 0, or as RoBERTa's from pad_token_id + 1."""
 LENGTH_STEP = 16
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536}
-
-Pooling = Literal["mean", "cls"]
+TEXTS_PER_SLAB = 8192  # texts that are tokenized at a time: it bounds memory
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,6 @@ def _folder(source: str, revision: str | None) -> Path:
         ) from None
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer. Raises ArtifactError when a file is broken."""
-    from transformers import AutoTokenizer  # takes seconds to import, and a full cache needs none
-
-    with _as_artifact_error(folder):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-
-
 def load_network(folder: Path, on: torch.device, dtype: torch.dtype) -> Any:
     """Load the network in evaluation mode. The weights of its pooler may be missing, because none of it is read.
 
@@ -205,11 +197,6 @@ class EncoderBatch(NamedTuple):
     """At least the number of texts; the other rows are filled with copies of the last text."""
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Return the token ids of each text between [CLS] and [SEP], not truncated."""
-    return list(tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]) if texts else []
-
-
 def truncate(ids: list[int], max_tokens: int) -> list[int]:
     """Shorten to at most `max_tokens` ids, the last one still [SEP]."""
     return ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]]
@@ -228,7 +215,7 @@ def batches(ids: Sequence[list[int]], *, max_tokens: int, batch_tokens: int) -> 
             yield EncoderBatch(chosen, truncated, [len(ids[index]) for index in chosen], num_tokens, num_rows)
 
 
-def pool(hidden_BLD: Tensor, mask_BL: Tensor, pooling: Pooling) -> Tensor:
+def pool(hidden_BLD: Tensor, mask_BL: Tensor, pooling: Literal["mean", "cls"]) -> Tensor:
     """Return embedding_BD in float32: the state of the first token, or the mean over all tokens but padding."""
     if pooling == "cls":
         return hidden_BLD[:, 0].float()
@@ -236,18 +223,54 @@ def pool(hidden_BLD: Tensor, mask_BL: Tensor, pooling: Pooling) -> Tensor:
     return summed_BD / mask_BL.sum(dim=1, keepdim=True)
 
 
-@torch.inference_mode()
-def embed(network: Any, batch: EncoderBatch, *, pad_id: int, pooling: Pooling) -> NDArray[np.float32]:
-    """Return embedding_BD, one row for each text of the batch."""
-    ids_BL = torch.full((batch.num_rows, batch.num_tokens), pad_id, dtype=torch.long)
-    mask_BL = torch.zeros((batch.num_rows, batch.num_tokens), dtype=torch.bool)
-    for row, ids in enumerate([*batch.ids, *[batch.ids[-1]] * (batch.num_rows - len(batch.ids))]):
-        ids_BL[row, : len(ids)] = torch.tensor(ids)
-        mask_BL[row, : len(ids)] = True
-    ids_BL, mask_BL = ids_BL.to(network.device), mask_BL.to(network.device)
-    # With a row per query, the mask reaches attention as it is. transformers drops a mask of one row per text when no
-    # text is padded, and attention without a mask is another kernel, which rounds differently.
-    mask_B1LL = mask_BL[:, None, None, :].expand(-1, 1, batch.num_tokens, -1)
-    hidden_BLD = network(input_ids=ids_BL, attention_mask=mask_B1LL).last_hidden_state
-    embedding_BD: NDArray[np.float32] = pool(hidden_BLD, mask_BL, pooling)[: len(batch.ids)].cpu().numpy()
-    return embedding_BD
+class Encoder:
+    """A checked checkpoint and how its embeddings are made; tokenizer and network are loaded when first needed."""
+
+    def __init__(self, settings: EncoderRetriever, on: torch.device) -> None:
+        """Find the checkpoint. Raises what `find` raises."""
+        self.checkpoint = find(settings)
+        self.device, self.dtype = on, number_format(on)
+        self._max_tokens, self._pooling = settings.max_tokens, settings.pooling
+
+    @property
+    def name(self) -> str:
+        """Everything that an embedding depends on, beside its text."""
+        return f"{self.checkpoint.files_sha256} {self._max_tokens} {self._pooling} {self.dtype}"
+
+    @cached_property
+    def network(self) -> Any:
+        return load_network(self.checkpoint.folder, self.device, self.dtype)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer  # takes seconds to import, and a full cache needs none
+
+        with _as_artifact_error(self.checkpoint.folder):
+            return AutoTokenizer.from_pretrained(self.checkpoint.folder, trust_remote_code=False, local_files_only=True)
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text between [CLS] and [SEP], not truncated."""
+        return list(self.tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]) if texts else []
+
+    def batches(self, texts: Sequence[str]) -> Iterator[EncoderBatch]:
+        """Tokenize the texts and group them into batches, TEXTS_PER_SLAB texts at a time."""
+        for start in range(0, len(texts), TEXTS_PER_SLAB):
+            ids = self.tokenize(texts[start : start + TEXTS_PER_SLAB])
+            for batch in batches(ids, max_tokens=self._max_tokens, batch_tokens=BATCH_TOKENS[self.device.type]):
+                yield batch._replace(indices=[start + index for index in batch.indices])
+
+    @torch.inference_mode()
+    def embed(self, batch: EncoderBatch) -> NDArray[np.float32]:
+        """Return embedding_BD, one row for each text of the batch."""
+        ids_BL = torch.full((batch.num_rows, batch.num_tokens), self.tokenizer.pad_token_id, dtype=torch.long)
+        mask_BL = torch.zeros((batch.num_rows, batch.num_tokens), dtype=torch.bool)
+        for row, ids in enumerate([*batch.ids, *[batch.ids[-1]] * (batch.num_rows - len(batch.ids))]):
+            ids_BL[row, : len(ids)] = torch.tensor(ids)
+            mask_BL[row, : len(ids)] = True
+        ids_BL, mask_BL = ids_BL.to(self.device), mask_BL.to(self.device)
+        # With a row per query, the mask reaches attention as it is. transformers drops a mask of one row per text when
+        # no text is padded, and attention without a mask is another kernel, which rounds differently.
+        mask_B1LL = mask_BL[:, None, None, :].expand(-1, 1, batch.num_tokens, -1)
+        hidden_BLD = self.network(input_ids=ids_BL, attention_mask=mask_B1LL).last_hidden_state
+        embedding_BD: NDArray[np.float32] = pool(hidden_BLD, mask_BL, self._pooling)[: len(batch.ids)].cpu().numpy()
+        return embedding_BD

@@ -1,6 +1,6 @@
 """Encoder batches on the actors of a Ray cluster (Ray Data): one network and, on a CPU, one thread per actor.
 
-Actors get the batches of `encoder.batches` and embed them with `encoder.embed`, as one machine does: on processors of
+Actors embed the batches of `Encoder.batches` with `Encoder.embed`, as one machine does: on processors of
 the same kind the bytes are the same, however many actors there are.
 
 Environment: RAY_ADDRESS (Ray's own: which cluster; unset: one of this machine alone, for this run), FOCUS_RAY_ACTORS
@@ -15,19 +15,18 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.retrieval import encoder
-from pipeline.retrieval.encoder import EncoderBatch
+from pipeline.retrieval.encoder import Encoder, EncoderBatch, digests, first_line, number_format
 from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, ResourceError
 
 BLOCKS_PER_ACTOR = 8  # enough that slower actors get fewer
@@ -35,29 +34,17 @@ MAX_BATCHES_PER_BLOCK = 64  # what a killed run loses, for each actor
 CONNECT_SECONDS = 10.0
 
 
-class ActorSetup(NamedTuple):
-    """The encoder of every actor, as the machine that starts the stage would run it."""
-
-    checkpoint: encoder.Checkpoint
-    device: str
-    """cpu or cuda; an actor takes one of them."""
-    dtype: torch.dtype
-    pad_id: int
-    pooling: encoder.Pooling
-    torch_version: str = str(torch.__version__)
-
-
 class EncoderActor:
-    """One network. A PipelineError is returned and not raised, because Ray would wrap it in a traceback."""
+    """An encoder on one CPU core or GPU. It returns PipelineErrors, because Ray would wrap them in a traceback."""
 
-    def __init__(self, setup: ActorSetup) -> None:
-        self._setup = setup
-        self._network: Any = None
-        self._error: PipelineError | None = None
+    def __init__(self, encoder: Encoder, torch_version: str) -> None:
+        """`encoder` and `torch_version` are those of the machine that started the stage."""
+        self._encoder, self._error = encoder, None
         try:
-            if setup.device == "cpu":
+            if encoder.device.type == "cpu":
                 torch.set_num_threads(1)
-            self._network = load_network(setup)
+            check_machine(encoder, torch_version)
+            _ = encoder.network
         except PipelineError as error:
             self._error = error
 
@@ -67,21 +54,20 @@ class EncoderActor:
         return _block(results)
 
     def _embed(self, batch: EncoderBatch) -> tuple[EncoderBatch, NDArray[np.float32]]:
-        found = encoder.embed(self._network, batch, pad_id=self._setup.pad_id, pooling=self._setup.pooling)
-        return batch._replace(ids=[]), found
+        return batch._replace(ids=[]), self._encoder.embed(batch)
 
 
-def load_network(setup: ActorSetup) -> Any:
-    """Load the network on a machine of the cluster, which must see the same files and calculate alike.
+def check_machine(encoder: Encoder, torch_version: str) -> None:
+    """Check that this machine sees the same files and calculates as the one that started the stage.
 
     Raises:
         ArtifactError: the folder is missing, or holds other files.
         ConfigError: this machine has another version of torch or another number format.
     """
-    checkpoint, here = setup.checkpoint, f"machine {platform.node()}"
+    checkpoint, here = encoder.checkpoint, f"machine {platform.node()}"
     way_out = "put the encoder where all machines of the cluster see the same files, or set score.engine: local"
     try:
-        _, files_sha256 = encoder.digests(checkpoint.folder)
+        _, files_sha256 = digests(checkpoint.folder)
     except OSError as error:
         raise ArtifactError(
             f"retriever.source {checkpoint.source!r}: {here} cannot read {error.filename} ({error.strerror}); {way_out}"
@@ -91,36 +77,35 @@ def load_network(setup: ActorSetup) -> Any:
             f"retriever.source {checkpoint.source!r}: the files in {checkpoint.folder} have digest {files_sha256} on "
             f"{here}, and {checkpoint.files_sha256} on the one that started the stage; {way_out}"
         )
-    on = torch.device(setup.device)
-    if (str(torch.__version__), encoder.number_format(on)) != (setup.torch_version, setup.dtype):
+    here_is, there_is = (str(torch.__version__), number_format(encoder.device)), (torch_version, encoder.dtype)
+    if here_is != there_is:
         raise ConfigError(
-            f"{here} has torch {torch.__version__} and embeds in {encoder.number_format(on)}, the one that started the "
-            f"stage has {setup.torch_version} and {setup.dtype}; give all machines the same environment and kind of "
-            "processor, or set score.engine: local"
+            f"{here} has torch {here_is[0]} and embeds in {here_is[1]}, the one that started the stage has "
+            f"{there_is[0]} and {there_is[1]}; give all machines the same environment and kind of processor, or set "
+            "score.engine: local"
         )
-    return encoder.load_network(checkpoint.folder, on, setup.dtype)
 
 
-def embed_all(batches: Iterable[EncoderBatch], setup: ActorSetup) -> Iterator[tuple[EncoderBatch, NDArray[np.float32]]]:
-    """Embed batches on the cluster and yield each, without its ids, and its embedding_BD, in any order.
+def embed_all(encoder: Encoder, texts: Sequence[str]) -> Iterator[tuple[EncoderBatch, NDArray[np.float32]]]:
+    """Embed texts on the cluster; yield each batch, without its ids, and its embedding_BD, in any order.
 
-    All batches are put into the cluster's memory first (about 3 bytes a token).
+    All token ids are put into the cluster's memory first (about 3 bytes a token).
 
     Raises:
         ConfigError: Ray is not installed, or the cluster lacks what was asked for.
         ResourceError: the cluster cannot be reached, or it broke down.
-        PipelineError: what `load_network` raises in an actor.
+        PipelineError: what an actor raises while it loads the encoder.
     """
     ray = _connected()
-    most = num_actors(setup.device, ray.cluster_resources())
-    held = [ray.put(block) for block in blocks(batches, most)]
+    most = num_actors(encoder.device.type, ray.cluster_resources())
+    held = [ray.put(block) for block in blocks(encoder.batches(texts), most)]
     done = ray.data.from_arrow_refs(held).map_batches(
         EncoderActor,
-        fn_constructor_args=(setup,),
+        fn_constructor_args=(encoder, str(torch.__version__)),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(most, len(held))),
-        **{"num_gpus" if setup.device == "cuda" else "num_cpus": 1},
+        **{"num_gpus" if encoder.device.type == "cuda" else "num_cpus": 1},
     )
     try:
         for block in done.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -133,7 +118,7 @@ def embed_all(batches: Iterable[EncoderBatch], setup: ActorSetup) -> Iterator[tu
         raise  # a bug of ours in an actor: its traceback is wanted
     except ray.exceptions.RayError as error:
         raise ResourceError(
-            f"score.engine is ray, and the cluster broke down ({encoder.first_line(error)}); what was embedded is in "
+            f"score.engine is ray, and the cluster broke down ({first_line(error)}); what was embedded is in "
             "the cache: run the same command again, or set score.engine: local"
         ) from None
 
@@ -190,7 +175,7 @@ def _connected() -> Any:
             where = os.environ.get("RAY_ADDRESS")
             raise ResourceError(
                 f"score.engine is ray, but {f'RAY_ADDRESS {where!r}' if where else 'a cluster on this machine'} gave "
-                f"no connection ({encoder.first_line(error)}); start the cluster, correct RAY_ADDRESS, set "
+                f"no connection ({first_line(error)}); start the cluster, correct RAY_ADDRESS, set "
                 "RAY_AUTH_MODE=token if it asks for one, or set score.engine: local"
             ) from None
         if threading.current_thread() is threading.main_thread():

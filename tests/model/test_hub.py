@@ -205,7 +205,7 @@ embedder = embed.Embedder(config.load("score").retriever, embedding_cache.Cache(
 embedded = embedder.embed(["a document"], "documents")
 print(json.dumps({
     "kind": type(network).__name__, "window": network.config.sliding_window, "vocabulary": network.config.vocab_size,
-    "embedding": embedded.embedding_ND.tolist(), "encoder": embedder.checkpoint.sha256,
+    "embedding": embedded.embedding_ND.tolist(), "encoder": embedder.encoder.checkpoint.sha256,
 }))
 """
 

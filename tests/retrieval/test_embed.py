@@ -55,7 +55,7 @@ def test_half_a_cache_gives_the_same_bits_as_none(folder, cache, other):
 
 def test_slabs_bound_memory_and_change_nothing(folder, cache, other, monkeypatch):
     whole = embedder(folder, cache).embed(TEXTS, "chunks").embedding_ND
-    monkeypatch.setattr(embed, "TEXTS_PER_SLAB", 2)
+    monkeypatch.setattr(encoder, "TEXTS_PER_SLAB", 2)
     assert (embedder(folder, other).embed(TEXTS, "chunks").embedding_ND == whole).all()
 
 

@@ -21,9 +21,15 @@ from tests import tiny_bert
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def float32(monkeypatch):
+    monkeypatch.setattr(encoder, "number_format", lambda on: torch.float32)
+
+
 def load(folder):
-    """Network and tokenizer in float32 on the CPU."""
-    return encoder.load_network(folder, CPU, torch.float32), encoder.load_tokenizer(folder)
+    """Load tokenizer and network."""
+    loaded = encoder.Encoder(tiny_bert.retriever(folder), CPU)
+    return loaded.tokenizer, loaded.network
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +145,7 @@ def test_code_beside_the_weights_is_never_run(folder, tmp_path):
     (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Evil"}}))
-    network, _ = load(folder)
+    _, network = load(folder)
     assert type(network).__name__ == "BertModel"
     assert not canary.exists()
 
@@ -158,18 +164,13 @@ def test_truncated_weights_are_named(folder):
     assert str(folder) in refusal(ArtifactError, load, folder)
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return load(tiny_bert.save(tmp_path_factory.mktemp("bert")))
-
-
-def embed(loaded, texts, pooling="mean", max_tokens=64, batch_tokens=256):
-    network, tokenizer = loaded
-    ids = encoder.tokenize(tokenizer, texts)
-    found = np.full((len(texts), network.config.hidden_size), np.nan, dtype=np.float32)
-    for batch in encoder.batches(ids, max_tokens=max_tokens, batch_tokens=batch_tokens):
-        found[batch.indices] = encoder.embed(network, batch, pad_id=tokenizer.pad_token_id, pooling=pooling)
-    return found
+def embed(folder, texts, pooling="mean", max_tokens=64, batch_tokens=256):
+    loaded = encoder.Encoder(tiny_bert.retriever(folder, pooling=pooling, max_tokens=max_tokens), CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "BATCH_TOKENS", {"cpu": batch_tokens})
+        parts = [(batch.indices, loaded.embed(batch)) for batch in loaded.batches(texts)]
+    found = np.concatenate([embedding_BD for _, embedding_BD in parts])
+    return found[np.argsort([index for indices, _ in parts for index in indices])]
 
 
 @given(st.lists(st.integers(2, 64), max_size=40), st.integers(1, 300))
@@ -203,50 +204,49 @@ def test_mean_pooling_leaves_padding_out_and_cls_takes_the_first_token():
     assert encoder.pool(hidden.bfloat16(), mask, "mean").dtype == torch.float32
 
 
-def test_an_embedding_is_the_mean_of_the_states_of_all_tokens_of_the_text_alone(tiny):
-    network, tokenizer = tiny
+def test_an_embedding_is_the_mean_of_the_states_of_all_tokens_of_the_text_alone(saved):
+    tokenizer, network = load(saved)
     inputs = tokenizer(["abc, d.", "a much longer text 123"], return_tensors="pt", padding=True)
     with torch.no_grad():
         states = network(**inputs).last_hidden_state
     expected = [row[keep.bool()].mean(0).tolist() for row, keep in zip(states, inputs["attention_mask"], strict=True)]
-    found = embed(tiny, ["abc, d.", "a much longer text 123"])
+    found = embed(saved, ["abc, d.", "a much longer text 123"])
     assert found == pytest.approx(np.array(expected), abs=1e-5)
 
 
-def test_an_embedding_is_the_same_bits_whatever_stands_beside_it(tiny):
+def test_an_embedding_is_the_same_bits_whatever_stands_beside_it(saved):
     generator = np.random.default_rng(0)
     texts = ["".join(generator.choice(list(tiny_bert.LETTERS + " "), size)) for size in generator.integers(0, 90, 40)]
-    whole = embed(tiny, texts)
+    whole = embed(saved, texts)
     for size in (1, 2, 3, 17):
         chosen = generator.permutation(len(texts))[:size]
-        assert (embed(tiny, [texts[place] for place in chosen]) == whole[chosen]).all()
+        assert (embed(saved, [texts[place] for place in chosen]) == whole[chosen]).all()
 
 
 @pytest.mark.parametrize("kind", encoder.MODEL_TYPES)
 def test_every_type_of_encoder_gives_its_states_whatever_stands_beside(kind, tmp_path):
     tiny_bert.save(tmp_path, kind=kind)
     assert encoder.find(tiny_bert.retriever(tmp_path)).folder == tmp_path
-    loaded = load(tmp_path)
-    network, tokenizer = loaded
+    tokenizer, network = load(tmp_path)
     texts = ["abc, d.", "a much longer text 123", "x" * 15]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
     with torch.no_grad():
         states = network(**inputs).last_hidden_state
-    found = embed(loaded, texts, "cls")
+    found = embed(tmp_path, texts, "cls", max_tokens=63)
     assert found == pytest.approx(states[:, 0].numpy(), abs=1e-5)
-    assert (embed(loaded, texts[1:], "cls") == found[1:]).all()
+    assert (embed(tmp_path, texts[1:], "cls", max_tokens=63) == found[1:]).all()
 
 
 def test_positions_of_roberta_start_behind_padding(tmp_path):
     tiny_bert.save(tmp_path, kind="roberta")
     with pytest.raises(ConfigError, match=r"retriever\.max_tokens is 64, but .* takes at most 63"):
         encoder.find(tiny_bert.retriever(tmp_path, max_tokens=64))
-    longest = embed(load(tmp_path), ["x" * 100], max_tokens=63)
+    longest = embed(tmp_path, ["x" * 100], max_tokens=63)
     assert np.isfinite(longest).all()
 
 
-def test_no_texts_make_no_batches(tiny):
-    assert embed(tiny, []).shape == (0, 16)
+def test_no_texts_make_no_batches(saved):
+    assert list(encoder.Encoder(tiny_bert.retriever(saved), CPU).batches([])) == []
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def golden(request):
         pytest.skip("no ../shared beside the repository: golden vectors are not here")
     folder = shared / "golden/contriever"
     inputs = json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
-    return load(folder / "model"), inputs, dict(np.load(folder / "expected.npz"))
+    return folder / "model", inputs, dict(np.load(folder / "expected.npz"))
 
 
 def passages(inputs, *, with_title=True):
@@ -264,10 +264,11 @@ def passages(inputs, *, with_title=True):
 
 
 def test_token_ids_are_those_of_the_official_encoder(golden):
-    (_, tokenizer), inputs, expected = golden
-    assert len(tokenizer) == 1500
+    folder, inputs, expected = golden
+    loaded = encoder.Encoder(tiny_bert.retriever(folder), CPU)
+    assert len(loaded.tokenizer) == 1500
     texts = passages(inputs) + inputs["queries"] + inputs["extra"]
-    found = [encoder.truncate(ids, 512) for ids in encoder.tokenize(tokenizer, texts)]
+    found = [encoder.truncate(ids, 512) for ids in loaded.tokenize(texts)]
     assert [len(ids) for ids in found] == expected["input_ids_len"].tolist()
     assert [token for ids in found for token in ids] == expected["input_ids_flat"].tolist()
 
@@ -285,16 +286,16 @@ def test_token_ids_are_those_of_the_official_encoder(golden):
 )
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
 def test_embeddings_agree_with_the_official_encoder(golden, name, texts, max_tokens, pooling, batch_tokens):
-    loaded, inputs, expected = golden
-    found = embed(loaded, texts(inputs), pooling, max_tokens, batch_tokens)
+    folder, inputs, expected = golden
+    found = embed(folder, texts(inputs), pooling, max_tokens, batch_tokens)
     assert found == pytest.approx(expected[name], abs=1e-4, rel=0)
 
 
 def test_scores_and_rankings_agree_with_the_official_encoder(golden):
-    loaded, inputs, expected = golden
+    folder, inputs, expected = golden
     questions, chunks = (
-        embed(loaded, inputs["queries"], max_tokens=512),
-        embed(loaded, passages(inputs), max_tokens=512),
+        embed(folder, inputs["queries"], max_tokens=512),
+        embed(folder, passages(inputs), max_tokens=512),
     )
     dot = retrievers.DenseScorer(inputs["queries"], questions, chunks, "dot")
     rows = np.arange(len(chunks), dtype=np.int32)

@@ -83,8 +83,9 @@ def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, c
     monkeypatch.setattr(encoder, "BATCH_TOKENS", {"cpu": 32})  # several batches
     here = scored("local", folder, project / "local", monkeypatch)
     shutil.copytree(project / "local", project / "ray")
+    name = encoder.Encoder(tiny_bert.retriever(folder), CPU).name
     # The questions stay in the cache, so that the actors start once.
-    questions = [embedding_cache.key(name_of(folder), example["question"]) for example in EXAMPLES]
+    questions = [embedding_cache.key(name, example["question"]) for example in EXAMPLES]
     with closing(sqlite3.connect(project / "ray" / embedding_cache.FILE)) as cache, cache:
         cache.execute(f"DELETE FROM embeddings WHERE key NOT IN ({','.join('?' * len(questions))})", questions)
     monkeypatch.setenv("FOCUS_RAY_ACTORS", "2")
@@ -93,12 +94,6 @@ def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, c
     said = capfd.readouterr()
     assert said.err == ""
     assert said.out.count("\n") == 1 and "4 encoded now, 0 from the cache" in said.out
-
-
-def name_of(folder):
-    """Return the name of the encoder in the keys of the cache."""
-    checkpoint = encoder.find(tiny_bert.retriever(folder))
-    return f"{checkpoint.files_sha256} 32 mean {encoder.number_format(CPU)}"
 
 
 def test_an_embedding_that_is_no_number_stops_the_run(tmp_path, cache, cluster):
@@ -121,17 +116,20 @@ def test_other_files_on_an_actors_machine_end_the_run_in_one_line(tmp_path, cach
     assert caught.value.code == errors.ArtifactError.exit_code
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"error: retriever.source '{tmp_path / 'bert'}': the files in ")
-    assert f"and {embedder.checkpoint.files_sha256} on the one that started the stage; put the encoder where" in line
+    assert (
+        f"and {embedder.encoder.checkpoint.files_sha256} on the one that started the stage; put the encoder where"
+        in line
+    )
 
 
 def test_a_machine_that_lacks_the_files_or_calculates_otherwise_is_named(folder):
-    checkpoint = encoder.find(tiny_bert.retriever(folder))
-    setup = ray_encoder.ActorSetup(checkpoint, "cpu", torch.float64, 0, "mean", "1.0")
-    gone = dataclasses.replace(checkpoint, folder=folder / "nowhere")
-    with pytest.raises(errors.ArtifactError, match=r"machine .* cannot read .*nowhere/model.safetensors \(No such"):
-        ray_encoder.load_network(setup._replace(checkpoint=gone))
+    found = encoder.Encoder(tiny_bert.retriever(folder), CPU)
+    found.dtype = torch.float64
     with pytest.raises(errors.ConfigError, match=r"embeds in torch\.\w+, the one .* has 1.0 and torch.float64;"):
-        ray_encoder.load_network(setup)
+        ray_encoder.check_machine(found, "1.0")
+    found.checkpoint = dataclasses.replace(found.checkpoint, folder=folder / "nowhere")
+    with pytest.raises(errors.ArtifactError, match=r"machine .* cannot read .*nowhere/model.safetensors \(No such"):
+        ray_encoder.check_machine(found, "1.0")
 
 
 def test_without_ray_the_line_says_how_to_install_it(folder, cache, monkeypatch):
