@@ -40,7 +40,7 @@ def kind(prediction: Row, context_texts: Iterable[str]) -> Kind:
         return "wrong_option"
     if not normalize(prediction["prediction"]):
         return "no_answer"
-    if not any(metrics.stands_in(text, prediction["prediction"]) for text in context_texts):
+    if not any(metrics.is_in(text, prediction["prediction"]) for text in context_texts):
         return "hallucinated"
     return "in_gold" if prediction["gold_position"] >= 0 else "in_context"
 

@@ -52,10 +52,7 @@ def longest(split: str) -> Longest:
     """
     found = predict.split_examples(split).filter(pl.col("num_documents") == pl.col("num_documents").max())
     if found.is_empty():
-        raise DataError(
-            f"{tables.FULL_VIEWS}: no examples in split {split}; choose another eval.split, or give the data "
-            "questions of this one"
-        )
+        raise predict.no_examples(split)
     chunk_ids_of = dict(zip(found["example_id"], found["chunk_ids"].to_list(), strict=True))
     chunk_of = predict.read_chunks(found["chunk_ids"].explode().drop_nulls())
     return Longest(found["num_documents"][0], chunk_ids_of, chunk_of)

@@ -1,6 +1,9 @@
 """The methods: how the model was tuned, and how the report names and draws each. Add a method here first."""
 
+from collections.abc import Collection, Sequence
 from typing import Final, Literal, NamedTuple
+
+from pipeline.runtime.errors import ConfigError, did_you_mean
 
 BASE: Final = "base"
 """Not tuned."""
@@ -33,3 +36,12 @@ METHODS: dict[str, Method] = {  # Okabe and Ito's palette, darkened
     DISTILL: Method("distill (ours)", "#7566d6", "diamond"),
 }
 """In the order of every table and figure."""
+
+
+def only(arguments: Sequence[str], stage: str, allowed: Collection[str] = tuple(METHODS)) -> str:
+    """Return the one method that a stage's command line names. Raises ConfigError if it names none or another."""
+    if len(arguments) == 1 and arguments[0] in allowed:
+        return arguments[0]
+    given = " ".join(arguments) or "none"
+    hint = did_you_mean(given, allowed)
+    raise ConfigError(f"{stage} takes one method, got {given}{hint}; choose from {', '.join(allowed)}")

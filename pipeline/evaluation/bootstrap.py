@@ -1,7 +1,7 @@
-"""How sure a mean is, and a difference of two means: the question is the unit.
+"""Bootstrap intervals of means, paired differences and slopes, with the question as the unit of resampling.
 
-The same question asked in several contexts gives rows that are alike; they are drawn together or not at all (cluster
-bootstrap), so that more contexts per question do not make an interval narrower than it is.
+Rows of the same question in several contexts are alike, so they are drawn together or not at all (cluster bootstrap).
+Otherwise more contexts per question would make an interval too narrow.
 """
 
 # Q questions
@@ -44,10 +44,13 @@ def interval(
     resamples: int,
     seed: int = 0,
 ) -> Interval:
-    """Mean over rows, with the percentile bootstrap over questions (Efron; scipy.stats.bootstrap).
+    """Compute the mean over rows, with the percentile bootstrap over questions (Efron; scipy.stats.bootstrap).
 
     `question_ids` names the question of each value; None: every value is a question of its own. With one question, or
-    where every question has the same mean, resampling can show no spread: low = high = mean.
+    where every question has the same mean, resampling shows no spread: low = high = mean.
+
+    Raises:
+        ValueError: there are no values, or another number of question_ids.
     """
     sums_Q, counts_Q = _by_question(values, question_ids)
     mean = float(sums_Q.sum() / counts_Q.sum())
@@ -76,12 +79,15 @@ def paired_difference(
     resamples: int,
     seed: int = 0,
 ) -> PairedDifference:
-    """Mean of a - b over the same rows; the interval as in `interval`, the p-value by flipping signs of questions.
+    """Compute the mean of a - b over the same rows, its interval as in `interval`, and the p-value of a sign-flip test.
 
     Under the null hypothesis a question's difference is as likely as its opposite. Where all differences that are not
     zero have one size, as with one right-or-wrong row per question, the flips are counted exactly: the binomial test
     on discordant questions, which is McNemar's exact test. Else scipy.stats.permutation_test draws `resamples` flips
     (all of them when there are no more), so that no p-value is below 1 / (resamples + 1).
+
+    Raises:
+        ValueError: a and b have different lengths, or as in `interval`.
     """
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} values, b has {len(b)}: not the same rows")
@@ -99,9 +105,12 @@ def slope(
     resamples: int,
     seed: int = 0,
 ) -> Interval | None:
-    """Least-squares slope of values over places, with the percentile bootstrap over questions as in `interval`.
+    """Fit the least-squares slope of values over places, with the percentile bootstrap over questions.
 
     None where all places are one: there is no slope. Resamples that happen to draw one place only are left out.
+
+    Raises:
+        ValueError: places and values have different lengths.
     """
     x, y = np.asarray(places, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if len(x) != len(y):
@@ -119,13 +128,13 @@ def slope(
         chosen_RQ = rng.integers(num_questions, size=(min(batch, resamples - start), num_questions))
         drawn.append(_slope(np.stack([sums_Q[chosen_RQ].sum(axis=1) for sums_Q in sums_5Q])))
     tail = (1.0 - CONFIDENCE) / 2
-    # With the slope itself, so that there is always one that is known.
+    # The slope itself is added, so that at least one value is not NaN.
     low, high = np.nanquantile(np.append(np.concatenate(drawn), found), (tail, 1.0 - tail))
     return Interval(found, float(low), float(high))
 
 
 def _slope(sums: Floats) -> Floats:
-    """From number, sum of x, of y, of x squared, of x times y; NaN where all x are one."""
+    """Compute slopes from number, sum of x, of y, of x squared, of x times y; NaN where all x are one."""
     num, x, y, xx, xy = sums
     spread = xx - x * x / num
     flat = spread <= 1e-12 * xx  # 0 but for rounding
@@ -152,7 +161,7 @@ def _sign_flip_p(differences_Q: Floats, resamples: int, seed: int) -> float:
 
 
 def _by_question(values: Sequence[float] | Floats, question_ids: Sequence[str] | None) -> tuple[Floats, Floats]:
-    """Sum and number of the rows of each question."""
+    """Sum and count the rows of each question."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:
         raise ValueError("no values: a mean of nothing is not defined")

@@ -1,4 +1,4 @@
-"""Scores of one predicted answer, each as its official evaluator computes it, and the kind of error behind a wrong one.
+"""Scores of one predicted answer, each as its official evaluator computes it, and the class of its error.
 
 All evaluators normalise alike (common/text.py). Every score is the best over the references, between 0 and 1.
 
@@ -30,33 +30,33 @@ _SENTENCE_ENDS = ".,;:!? "
 
 
 def first_line(text: str) -> str:
-    """What Lost in the Middle scores of a generated text: all before the first newline, stripped; may be empty."""
+    """Cut a generated text before its first newline and strip it, as Lost in the Middle does; may be empty."""
     return text.split("\n")[0].strip()
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 if the prediction equals a reference, else 0. Without real references only an empty prediction is right."""
+    """Return 1 if the prediction equals a reference, else 0. If no reference has words, only an empty one is right."""
     found = normalize(prediction)
     return float(any(found == normalize(reference) for reference in _squad_references(references)))
 
 
 def token_f1(prediction: str, references: Sequence[str]) -> float:
-    """F1 of the bags of words; 1 when prediction and reference are both empty."""
+    """Compute F1 of the bags of words; 1 when prediction and reference are both empty."""
     found = normalize(prediction).split()
     return max(_squad_f1(found, normalize(reference).split()) for reference in _squad_references(references))
 
 
 def best_subspan_em(prediction: str, references: Sequence[str]) -> float:
-    """1 if a reference stands anywhere in the prediction, even inside a word, else 0. Not an exact match.
+    """Return 1 if the prediction contains a reference, even inside a word, else 0. Not an exact match.
 
-    The official script gives `first_line` of the output here. A reference that normalises to nothing is in everything.
+    The official script passes `first_line` of the output. A reference that normalises to nothing is in every text.
     """
     found = normalize_marks(prediction)
     return float(any(normalize_marks(reference) in found for reference in references))
 
 
 def qasper_token_f1(prediction: str, references: Sequence[str]) -> float:
-    """F1 of the bags of words; 0 when either is empty, also when both are, unlike SQuAD 2.0."""
+    """Compute F1 of the bags of words; 0 when either is empty, also when both are, unlike SQuAD 2.0."""
     found = normalize(prediction).split()
     return max((bag_f1(found, normalize(reference).split()) for reference in references), default=0.0)
 
@@ -64,7 +64,7 @@ def qasper_token_f1(prediction: str, references: Sequence[str]) -> float:
 def qasper_evidence_f1(
     predicted: Sequence[str], references: Sequence[Sequence[str]], text_evidence_only: bool = False
 ) -> float:
-    """F1 of the predicted evidence paragraphs against each annotator's; the best over the annotators.
+    """Compute F1 of the predicted evidence paragraphs against each annotator's, and return the best.
 
     Whole paragraphs are compared, shared ones once, but the lengths of the lists count: a paragraph given twice costs.
     `text_evidence_only` removes figures and tables from the annotators' evidence, never from the predicted.
@@ -86,12 +86,12 @@ def _evidence_f1(found: Sequence[str], expected: Sequence[str]) -> float:
 
 
 def longbench_qa_f1(prediction: str, references: Sequence[str]) -> float:
-    """LongBench took over Qasper's formula."""
+    """Compute LongBench's F1, which has Qasper's formula."""
     return qasper_token_f1(prediction, references)
 
 
 def hotpot_f1(prediction: str, references: Sequence[str]) -> float:
-    """F1 of the bags of words; 0 when either is empty, or yes, no or noanswer and the other is not the same."""
+    """Compute F1 of the bags of words; 0 when either is empty, or yes, no or noanswer and the other differs."""
 
     def of(expected: str) -> float:
         whole = found in _HOTPOT_WHOLE or expected in _HOTPOT_WHOLE
@@ -102,22 +102,22 @@ def hotpot_f1(prediction: str, references: Sequence[str]) -> float:
 
 
 def error_class(prediction: str, references: Sequence[str], distractors: Sequence[str]) -> tuple[ErrorClass, int]:
-    """Why an answer is wrong, and the index of the first distractor that holds it (-1: none).
+    """Classify the error of an answer, and find the first distractor that contains the answer (-1: none).
 
-    `distraction` is a wrong answer (exact match 0) whose words stand in a row in a distractor's text, even if they
-    stand in the gold document too: the model gave what the distractor says and not what was asked. Punctuation at the
-    answer's end is left away, as exact match ignores it. An answer that normalises to nothing distracts nobody.
+    `distraction` is a wrong answer (exact match 0) whose words follow each other in a distractor's text, even if they
+    do so in the gold document too. Punctuation at the answer's end is ignored, as in exact match. An answer that
+    normalises to nothing is no distraction error.
     """
     if exact_match(prediction, references) == 1.0:
         return "correct", -1
     for index, text in enumerate(distractors):
-        if stands_in(text, prediction):
+        if is_in(text, prediction):
             return "distraction", index
     return "other", -1
 
 
-def stands_in(text: str, prediction: str) -> bool:
-    """The words of a prediction stand in a row in the text; those of one that normalises to nothing never do."""
+def is_in(text: str, prediction: str) -> bool:
+    """Whether the words of a prediction follow each other in the text; false if it normalises to nothing."""
     return normalize(prediction) != "" and has_answer(text, prediction.rstrip(_SENTENCE_ENDS))
 
 

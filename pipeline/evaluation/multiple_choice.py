@@ -1,8 +1,8 @@
-"""QuALITY's accuracy, and which option a generated answer names.
+"""QuALITY's accuracy, and the option that a generated answer names.
 
-There is no official script; the rules are those of README.md and leaderboard/submission.md of nyu-mll/quality
-@f84977c4: accuracy over all questions and over the hard ones, labels from 1, -1 abstains. The SAT-style score, which
-takes a third of a point off for a wrong answer and none for an abstention, is that of the paper (arXiv 2112.08608).
+There is no official script; the rules are in README.md and leaderboard/submission.md of nyu-mll/quality @f84977c4:
+accuracy over all questions and over the hard ones, labels from 1, -1 abstains. The SAT-style score of the paper (arXiv
+2112.08608) subtracts a third of a point for a wrong answer and nothing for an abstention.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -42,23 +42,25 @@ class QualityAccuracy(TypedDict):
 
 
 def quality_accuracy(predictions: Mapping[str, int], references: Mapping[str, Mapping[str, Any]]) -> QualityAccuracy:
-    """Of labels from 1 (-1 abstains) by question id, against {"gold_label": 1 to 4, "difficult": 1, 0 or None} by id.
+    """Score labels from 1 (-1 abstains) by id, against {"gold_label": 1 to 4, "difficult": 1, 0 or None} by id.
 
-    A question without a prediction is answered wrongly, in the SAT-style scores too. Other predictions are passed over.
+    A question without a prediction counts as wrong, in the SAT-style scores too. Other predictions are ignored.
     """
     hard = [name for name, question in references.items() if question["difficult"] == 1]
+    accuracy, sat_style = _totals(references, predictions, references)
+    accuracy_hard, sat_style_hard = _totals(hard, predictions, references)
     return {
         "n": len(references),
-        "accuracy": _accuracy(references, predictions, references),
+        "accuracy": accuracy,
         "n_hard": len(hard),
-        "accuracy_hard": _accuracy(hard, predictions, references),
-        "sat_style": _sat_style(references, predictions, references),
-        "sat_style_hard": _sat_style(hard, predictions, references),
+        "accuracy_hard": accuracy_hard,
+        "sat_style": sat_style,
+        "sat_style_hard": sat_style_hard,
     }
 
 
 def parse_option(text: str, options: Sequence[str]) -> int:
-    """Place (from 0) of the option a generated answer names; -1: it names none, or more than one.
+    """Find the option that a generated answer names, from 0; -1: it names none, or more than one.
 
     An option is named by its text, if that is all there is and of one option only, or by its letter: alone ("b"), in
     front of a sign or of words ("B.", "B because"), in brackets or announced ("the answer is B"). The words "A" and "I"
@@ -90,7 +92,7 @@ def parse_option(text: str, options: Sequence[str]) -> int:
 
 
 def _names(text: str, at: int, opens: bool) -> bool:
-    """The letter at `at` is given as an answer."""
+    """Whether the letter at `at` is given as an answer."""
     letter, before = text[at], text[max(0, at - _REACH) : at].lower()
     signed = _PUNCTUATION.match(text, at + 1) is not None
     # A word of English needs a sign behind it; a small letter stands for an option only where one is expected.
@@ -105,27 +107,24 @@ def _names(text: str, at: int, opens: bool) -> bool:
 
 
 def _mentions(text: str, at: int) -> bool:
-    """The letter at `at` may be meant as an option: enough to make an answer doubtful, too little to be one."""
+    """Whether the letter at `at` may mean an option: this makes an answer doubtful, but is no answer by itself."""
     signed = _PUNCTUATION.match(text, at + 1) is not None
     listed = _OTHER.match(text, at + 1) is not None
     return signed or listed or (text[at].isupper() and text[at] not in _ENGLISH_WORDS)
 
 
 def _equal(found: str, texts: Sequence[str]) -> int:
-    """Place of the one text that equals `found`; -1: none, or several."""
+    """Find the one text that equals `found`; -1: none, or several."""
     return texts.index(found) if found and texts.count(found) == 1 else -1
 
 
-def _accuracy(
+def _totals(
     names: Collection[str], predictions: Mapping[str, int], references: Mapping[str, Mapping[str, Any]]
-) -> float | None:
-    num_right = sum(predictions.get(name) == references[name]["gold_label"] for name in names)
-    return num_right / len(names) if names else None
-
-
-def _sat_style(
-    names: Collection[str], predictions: Mapping[str, int], references: Mapping[str, Mapping[str, Any]]
-) -> float | None:
+) -> tuple[float | None, float | None]:
+    """Compute accuracy and SAT-style score of these questions; None where there are none."""
+    if not names:
+        return None, None
     num_right = sum(predictions.get(name) == references[name]["gold_label"] for name in names)
     num_abstained = sum(predictions.get(name) == ABSTAINS for name in names)
-    return (num_right - (len(names) - num_right - num_abstained) / 3) / len(names) if names else None
+    num_wrong = len(names) - num_right - num_abstained
+    return num_right / len(names), (num_right - num_wrong / 3) / len(names)

@@ -27,13 +27,13 @@ class OfficialScore(NamedTuple):
     n: int
 
 
-Scores = dict[str, OfficialScore]
+OfficialScores = dict[str, OfficialScore]
 Figures = dict[str, float | None]
 
 _COUNTED = {"accuracy_hard_likeliest": "num_hard"} | {
     f"answer_f1_first_{kind}": f"num_first_{kind}" for kind in metrics.TYPES
 }
-"""Scores over a part of the questions, and the name under which `figures` gives the number of these questions."""
+"""Score over a part of the questions -> the name under which `figures` counts these questions."""
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
@@ -41,7 +41,7 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
     return _rouge(prediction, references)["rouge_l"]
 
 
-def scores(rows: Sequence[Row]) -> Scores:
+def scores(rows: Sequence[Row]) -> OfficialScores:
     """Compute the official scores of one benchmark's rows of predictions; empty without rows or official evaluator."""
     benchmark = rows[0]["benchmark"] if rows else ""
     return _EVALUATORS[benchmark](rows) if benchmark in _EVALUATORS else {}
@@ -59,17 +59,17 @@ def mean(values: Sequence[float]) -> OfficialScore:
     return OfficialScore(sum(values) / len(values) if values else None, len(values))
 
 
-def column_means(*columns: str) -> Callable[[Sequence[Row]], Scores]:
+def column_means(*columns: str) -> Callable[[Sequence[Row]], OfficialScores]:
     """Make an evaluator that averages columns of the rows."""
     return lambda rows: {name: mean([row[name] for row in rows]) for name in columns}
 
 
-def _quality(rows: Sequence[Row]) -> Scores:
+def _quality(rows: Sequence[Row]) -> OfficialScores:
     references = {
         row["example_id"]: {"gold_label": row["gold_option"] + 1, "difficult": int(row["subset"] == "hard")}
         for row in rows
     }
-    found: Scores = {}
+    found: OfficialScores = {}
     for name, column in (("likeliest", "likeliest_option"), ("generated", "generated_option")):
         # Labels count from 1. Label 0 is no option: an answer that names none is wrong and does not abstain.
         labels = {row["example_id"]: row[column] + 1 for row in rows}
@@ -81,7 +81,7 @@ def _quality(rows: Sequence[Row]) -> Scores:
     return found | {"unparseable": mean([float(row["generated_option"] == -1) for row in rows])}
 
 
-def _qasper(rows: Sequence[Row]) -> Scores:
+def _qasper(rows: Sequence[Row]) -> OfficialScores:
     booked: dict[str, list[float]] = defaultdict(list)
     first: dict[str, list[float]] = defaultdict(list)
     for row in rows:
@@ -93,17 +93,17 @@ def _qasper(rows: Sequence[Row]) -> Scores:
     return {"answer_f1": mean([row["score"] for row in rows]), **by_type}
 
 
-def _hotpot(rows: Sequence[Row]) -> Scores:
+def _hotpot(rows: Sequence[Row]) -> OfficialScores:
     f1 = [metrics.hotpot_f1(row["prediction"], row["answers"]) for row in rows]
     return {"exact_match": mean([row["exact_match"] for row in rows]), "answer_f1": mean(f1)}
 
 
-def _squality(rows: Sequence[Row]) -> Scores:
+def _squality(rows: Sequence[Row]) -> OfficialScores:
     found = [_rouge(row["prediction"], row["answers"]) for row in rows]
     return {name: mean([scores[name] for scores in found]) for name in ("rouge_1", "rouge_2", "rouge_l")}
 
 
-_EVALUATORS: dict[str, Callable[[Sequence[Row]], Scores]] = {
+_EVALUATORS: dict[str, Callable[[Sequence[Row]], OfficialScores]] = {
     "quality": _quality,
     "qasper": _qasper,
     "nq": column_means("best_subspan_em", "exact_match", "token_f1"),

@@ -20,7 +20,7 @@ from pipeline.common import tables
 from pipeline.evaluation import score
 from pipeline.model import generation, loading, prefix_cache
 from pipeline.model.distributed import Processes
-from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.runtime.settings import EvalSettings, ModelSettings
 from pipeline.views import full_view, masking, prompts, tasks, tokenizer
 from pipeline.views.full_view import ContextChunk
@@ -135,6 +135,14 @@ def split_examples(split: str, longest: bool = False) -> pl.DataFrame:
     found = tables.frame(tables.FULL_VIEWS, columns).filter(split=split)
     return (
         found.filter(pl.col("num_documents") == pl.col("num_documents").max().over("question_id")) if longest else found
+    )
+
+
+def no_examples(split: str) -> DataError:
+    """Make the error of a split that has no examples."""
+    return DataError(
+        f"{tables.FULL_VIEWS}: no examples in split {split}; choose another eval.split, or give the data questions of "
+        "this one"
     )
 
 

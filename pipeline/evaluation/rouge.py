@@ -1,9 +1,9 @@
 """ROUGE of a summary, by Google's rouge-score 0.1.2: F-measures after Porter stemming, the best over the references.
 
-So SQuALITY's authors score (nyu-mll/SQuALITY @dc08d4f5, utils/metrics/multi_rouge/multi_rouge.py, called with
+SQuALITY's authors score in this way (nyu-mll/SQuALITY @dc08d4f5, utils/metrics/multi_rouge/multi_rouge.py, called with
 use_stemmer=True by run_summarization.py): every kind of ROUGE takes its own best reference. Their split into sentences
-matters to ROUGE-Lsum alone, which we leave out; they print the middle of a bootstrap where we take the mean. Words are
-runs of a-z and 0-9 in lower case: a text in another script has none and scores 0.
+matters to ROUGE-Lsum alone, which we leave out; they print the median of a bootstrap, we take the mean. Words are runs
+of a-z and 0-9 in lower case: a text in another script has none and scores 0.
 
 The library takes seconds to import; import this module where it is used.
 """
@@ -18,13 +18,17 @@ _SCORER = RougeScorer(list(_KINDS.values()), use_stemmer=True)
 
 
 def rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
-    """`rouge_1`, `rouge_2` and `rouge_l` from 0 to 1; at least one reference. An empty prediction has 0."""
+    """Compute `rouge_1`, `rouge_2` and `rouge_l`, from 0 to 1; an empty prediction scores 0.
+
+    Raises:
+        ValueError: there are no references.
+    """
     scores = [_score(prediction, reference) for reference in references]
     return {name: max(score[place] for score in scores) for place, name in enumerate(_KINDS)}
 
 
 @lru_cache(maxsize=1 << 16)
 def _score(prediction: str, reference: str) -> tuple[float, ...]:
-    # Kept, because a pair costs 50 ms and is asked for once per question and once for the whole benchmark.
+    # Cached, because a pair takes 50 ms and is scored once for its row and once for the whole benchmark.
     found = _SCORER.score(reference, prediction)
     return tuple(float(found[kind].fmeasure) for kind in _KINDS.values())

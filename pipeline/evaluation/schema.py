@@ -1,4 +1,4 @@
-"""Schemas of predictions, and of those kept from the runs of the ablation grid."""
+"""Schemas of the tables of predictions, and of those that the ablation grid keeps of its runs."""
 
 from pathlib import Path
 

@@ -10,14 +10,13 @@ To score predictions of another system, use pipeline/tools/score_predictions.py.
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.common import files, methods, tables
 from pipeline.evaluation import predict, schema, score
 from pipeline.model import distributed
 from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError, DataError, did_you_mean
+from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
 from pipeline.views import tasks
 
@@ -26,7 +25,12 @@ FIGURES = Path("reports/eval")
 
 
 def main() -> None:
-    method = _method(sys.argv[1:])
+    if "--score" in sys.argv:
+        raise ConfigError(
+            "evaluate does not score files; use `python -m pipeline.tools.score_predictions --predictions FILE "
+            "--references FILE --benchmark NAME`"
+        )
+    method = methods.only(sys.argv[1:], "evaluate")
     settings = config.load("evaluate")
     split = settings.eval.split
     distributed.launch("pipeline.stages.evaluate", [method])
@@ -47,10 +51,7 @@ def main() -> None:
     if rows is None:
         return
     if not rows:
-        raise DataError(
-            f"{tables.FULL_VIEWS}: no examples in split {split}; choose another eval.split, or give the data "
-            "questions of this one"
-        )
+        raise predict.no_examples(split)
     task = tasks.of(rows[0]["benchmark"])
     inputs = list(dict.fromkeys(row["input"] for row in rows))
     figures = {
@@ -67,19 +68,6 @@ def main() -> None:
         + ", ".join(f"{name} {of['score']['mean']:.1%}" for name, of in longest)
         + f"; distraction errors {longest[0][1]['distraction_rate']['mean']:.1%}"
     )
-
-
-def _method(arguments: Sequence[str]) -> str:
-    if len(arguments) == 1 and arguments[0] in methods.METHODS:
-        return arguments[0]
-    if "--score" in arguments:
-        raise ConfigError(
-            "evaluate does not score files; use `python -m pipeline.tools.score_predictions --predictions FILE "
-            "--references FILE --benchmark NAME`"
-        )
-    given = " ".join(arguments) or "none"
-    hint = did_you_mean(given, methods.METHODS)
-    raise ConfigError(f"evaluate takes one method, got {given}{hint}; choose from {', '.join(methods.METHODS)}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from pipeline.common import files, methods
 from pipeline.evaluation import predict, score
 from pipeline.model import distributed
 from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
 
 SPLIT = "surface"
@@ -18,10 +17,7 @@ SURFACE = Path("reports/surface")
 
 
 def main() -> None:
-    if len(sys.argv) != 2 or sys.argv[1] not in methods.METHODS:
-        given = " ".join(sys.argv[1:]) or "none"
-        raise ConfigError(f"surface takes one method, got {given}; choose from {', '.join(methods.METHODS)}")
-    method = sys.argv[1]
+    method = methods.only(sys.argv[1:], "surface")
     settings = config.load("surface")
     distributed.launch("pipeline.stages.surface", [method])
     team = distributed.Processes()
@@ -33,10 +29,10 @@ def main() -> None:
     files.write_json(SURFACE / f"{method}.json", {"rows": cells})
     if cells:
         easy, hard = (f"{cell['score']['mean']:.1%}" for cell in (cells[0], cells[-1]))
-        said = f"{len(rows):,} answers in {len(cells)} cells; score {easy} in the easiest, {hard} in the hardest"
+        found = f"{len(rows):,} answers in {len(cells)} cells; score {easy} in the easiest, {hard} in the hardest"
     else:
-        said = "no questions of split surface"
-    print(f"surface@{method}: {said}")
+        found = "no questions of split surface"
+    print(f"surface@{method}: {found}")
 
 
 if __name__ == "__main__":
