@@ -208,10 +208,11 @@ def heat_maps(rows: Sequence[Values], measure: str, title: str) -> list[Figure]:
     """
     lengths = [str(length) for length in sorted({row["num_documents"] for row in rows})]
     rates = [_rate(rate) for rate in sorted({row["name_sharing_rate"] for row in rows}, reverse=True)]
+    roomy = with_intervals(rows)
     cells: dict[tuple[str, str], list[Cell]] = {}
     for row in rows:
         mean, low, high = (100 * row[measure][name] for name in ("mean", "low", "high"))
-        interval = f"{low:.0f}\N{EN DASH}{high:.0f}" if with_intervals(rows) else ""
+        interval = f"{low:.0f}\N{EN DASH}{high:.0f}" if roomy else ""
         at = str(row["num_documents"]), _rate(row["name_sharing_rate"])
         cell = Cell(*at, mean, f"{mean:.0f}", interval)
         cells.setdefault((row["method"], row["input"]), []).append(cell)

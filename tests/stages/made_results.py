@@ -1,4 +1,4 @@
-"""Results of a made-up run, as the earlier stages would leave them: small, seeded, and with every file report reads."""
+"""Made-up results of the earlier stages: small, seeded, and with every file that the report reads."""
 
 import math
 import random
@@ -96,7 +96,7 @@ def write(
 
 
 def _masked(example: dict[str, Any]) -> dict[str, Any]:
-    """The gold document and its neighbour are kept."""
+    """Keep the gold document and its neighbour."""
     place = example["gold_position"]
     kept = example["document_ids"][place : place + 2]
     return {
@@ -143,7 +143,7 @@ def _prediction(
 
 
 def _cell(method: str, given: str, length: int, rate: float, skill: float) -> dict[str, Any]:
-    """Of the surface: harder with more documents and with more borrowed names."""
+    """Make a cell of the surface: harder with more documents and with more shared names."""
     score = 1 / (1 + math.exp(0.2 * length + rate - skill - 1))
 
     def around(mean: float) -> dict[str, float]:
@@ -218,7 +218,7 @@ VIEWS = {
     "alignment": 0.83, "alignment_others": 0.31, "in_batch_accuracy": 0.96, "uniformity": -2.1,
     "answers_equal": 0.71, "masked_score": 0.66, "full_score": 0.6,
 }  # fmt: skip
-"""Of a method's two views."""
+"""How similar a method's two views are."""
 
 
 def interval(mean: float) -> dict[str, float]:
@@ -226,7 +226,7 @@ def interval(mean: float) -> dict[str, float]:
 
 
 def along(num_documents: int, slope: float) -> dict[str, Any]:
-    """As position_bias.along."""
+    """Make what analyze measures along the positions of the gold document."""
     parts = [
         {"first_position": first, "last_position": first + 1, "num_examples": 9, **interval(0.4 + slope * first / 12)}
         for first in range(0, num_documents, 2)
@@ -238,7 +238,7 @@ def along(num_documents: int, slope: float) -> dict[str, Any]:
 
 
 def inside(num_documents: int, out_of_reach: float = 0.0) -> dict[str, Any]:
-    """What analyze finds out from a method's network; the window of the second layer hides part of the gold tokens."""
+    """Make what analyze measures inside a network; `out_of_reach` is the hidden share of gold in its second layer."""
     shares = {"gold": 0.2, "namesake": 0.15, "other": 0.4, "rest": 0.25}
     layers = [
         {
@@ -264,7 +264,7 @@ def inside(num_documents: int, out_of_reach: float = 0.0) -> dict[str, Any]:
 
 
 def answered(number: int, num_documents: int) -> dict[str, Any]:
-    """What analyze finds out from a method's answers alone."""
+    """Make what analyze measures on a method's answers alone."""
     shares = {"correct": 0.5, "distraction": 0.25, "in_gold": 0.15, "hallucinated": 0.1}
     errors = {kind: interval(shares.get(kind, 0.0)) for kind in KINDS}
     return {"errors": {"num_examples": 60, **errors}, "position": along(num_documents, 0.1 * number)}
