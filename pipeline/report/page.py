@@ -50,49 +50,46 @@ def render(contents: Contents) -> str:
     methods = list(dict.fromkeys(row.method for row in found.longest))
     position = "Position of the gold document (1 = first)"
     tokenize, mask = sources.get("tokenize", {}), sources.get("mask", {})
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            title=contents.title,
-            headline=text.headline(found),
-            caption=text.caption(found),
-            caution=text.caution(found, sources.get("base", {}).get("source", "")),
-            summary=found,
-            split=split,
-            measure=measure,
-            shorter=[length.label() for length in found.lengths[:-1]],
-            by_group={(row.name, row.group): row for row in found.by_length},
-            colour_of=dict(zip(methods, svg.colours(methods), strict=True)),
-            paper=summary.PAPER,
-            paper_rows=PAPER_ROWS,
-            length_figures=charts.scores(found.by_length, "length", "Documents in the context", measure.phrase),
-            position_figures=charts.scores(found.by_position, "position", position, measure.phrase),
-            official_table=page_tables.official(found.official),
-            surfaces=[
-                (title, charts.heat_maps(surface, key, title))
-                for key, title in (("score", text.capital(measure.phrase)), ("distraction_rate", "Distraction errors"))
-                if surface
-            ],
-            with_intervals=charts.with_intervals(surface),
-            error_figures=[charts.errors(found.longest)],
-            training_figures=charts.training(contents.curves),
-            **_retrieval(contents, split),
-            tokenize=tokenize,
-            lengths_table=page_tables.by_split(tokenize, page_tables.LENGTHS),
-            mask=mask,
-            mask_table=page_tables.by_split(mask, page_tables.MASK),
-            **_analysis(sources.get("analysis", {})),
-            examples=contents.examples,
-            browsed_methods=methods,
-            kinds_of={example.example_id: _kinds(example, methods) for example in contents.examples},
-            **_ablations(contents.ablations),
-            settings=page_tables.settings(contents.settings),
-            prepared=page_tables.settings(sources.get("prepare", {})),
-            base=page_tables.settings(sources.get("base", {})),
-            versions=page_tables.by_settings(contents.versions),
-            inputs=sorted(contents.inputs.items()),
-        )
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        title=contents.title,
+        headline=text.headline(found),
+        caption=text.caption(found),
+        caution=text.caution(found, sources.get("base", {}).get("source", "")),
+        summary=found,
+        split=split,
+        measure=measure,
+        shorter=[length.label() for length in found.lengths[:-1]],
+        by_group={(row.name, row.group): row for row in found.by_length},
+        colour_of=dict(zip(methods, svg.colours(methods), strict=True)),
+        paper=summary.PAPER,
+        paper_rows=PAPER_ROWS,
+        length_figures=charts.scores(found.by_length, "length", "Documents in the context", measure.phrase),
+        position_figures=charts.scores(found.by_position, "position", position, measure.phrase),
+        official_table=page_tables.official(found.official),
+        surfaces=[
+            (title, charts.heat_maps(surface, key, title))
+            for key, title in (("score", text.capital(measure.phrase)), ("distraction_rate", "Distraction errors"))
+            if surface
+        ],
+        with_intervals=charts.with_intervals(surface),
+        error_figures=[charts.errors(found.longest)],
+        training_figures=charts.training(contents.curves),
+        **_retrieval(contents, split),
+        tokenize=tokenize,
+        lengths_table=page_tables.by_split(tokenize, page_tables.LENGTHS),
+        mask=mask,
+        mask_table=page_tables.by_split(mask, page_tables.MASK),
+        **_analysis(sources.get("analysis", {})),
+        examples=contents.examples,
+        browsed_methods=methods,
+        kinds_of={example.example_id: _kinds(example, methods) for example in contents.examples},
+        **_ablations(contents.ablations),
+        settings=page_tables.settings(contents.settings),
+        prepared=page_tables.settings(sources.get("prepare", {})),
+        base=page_tables.settings(sources.get("base", {})),
+        versions=page_tables.by_settings(contents.versions),
+        inputs=sorted(contents.inputs.items()),
     )
 
 

@@ -35,11 +35,11 @@ def _change(values: Values) -> str:
     return f"{text.points(values['mean'])} {text.points_interval(text.interval(values))}"
 
 
-Columns = Mapping[str, tuple[str, Callable[[Any], str]]]
+ColumnFormats = Mapping[str, tuple[str, Callable[[Any], str]]]
 """Name of a value in a stage's JSON -> its heading, and how it is written."""
 
 SPLITS = ("train", "dev", "test")
-MASK: Columns = {
+MASK: ColumnFormats = {
     "num_examples": ("Examples", _count),
     "gold_retained": ("Gold chunk kept", percent),
     "answer_retained": ("An answer kept", percent),
@@ -48,14 +48,14 @@ MASK: Columns = {
     "mean_tokens_full": ("Tokens, full view", _count),
     "mean_tokens_masked": ("Tokens, masked view", _count),
 }
-LENGTHS: Columns = {
+LENGTHS: ColumnFormats = {
     "num_examples": ("Examples", _count),
     "mean_tokens": ("Tokens, mean", _count),
     "max_tokens": ("Tokens, longest", _count),
     "cut": ("Context cut", percent),
     "gold_cut": ("Gold chunk cut", percent),
 }
-VIEWS: Columns = {
+VIEWS: ColumnFormats = {
     "alignment": ("Cosine, own views", _hundredths),
     "alignment_others": ("Cosine, others", _hundredths),
     "in_batch_accuracy": ("Own view nearest", percent),
@@ -65,12 +65,12 @@ VIEWS: Columns = {
     "full_score": ("Score, full view", percent),
     "masked_score": ("Score, masked view", percent),
 }
-VALIDATED: Columns = {
+VALIDATED: ColumnFormats = {
     "num_gold_known": ("Gold known", _count),
     "mean_chunks": ("Chunks, mean", _decimal),
     "truncated_chunks": ("Chunks truncated", percent),
 }
-FOUND: Columns = {
+FOUND: ColumnFormats = {
     **{f"recall.{k}": (f"Recall@{k}", percent) for k in (1, 3, 5, 7, 10)},
     "all_gold.5": ("All gold@5", percent),
     "mrr": ("MRR", _hundredths),
@@ -78,32 +78,32 @@ FOUND: Columns = {
     "collection.recall.1": ("Collection: @1", percent),
     "collection.recall.5": ("@5", percent),
 }
-MATCHING: Columns = {
+MATCHING: ColumnFormats = {
     "own": ("Own question", _share),
     "shuffled": ("Shuffled questions", _share),
     "one_question": ("One for all", _share),
     "same_context": ("Same context", _share),
 }
-OUTCOMES: Columns = {
+OUTCOMES: ColumnFormats = {
     "both_right": ("Both right", _share),
     "only_full_right": ("Only full view right", _share),
     "only_masked_right": ("Only masked view right", _share),
     "both_wrong": ("Both wrong", _share),
 }
-SLOPES: Columns = {
+SLOPES: ColumnFormats = {
     "score.slope": ("Score, first to last", _change),
     "score.edge_slope": ("Score, middle to ends", _change),
     "gold.slope": ("Attention to gold, first to last", _change),
     "gold.edge_slope": ("Attention to gold, middle to ends", _change),
 }
-REACH: Columns = {
+REACH: ColumnFormats = {
     "window": ("Window, tokens", _count),
     "gold_out_of_reach": ("Gold tokens out of reach", percent),
     "num_examples": ("Examples left", _count),
 }
 
 
-def by_split(values: Values, columns: Columns) -> PageTable:
+def by_split(values: Values, columns: ColumnFormats) -> PageTable:
     """Lay out what a stage measured on each split, such as MASK or LENGTHS."""
     return _table(dict(_splits(values)), columns)
 
@@ -213,7 +213,7 @@ def by_settings(values: Mapping[str, Values]) -> list[tuple[list[str], list[tupl
     return [(methods, list(rows)) for rows, methods in found.items()]
 
 
-def _table(rows: Mapping[str, Values], columns: Columns) -> PageTable:
+def _table(rows: Mapping[str, Values], columns: ColumnFormats) -> PageTable:
     """Lay out the columns that at least one row has; a gap is a dash. Without such columns the table is empty."""
     flat = {name: dict(_flat(row, columns)) for name, row in rows.items()}
     known = [key for key in columns if any(row.get(key) is not None for row in flat.values())]
@@ -235,7 +235,7 @@ def _splits(values: Values) -> list[tuple[str, Values]]:
     return sorted(values.get("splits", {}).items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
 
 
-def _flat(values: Values, leaves: Columns | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Values, leaves: ColumnFormats | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Flatten nested values to (dotted name, value), by name; `leaves` are not flattened further."""
     for key, value in sorted(values.items()):
         name = prefix + key
