@@ -28,6 +28,8 @@ class Measure(NamedTuple):
     """In a sentence."""
     beside: Mapping[str, str]
     """Columns that the main table shows beside the measure, with their headings."""
+    right_or_wrong: bool = False
+    """True: an answer has 1 or 0, so that a mean is the share of right answers."""
     note: str = ""
     """Explanation in the main table's caption; may be empty."""
 
@@ -38,13 +40,15 @@ MEASURES = {
         "EM",
         "exact match",
         {"token_f1": "F1", "best_subspan_em": "Sub-span", "distraction_rate": "Distracted"},
+        right_or_wrong=True,
     ),
     "accuracy": Measure(
         None,
         "Accuracy",
         "accuracy",
         {"exact_match": "Generated"},
-        "Accuracy: the option whose letter is likeliest. Generated: the option that the written answer names.",
+        right_or_wrong=True,
+        note="Accuracy: the option whose letter is likeliest. Generated: the option that the written answer names.",
     ),
     "qasper_f1": Measure(metrics.qasper_token_f1, "F1", "answer F1", {"exact_match": "EM"}),
     "longbench_f1": Measure(

@@ -172,7 +172,7 @@ def claim(row: AblationRow, table: AblationTable) -> str:
     method = row.method.capitalize()
     name = f"{method} ({row.label})" if row.label != row.method else method
     reached = f"{percent(row.pooled.mean)}{text.PERCENT}"
-    if table.measure in ("exact_match", "accuracy"):
+    if table.shown_as.right_or_wrong:
         sentence = f"{name} answers {reached} of the questions over {table.documents} correctly"
     else:
         sentence = f"{name} reaches {reached} {table.shown_as.phrase} over {table.documents}"

@@ -190,10 +190,11 @@ def table(summary: Summary) -> str:
 
 def caption(summary: Summary) -> str:
     """Explain the numbers of the main table."""
-    _, heading, phrase, beside, note = score.MEASURES[summary.measure]
-    meanings = [MEANINGS[name] for name in beside if name in MEANINGS]
-    if note:
-        meanings.append(note)
+    measure = score.MEASURES[summary.measure]
+    heading, phrase = measure.heading, measure.phrase
+    meanings = [MEANINGS[name] for name in measure.beside if name in MEANINGS]
+    if measure.note:
+        meanings.append(measure.note)
     if any(row.input == "longbench" for row in summary.longest):
         meanings.append("Longbench: LongBench's retrieval, the best 7 chunks.")
     named = phrase if heading.lower() == phrase.lower() else f"{phrase} ({heading})"

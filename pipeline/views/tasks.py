@@ -20,7 +20,7 @@ class Task(NamedTuple):
 
 _ANSWER = "Answer the question from the documents."
 _DEFAULT = Task(_ANSWER, "exact_match", 16)
-_TASKS = {
+TASKS = {
     "nq": Task(_ANSWER, "exact_match", 32),
     "hotpot": Task(_ANSWER, "exact_match", 32),
     "longbench": Task(_ANSWER, "longbench_f1", 64),
@@ -37,4 +37,4 @@ _TASKS = {
 
 def of(benchmark: str) -> Task:
     """The task of a benchmark; bios, jsonl and unknown benchmarks have the default: short answers, exact match."""
-    return _TASKS.get(benchmark, _DEFAULT)
+    return TASKS.get(benchmark, _DEFAULT)

@@ -1,11 +1,15 @@
 """The columns of a prediction's row, the figures of many rows, and the difficulty surface, on literal examples."""
 
+import re
+
 import pytest
 
 from pipeline.common.tables import name_sharing_rate_of, subset_of
 from pipeline.evaluation import score
+from pipeline.report import text
 from pipeline.views import tasks
 from pipeline.views.full_view import ContextChunk
+from tests.report.test_summary import answer, summarised
 
 EXAMPLE = {"benchmark": "bios", "answers": ["baker"], "options": [], "gold_option": -1}
 
@@ -147,3 +151,18 @@ def test_cells_are_means_by_documents_and_rate_in_ascending_order():
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.25, 1.0])
 def test_a_subset_names_its_rate(rate):
     assert name_sharing_rate_of(subset_of(rate)) == rate
+
+
+def test_a_new_measure_is_one_entry_and_the_task_that_names_it(monkeypatch):
+    def shouted(prediction, references):
+        return float(prediction in [reference.upper() for reference in references])
+
+    measure = score.Measure(shouted, "Shouted", "shouted answers", {"exact_match": "EM"}, note="Shouted: in capitals.")
+    monkeypatch.setitem(score.MEASURES, "shouted", measure)
+    monkeypatch.setitem(tasks.TASKS, "made", tasks.Task("Shout the answer.", "shouted", 8))
+    example = {**EXAMPLE, "benchmark": "made"}
+    found = [score.score(prediction, example, {}, [])["score"] for prediction in ("BAKER", "baker")]
+    assert found == [1.0, 0.0]
+    table = text.table(summarised([answer("q1", 1), answer("q2", 0)]))
+    assert "| Shouted | 95 % interval | EM |" in re.sub(" +", " ", table)
+    assert "shouted answers (Shouted)" in table and "Shouted: in capitals." in table
