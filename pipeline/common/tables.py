@@ -103,15 +103,13 @@ def name_sharing_rate_of(subset: str) -> float:
     return float(subset.removeprefix(_SUBSET))
 
 
-Columns = tuple[tuple[str, pa.DataType], ...]
-
 TEXT = pa.large_string()
 TEXTS = pa.large_list(pa.large_string())
 INTS = pa.large_list(pa.int32())
 _ARROW_TYPES: dict[Any, pa.DataType] = {str: TEXT, int: pa.int32(), bool: pa.bool_(), list[str]: TEXTS}
 
 
-def _columns(row: type) -> Columns:
+def _columns(row: type) -> tuple[tuple[str, pa.DataType], ...]:
     """One column for each field of a dataclass."""
     return tuple((name, _ARROW_TYPES[kind]) for name, kind in get_type_hints(row).items())
 
@@ -127,7 +125,7 @@ class Table:
     version: int
     stage: str
     path: Path
-    columns: Columns
+    columns: tuple[tuple[str, pa.DataType], ...]
 
     @property
     def schema(self) -> pa.Schema:
@@ -292,11 +290,11 @@ def scan(table: Table, columns: list[str] | None = None) -> Iterator[Row]:
         raise _damaged(table, error) from None
 
 
-Source = tuple[Table, list[str] | None]
+Selection = tuple[Table, list[str] | None]
 """A table and the columns that are read; None: all."""
 
 
-def side_by_side(*sources: Source) -> Iterator[tuple[Row, ...]]:
+def side_by_side(*sources: Selection) -> Iterator[tuple[Row, ...]]:
     """Scan several tables whose rows belong together, one row of each at a time.
 
     Raises:
@@ -328,7 +326,7 @@ def frame(table: Table, columns: list[str] | None = None) -> "pl.DataFrame":
     return found
 
 
-def joined(*sources: Source) -> "pl.DataFrame":
+def joined(*sources: Selection) -> "pl.DataFrame":
     """Join tables on example_id, one row of each per example, in the order of the first.
 
     `chunk_ids`, where several tables have it, must be equal and is kept once; no other column may stand in two.

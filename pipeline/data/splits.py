@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import takewhile
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.common.tables import Benchmark, Document, Evidence, Example
 from pipeline.data import jsonl
 from pipeline.data.jsonl import Lines, Parsed, Reject
 
 SPLITS = ("train", "dev", "test")
-
-GoldPosition = Literal["spread", "first", "middle", "last"]
-"""Where the gold document stands in a context that we build; spread: anywhere, each place about equally often."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DocumentCounts = Annotated[list[Positive], Field(min_length=1)]
 GoldPosition = Literal["spread", "first", "middle", "last"]
+"""Place of the gold document in a context that we build; spread: each place about equally often."""
 
 
 class Section(BaseModel):
@@ -39,7 +40,6 @@ class BiosData(Section):
     name_sharing_rate: Fraction
     """Share of the distractors that carry the first or the last name of the person asked about."""
     gold_position: GoldPosition
-    """Place of the gold document in its context; spread: a random place."""
     facts_per_person: Annotated[list[Annotated[int, Field(ge=1, le=8)]], Field(min_length=1)]
     """Sentences of a biography; one of these numbers is drawn for each biography."""
     wording: Literal["fixed", "paraphrased"]

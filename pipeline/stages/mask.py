@@ -1,10 +1,10 @@
 """Stage mask: the masked view of every example, from its full view and its scores. No torch, seconds."""
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from tqdm import tqdm
 
 from pipeline.common import files, tables
@@ -22,7 +22,7 @@ def main() -> None:
     mode, top_k, window = settings.mask.mode, settings.mask.top_k, settings.model.sliding_window
     base = tokenizer.load()
     text_of = {row["chunk_id"]: row["text"] for row in tables.scan(tables.CHUNKS, ["chunk_id", "text"])}
-    sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    sizes: list[tables.Row] = []
     rows = tables.side_by_side(
         (tables.FULL_VIEWS, None),
         (tables.SCORES, None),
@@ -37,10 +37,10 @@ def main() -> None:
                 )
             row = _masked_row(full, scored, example["answers"], text_of, top_k, mode, base.mask_id)
             writer.write(row)
-            _count(sums[full["split"]], full, row, any(scored["gold"]), bool(example["answers"]), top_k)
-    splits = {split: _shares(total) for split, total in sums.items()}
+            sizes.append(_sizes(full, row, any(scored["gold"]), bool(example["answers"])))
+    splits = _shares(sizes, top_k)
     files.write_json(SUMMARY, {"mode": mode, "top_k": top_k, "splits": splits})
-    whole = int(sum(total["whole_contexts"] for total in sums.values()))
+    whole = sum(shares["whole_contexts"] for shares in splits.values())
     retained = ", ".join(f"{split} {_percent(shares['gold_retained'])}" for split, shares in splits.items())
     print(
         f"mask: {writer.num_rows:,} masked views, mode {mode}, top {top_k}; gold chunk kept: {retained}; "
@@ -84,42 +84,47 @@ def _masked_row(
     }
 
 
-def _count(
-    total: dict[str, float], full: tables.Row, row: tables.Row, gold_known: bool, has_answer: bool, top_k: int
-) -> None:
-    total["num_examples"] += 1
-    total["num_answered"] += has_answer
-    total["num_gold_known"] += gold_known
-    total["gold_retained"] += row["gold_retained"]
-    total["answer_retained"] += row["answer_retained"]
-    total["kept_chunks"] += len(row["kept_chunk_ids"])
-    total["chunks"] += len(full["chunk_ids"])
-    total["tokens_full"] += len(full["input_ids"])
-    total["tokens_masked"] += len(row["input_ids"])
-    starts, ends = np.asarray(full["chunk_starts"]), np.asarray(full["chunk_ends"])
-    kept = np.isin(full["chunk_ids"], row["kept_chunk_ids"])
-    total["chunk_tokens"] += int((ends - starts).sum())
-    total["kept_chunk_tokens"] += int((ends - starts)[kept].sum())
-    total["whole_contexts"] += len(full["chunk_ids"]) <= top_k
-
-
-def _shares(total: dict[str, float]) -> dict[str, float | None]:
-    """gold_retained over the examples whose gold chunk is known, answer_retained over those that have an answer, None
-    without one; the rest over all."""
-    num_examples, num_gold_known, num_answered = (
-        total[name] for name in ("num_examples", "num_gold_known", "num_answered")
-    )
+def _sizes(full: tables.Row, masked: tables.Row, gold_known: bool, answered: bool) -> tables.Row:
+    """Count the chunks and tokens of both views of one example."""
+    lengths_C = np.subtract(full["chunk_ends"], full["chunk_starts"])
     return {
-        "num_examples": int(num_examples),
-        "num_gold_known": int(num_gold_known),
-        "gold_retained": total["gold_retained"] / num_gold_known if num_gold_known else None,
-        "answer_retained": total["answer_retained"] / num_answered if num_answered else None,
-        "kept_chunk_share": total["kept_chunks"] / max(total["chunks"], 1),
-        "kept_token_share": total["kept_chunk_tokens"] / max(total["chunk_tokens"], 1),
-        "mean_tokens_full": total["tokens_full"] / num_examples,
-        "mean_tokens_masked": total["tokens_masked"] / num_examples,
-        "whole_contexts": int(total["whole_contexts"]),
+        "split": full["split"],
+        "gold_known": gold_known,
+        "gold_retained": masked["gold_retained"],
+        "answered": answered,
+        "answer_retained": masked["answer_retained"],
+        "chunks": len(full["chunk_ids"]),
+        "kept_chunks": len(masked["kept_chunk_ids"]),
+        "chunk_tokens": int(lengths_C.sum()),
+        "kept_chunk_tokens": int(lengths_C[np.isin(full["chunk_ids"], masked["kept_chunk_ids"])].sum()),
+        "tokens_full": len(full["input_ids"]),
+        "tokens_masked": len(masked["input_ids"]),
     }
+
+
+def _shares(sizes: list[tables.Row], top_k: int) -> dict[str, tables.Row]:
+    """Average the sizes over the examples of each split.
+
+    gold_retained is a share of the examples with a known gold chunk, answer_retained of those with an answer, and both
+    are None where there is no such example.
+    """
+    shares = (
+        pl.DataFrame(sizes)
+        .group_by("split", maintain_order=True)
+        .agg(
+            num_examples=pl.len(),
+            num_gold_known=pl.col("gold_known").sum(),
+            gold_retained=pl.col("gold_retained").filter("gold_known").mean(),
+            answer_retained=pl.col("answer_retained").filter("answered").mean(),
+            kept_chunk_share=pl.col("kept_chunks").sum() / pl.col("chunks").sum(),
+            kept_token_share=pl.col("kept_chunk_tokens").sum() / pl.col("chunk_tokens").sum(),
+            mean_tokens_full=pl.col("tokens_full").mean(),
+            mean_tokens_masked=pl.col("tokens_masked").mean(),
+            whole_contexts=(pl.col("chunks") <= top_k).sum(),
+        )
+        .with_columns(pl.col("kept_chunk_share", "kept_token_share").fill_nan(0.0))  # contexts without chunks
+    )
+    return {row.pop("split"): row for row in shares.iter_rows(named=True)}
 
 
 def _percent(share: float | None) -> str:

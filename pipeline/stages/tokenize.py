@@ -1,6 +1,6 @@
 """Stage tokenize: the full view of every example. Knows nothing of retrieval, so vanilla never reruns for it.
 
-reports/tokenize.json has the settings and, for each split, lengths.Lengths.shares.
+reports/tokenize.json has the settings and full_view.lengths.
 """
 
 from collections import defaultdict
@@ -14,7 +14,6 @@ from pipeline.runtime import config
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
 from pipeline.views import full_view, prompts, tasks, tokenizer
-from pipeline.views.full_view import Lengths
 
 SUMMARY = Path("reports/tokenize.json")
 MIN_CONTEXT_TOKENS = 16  # beside a question; fewer are no context
@@ -33,7 +32,7 @@ def main() -> None:
         spans_of[row["document_id"]].append((row["document_id"], row.pop("start"), row.pop("end")))
         chunks_of[row["document_id"]].append(full_view.ContextChunk(**row))
     rooms = _rooms(encode, max_tokens) if too_long in CUTS else {}
-    counts: dict[str, Lengths] = defaultdict(Lengths)
+    sizes: list[tables.Row] = []
     with tables.Writer(tables.FULL_VIEWS, {"tokenizer_sha256": base.tokenizer_sha256}) as writer:
         for row in tqdm(tables.scan(tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None):
             names = row["document_ids"]
@@ -58,11 +57,11 @@ def main() -> None:
             )
             spans = [span for document_id in names for span in spans_of[document_id]]
             evidence = [Evidence(**span) for span in row["evidence"]]
-            counts[row["split"]].add(len(view.input_ids), whole, laid, spans, evidence)
-    splits = {split: of.shares() for split, of in counts.items()}
+            sizes.append({"split": row["split"], **full_view.sizes(view, whole, laid, spans, evidence)})
+    splits = full_view.lengths(sizes)
     files.write_json(SUMMARY, {"max_tokens": max_tokens, "too_long": too_long, "splits": splits})
-    num_tokens, longest = sum(of.num_tokens for of in counts.values()), max(of.longest for of in counts.values())
-    num_cut = sum(of.num_cut for of in counts.values())
+    num_tokens, num_cut = (sum(row[name] for row in sizes) for name in ("tokens", "cut"))
+    longest = max(row["tokens"] for row in sizes)
     print(
         f"tokenize: {writer.num_rows:,} full views, {num_tokens / writer.num_rows:,.0f} tokens on average, {longest:,} "
         f"at most; {num_cut:,} contexts cut" + (f" ({too_long}, model.max_tokens {max_tokens:,})" if num_cut else "")

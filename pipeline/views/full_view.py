@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import polars as pl
+
 from pipeline.common.tables import Evidence, gold_flags
 from pipeline.views import prompts
 
@@ -89,37 +91,35 @@ def full_view(laid: Context, question_ids: Ids, answer_ids: Ids, eos_id: int) ->
     return FullView([*prompt, *labels], laid.chunk_starts, laid.chunk_ends, len(laid.input_ids), len(prompt))
 
 
-class Lengths:
-    """Sums over the rows of one split, and the shares they make."""
+def sizes(
+    view: FullView, whole: Context, laid: Context, spans: Iterable[tuple[str, int, int]], evidence: list[Evidence]
+) -> dict[str, Any]:
+    """Measure a full view: its context before and after truncation, its chunks as (document_id, start, end)."""
+    flags = list(gold_flags(spans, evidence))
+    places = zip(flags, whole.chunk_starts, whole.chunk_ends, laid.chunk_starts, laid.chunk_ends, strict=True)
+    return {
+        "tokens": len(view.input_ids),
+        "cut": len(laid.input_ids) < len(whole.input_ids),
+        "gold_known": any(flags),
+        "gold_cut": any(flag and cut_end - cut_start < end - start for flag, start, end, cut_start, cut_end in places),
+    }
 
-    def __init__(self) -> None:
-        self.num_examples = self.num_tokens = self.longest = self.num_cut = 0
-        self._num_gold_known = self._num_gold_cut = 0
 
-    def add(
-        self, num_tokens: int, whole: Context, cut: Context, spans: Iterable[tuple[str, int, int]], gold: list[Evidence]
-    ) -> None:
-        """Count a row of `num_tokens`: its context before and after the cut, its chunks as (document, start, end)."""
-        self.num_examples += 1
-        self.num_tokens += num_tokens
-        self.longest = max(self.longest, num_tokens)
-        self.num_cut += len(cut.input_ids) < len(whole.input_ids)
-        flags = list(gold_flags(spans, gold))
-        if any(flags):
-            places = zip(flags, whole.chunk_starts, whole.chunk_ends, cut.chunk_starts, cut.chunk_ends, strict=True)
-            self._num_gold_known += 1
-            self._num_gold_cut += any(
-                flag and cut_end - cut_start < end - start for flag, start, end, cut_start, cut_end in places
-            )
+def lengths(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Average `sizes`, each with its split, over the examples of each split.
 
-    def shares(self) -> dict[str, Any]:
-        """`cut`: rows whose context was cut; `gold_cut`: rows that lost tokens of a gold chunk, of those that know one
-        (None without any)."""
-        known = self._num_gold_known
-        return {
-            "num_examples": self.num_examples,
-            "mean_tokens": self.num_tokens / self.num_examples,
-            "max_tokens": self.longest,
-            "cut": self.num_cut / self.num_examples,
-            "gold_cut": self._num_gold_cut / known if known else None,
-        }
+    `cut` is the share of rows whose context was truncated; `gold_cut` is the share of rows that lost tokens of a gold
+    chunk among those with a known gold chunk, None where there is none.
+    """
+    found = (
+        pl.DataFrame(rows)
+        .group_by("split", maintain_order=True)
+        .agg(
+            num_examples=pl.len(),
+            mean_tokens=pl.col("tokens").mean(),
+            max_tokens=pl.col("tokens").max(),
+            cut=pl.col("cut").mean(),
+            gold_cut=pl.col("gold_cut").filter("gold_known").mean(),
+        )
+    )
+    return {row.pop("split"): row for row in found.iter_rows(named=True)}

@@ -16,29 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 Mode = Literal["token", "skip", "span", "drop"]
-Ints = NDArray[np.int32]
-Flags = NDArray[np.bool_]
 
 
 class MaskedView(NamedTuple):
     """Token ids and positions, both of length M, and the number of prompt tokens (the place of the first label)."""
 
-    input_ids: Ints
-    position_ids: Ints
+    input_ids: NDArray[np.int32]
+    position_ids: NDArray[np.int32]
     prompt_end: int
 
 
-def keep_top(ranks_C: Ints, top_k: int) -> Flags:
+def keep_top(ranks_C: NDArray[np.int32], top_k: int) -> NDArray[np.bool_]:
     """Which chunks are kept: the `top_k` best ranks (0 is best); all of them when the context has no more."""
     return np.asarray(ranks_C) < top_k
 
 
 def masked_view(
-    input_ids_L: Ints,
-    chunk_starts_C: Ints,
-    chunk_ends_C: Ints,
+    input_ids_L: NDArray[np.int32],
+    chunk_starts_C: NDArray[np.int32],
+    chunk_ends_C: NDArray[np.int32],
     prompt_end: int,
-    kept_C: Flags,
+    kept_C: NDArray[np.bool_],
     mode: Mode,
     mask_id: int,
 ) -> MaskedView:

@@ -21,8 +21,8 @@ from ruamel.yaml import YAML
 
 from pipeline.common.tables import Benchmark, Document, Evidence, Example, subset_of
 from pipeline.data import splits
-from pipeline.data.splits import GoldPosition
 from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.settings import GoldPosition
 
 
 class Relation(NamedTuple):

@@ -32,8 +32,9 @@ from pipeline.common.tables import Benchmark, Document, Evidence, Example
 from pipeline.common.text import has_answer, tokens
 from pipeline.data import jsonl, splits
 from pipeline.data.jsonl import Lines, OfficialRecord, Reject, Some, Text
-from pipeline.data.splits import SPLITS, GoldPosition, OfficialFiles
+from pipeline.data.splits import SPLITS, OfficialFiles
 from pipeline.runtime.errors import DataError
+from pipeline.runtime.settings import GoldPosition
 
 # Q questions, N passages of the collection
 
