@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -53,43 +54,43 @@ class Example(NamedTuple):
     prompt_end: int
 
 
-Keep = Callable[[Example, float, np.random.Generator], masking.Flags]
+Keep = Callable[[Example, float, np.random.Generator], NDArray[np.bool_]]
 """Which chunks a view shows, by the share of the training that is done."""
 Negative = Callable[[Example, Example], collator.Row]
 """A view that the full view of the first example is to differ from; the second is its neighbour in the batch."""
 
 
-def best(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+def best(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
     """The paper's: the top 4."""
     return masking.keep_top(example.ranks_C, 4)
 
 
-def best_alone(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+def best_alone(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
     return masking.keep_top(example.ranks_C, 1)
 
 
-def best_and_random(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+def best_and_random(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
     """The best and three others, drawn anew at each step."""
     kept_C = best_alone(example, done, draw)
     kept_C[draw.permutation(np.flatnonzero(~kept_C))[:3]] = True
     return kept_C
 
 
-def falling(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+def falling(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
     """From ten chunks down to one."""
     return masking.keep_top(example.ranks_C, round(MOST + done * (1 - MOST)))
 
 
-def rising(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+def rising(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
     """From one chunk up to ten."""
     return masking.keep_top(example.ranks_C, round(1 + done * (MOST - 1)))
 
 
-def whole(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+def whole(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
     return np.ones(len(example.ranks_C), dtype=np.bool_)
 
 
-def growing(example: Example, done: float, draw: np.random.Generator) -> masking.Flags:
+def growing(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
     """The best chunk among more and more others; all of them in the second half."""
     kept_C = best_alone(example, done, draw)
     num_others = round(min(1.0, 2 * done) * (len(kept_C) - 1))
@@ -169,7 +170,7 @@ VARIANTS = {
 }
 
 
-def shown(example: Example, kept_C: masking.Flags, mode: masking.Mode) -> collator.Row:
+def shown(example: Example, kept_C: NDArray[np.bool_], mode: masking.Mode) -> collator.Row:
     view = masking.masked_view(
         example.ids, example.starts_C, example.ends_C, example.prompt_end, kept_C, mode, mask_id=-1
     )
