@@ -292,7 +292,7 @@ def test_a_stage_that_gets_nothing_from_the_hub_ends_with_one_line_and_code_4(hu
 def both(project):
     """The two ways to the hub, each with its bundle's settings."""
     return [
-        (loading.find, config.load("base", project).model),
+        (loading.find_base, config.load("base", project).model),
         (encoder.find, config.load("score", project).retriever),
     ]
 
