@@ -48,7 +48,7 @@ _SENTENCE = regex.compile(
     r"""\S.*?(?:[\p{Sentence_Terminal}…][\p{Pe}\p{Pf}\p{Pi}"']*(?=\s)|(?=\n\s*\n)|\Z)""", regex.DOTALL
 )
 
-ContextScorer = Callable[[Candidates], retrievers.Scores]
+ContextScorer = Callable[[Candidates], retrievers.ChunkScores]
 
 
 class Chunk(NamedTuple):
@@ -226,7 +226,7 @@ class Systems:
                 row_of.append(row)
         scorer, rows = self._dense(texts, 256), np.array(row_of)
 
-        def scores(candidates: Candidates) -> retrievers.Scores:
+        def scores(candidates: Candidates) -> retrievers.ChunkScores:
             sentences = np.flatnonzero(np.isin(rows, candidates.rows_C)).astype(np.int32)
             best_N = np.full(len(self._task.chunks), -np.inf, dtype=np.float32)
             np.maximum.at(best_N, rows[sentences], scorer.scores(candidates._replace(rows_C=sentences)))
@@ -235,7 +235,7 @@ class Systems:
         return scores
 
 
-def _standard(scores_C: retrievers.Scores) -> retrievers.Scores:
+def _standard(scores_C: retrievers.ChunkScores) -> retrievers.ChunkScores:
     return (scores_C - scores_C.mean()) / max(float(scores_C.std()), 1e-6)
 
 

@@ -89,9 +89,9 @@ def naive(name: str, settings: EncoderRetriever) -> Way:
     return Way(name, own.network, encode)
 
 
-def load(settings: EncoderRetriever, number_format: torch.dtype) -> encoder.Encoder:
+def load(settings: EncoderRetriever, number_format: torch.dtype) -> encoder.TextEncoder:
     """Load the encoder on the CPU in a number format, whatever the CPU prefers."""
-    own = encoder.Encoder(settings, CPU)
+    own = encoder.TextEncoder(settings, CPU)
     own.dtype = number_format
     return own
 

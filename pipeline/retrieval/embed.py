@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from pipeline.common.device import device
 from pipeline.retrieval import embedding_cache
-from pipeline.retrieval.encoder import Encoder, EncoderBatch
+from pipeline.retrieval.encoder import EncoderBatch, TextEncoder
 from pipeline.runtime.errors import NumericError
 from pipeline.runtime.settings import EncoderRetriever
 
@@ -36,9 +36,9 @@ class Embedder:
     ) -> None:
         """Find the checkpoint. The `engine` encodes in this process or on the actors of a Ray cluster.
 
-        Raises what `Encoder` and `device` raise.
+        Raises what `TextEncoder` and `device` raise.
         """
-        self.encoder = Encoder(settings, device())
+        self.encoder = TextEncoder(settings, device())
         self._cache, self._engine = cache, engine
 
     def embed(self, texts: Sequence[str], what: str) -> Embedded:

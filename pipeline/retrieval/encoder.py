@@ -223,7 +223,7 @@ def pool(hidden_BLD: Tensor, mask_BL: Tensor, pooling: Literal["mean", "cls"]) -
     return summed_BD / mask_BL.sum(dim=1, keepdim=True)
 
 
-class Encoder:
+class TextEncoder:
     """A checked checkpoint and how its embeddings are made; tokenizer and network are loaded when first needed."""
 
     def __init__(self, settings: EncoderRetriever, on: torch.device) -> None:

@@ -1,6 +1,6 @@
-"""Encoder batches on the actors of a Ray cluster (Ray Data): one network and, on a CPU, one thread per actor.
+"""Texts are encoded on the actors of a Ray cluster (Ray Data): one network and, on a CPU, one thread per actor.
 
-Actors embed the batches of `Encoder.batches` with `Encoder.embed`, as one machine does: on processors of
+Actors embed the batches of `TextEncoder.batches` with `TextEncoder.embed`, as one machine does: on processors of
 the same kind the bytes are the same, however many actors there are.
 
 Environment: RAY_ADDRESS (Ray's own: which cluster; unset: one of this machine alone, for this run), FOCUS_RAY_ACTORS
@@ -26,7 +26,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.retrieval.encoder import Encoder, EncoderBatch, digests, first_line, number_format
+from pipeline.retrieval.encoder import EncoderBatch, TextEncoder, digests, first_line, number_format
 from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, ResourceError
 
 BLOCKS_PER_ACTOR = 8  # enough that slower actors get fewer
@@ -37,7 +37,7 @@ CONNECT_SECONDS = 10.0
 class EncoderActor:
     """An encoder on one CPU core or GPU. It returns PipelineErrors, because Ray would wrap them in a traceback."""
 
-    def __init__(self, encoder: Encoder, torch_version: str) -> None:
+    def __init__(self, encoder: TextEncoder, torch_version: str) -> None:
         """`encoder` and `torch_version` are those of the machine that started the stage."""
         self._encoder, self._error = encoder, None
         try:
@@ -57,7 +57,7 @@ class EncoderActor:
         return batch._replace(ids=[]), self._encoder.embed(batch)
 
 
-def check_machine(encoder: Encoder, torch_version: str) -> None:
+def check_machine(encoder: TextEncoder, torch_version: str) -> None:
     """Check that this machine sees the same files and calculates as the one that started the stage.
 
     Raises:
@@ -86,7 +86,7 @@ def check_machine(encoder: Encoder, torch_version: str) -> None:
         )
 
 
-def embed_all(encoder: Encoder, texts: Sequence[str]) -> Iterator[tuple[EncoderBatch, NDArray[np.float32]]]:
+def embed_all(encoder: TextEncoder, texts: Sequence[str]) -> Iterator[tuple[EncoderBatch, NDArray[np.float32]]]:
     """Embed texts on the cluster; yield each batch, without its ids, and its embedding_BD, in any order.
 
     All token ids are put into the cluster's memory first (about 3 bytes a token).

@@ -136,7 +136,7 @@ def gold_rows(ranks: pl.DataFrame) -> dict[str, set[int]]:
     return rows
 
 
-def corpus_rank(scores_N: retrievers.Scores, gold_rows: set[int]) -> int:
+def corpus_rank(scores_N: retrievers.ChunkScores, gold_rows: set[int]) -> int:
     """Rank from 0 of the best gold chunk in the whole corpus; equal scores rank in the order of the corpus."""
     rows = np.fromiter(gold_rows, dtype=np.int64)
     best = rows[scores_N[rows] == scores_N[rows].max()].min()

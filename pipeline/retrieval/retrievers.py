@@ -19,7 +19,7 @@ from scipy import sparse, stats
 
 from pipeline.runtime.errors import DataError, NumericError
 
-Scores = NDArray[np.float32]
+ChunkScores = NDArray[np.float32]
 
 _WORD = re.compile(r"\w+")
 
@@ -37,7 +37,7 @@ class Candidates(NamedTuple):
 class Scorer(Protocol):
     """A retriever that was built for a corpus of unique chunks and a set of questions."""
 
-    def scores(self, candidates: Candidates) -> Scores:
+    def scores(self, candidates: Candidates) -> ChunkScores:
         """scores_C: one score for each candidate chunk, the higher the better."""
         ...
 
@@ -46,7 +46,7 @@ class Scorer(Protocol):
 class CorpusScorer(Scorer, Protocol):
     """A retriever that can also rank the whole corpus."""
 
-    def corpus_scores(self, questions: Sequence[str]) -> Scores:
+    def corpus_scores(self, questions: Sequence[str]) -> ChunkScores:
         """scores_QN: the score of every unique chunk for every question."""
         ...
 
@@ -57,7 +57,7 @@ def chunk_text(title: str, text: str, *, with_title: bool) -> str:
     return f"{title} {text}" if with_title and title else text
 
 
-def ranks(scores_C: Scores, retriever: str, example_id: str) -> NDArray[np.int32]:
+def ranks(scores_C: ChunkScores, retriever: str, example_id: str) -> NDArray[np.int32]:
     """Return ranks_C from 0 (the best). Equal scores rank in context order.
 
     Raises:
@@ -89,16 +89,16 @@ class DenseScorer:
         self._row_of = {question: row for row, question in enumerate(questions)}
         self._questions_QD, self._chunks_ND = questions_QD, chunks_ND
 
-    def scores(self, candidates: Candidates) -> Scores:
+    def scores(self, candidates: Candidates) -> ChunkScores:
         chunks_CD = self._chunks_ND[candidates.rows_C].astype(np.float64)
         question_D = self._questions_QD[self._row_of[candidates.question]].astype(np.float64)
         # Summed in float64 and rounded once, so that a score depends neither on the other chunks nor on threads.
-        scores_C: Scores = (chunks_CD @ question_D).astype(np.float32)
+        scores_C: ChunkScores = (chunks_CD @ question_D).astype(np.float32)
         return scores_C
 
-    def corpus_scores(self, questions: Sequence[str]) -> Scores:
+    def corpus_scores(self, questions: Sequence[str]) -> ChunkScores:
         rows = [self._row_of[question] for question in questions]
-        scores_QN: Scores = self._questions_QD[rows] @ self._chunks_ND.T
+        scores_QN: ChunkScores = self._questions_QD[rows] @ self._chunks_ND.T
         return scores_QN
 
 
@@ -129,12 +129,12 @@ class Bm25Scorer:
         found = index.scores
         self._weights_NV = sparse.csc_array((found["data"], found["indices"], found["indptr"]), shape).tocsr()
 
-    def scores(self, candidates: Candidates) -> Scores:
+    def scores(self, candidates: Candidates) -> ChunkScores:
         counts_QV = self._counts([candidates.question])
         scores_CQ = self._weights_NV[candidates.rows_C] @ counts_QV.T
         return scores_CQ.toarray()[:, 0].astype(np.float32)
 
-    def corpus_scores(self, questions: Sequence[str]) -> Scores:
+    def corpus_scores(self, questions: Sequence[str]) -> ChunkScores:
         return (self._counts(questions) @ self._weights_NV.T).toarray().astype(np.float32)
 
     def _counts(self, questions: Sequence[str]) -> "sparse.csr_array[np.float64]":
@@ -164,15 +164,15 @@ class FusionScorer:
     def __init__(self, scorers: Sequence[CorpusScorer], rank_constant: float) -> None:
         self._scorers, self._rank_constant = scorers, rank_constant
 
-    def scores(self, candidates: Candidates) -> Scores:
+    def scores(self, candidates: Candidates) -> ChunkScores:
         """Fuse the ranks among the candidates."""
         return self._fused([scorer.scores(candidates) for scorer in self._scorers])
 
-    def corpus_scores(self, questions: Sequence[str]) -> Scores:
+    def corpus_scores(self, questions: Sequence[str]) -> ChunkScores:
         """Fuse the ranks among all unique chunks."""
         return self._fused([scorer.corpus_scores(questions) for scorer in self._scorers])
 
-    def _fused(self, scores_of_each: Sequence[Scores]) -> Scores:
+    def _fused(self, scores_of_each: Sequence[ChunkScores]) -> ChunkScores:
         """Fuse the scores of each retriever; chunks are the last axis. NaN or infinity turns its question's to NaN."""
         fused = np.zeros_like(scores_of_each[0], dtype=np.float64)
         for scores in scores_of_each:
@@ -187,7 +187,7 @@ class ControlScorer:
     def __init__(self, kind: Literal["oracle", "worst", "random"], seed: int) -> None:
         self._kind, self._seed = kind, seed
 
-    def scores(self, candidates: Candidates) -> Scores:
+    def scores(self, candidates: Candidates) -> ChunkScores:
         """Random scores depend only on the seed, the example and the place in the context.
 
         Raises:

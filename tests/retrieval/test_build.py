@@ -74,7 +74,7 @@ OVERLAP = """class OverlapScorer:
     def __init__(self, texts: Sequence[str], weight: float) -> None:
         self._words, self._weight = [set(_words(text)) for text in texts], weight
 
-    def scores(self, candidates: Candidates) -> Scores:
+    def scores(self, candidates: Candidates) -> ChunkScores:
         wanted = set(_words(candidates.question))
         return np.array([self._weight * len(wanted & self._words[row]) for row in candidates.rows_C], dtype=np.float32)
 

@@ -28,7 +28,7 @@ def float32(monkeypatch):
 
 def load(folder):
     """Load tokenizer and network."""
-    loaded = encoder.Encoder(tiny_bert.retriever(folder), CPU)
+    loaded = encoder.TextEncoder(tiny_bert.retriever(folder), CPU)
     return loaded.tokenizer, loaded.network
 
 
@@ -165,7 +165,7 @@ def test_truncated_weights_are_named(folder):
 
 
 def embed(folder, texts, pooling="mean", max_tokens=64, batch_tokens=256):
-    loaded = encoder.Encoder(tiny_bert.retriever(folder, pooling=pooling, max_tokens=max_tokens), CPU)
+    loaded = encoder.TextEncoder(tiny_bert.retriever(folder, pooling=pooling, max_tokens=max_tokens), CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoder, "BATCH_TOKENS", {"cpu": batch_tokens})
         parts = [(batch.indices, loaded.embed(batch)) for batch in loaded.batches(texts)]
@@ -246,7 +246,7 @@ def test_positions_of_roberta_start_behind_padding(tmp_path):
 
 
 def test_no_texts_make_no_batches(saved):
-    assert list(encoder.Encoder(tiny_bert.retriever(saved), CPU).batches([])) == []
+    assert list(encoder.TextEncoder(tiny_bert.retriever(saved), CPU).batches([])) == []
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def passages(inputs, *, with_title=True):
 
 def test_token_ids_are_those_of_the_official_encoder(golden):
     folder, inputs, expected = golden
-    loaded = encoder.Encoder(tiny_bert.retriever(folder), CPU)
+    loaded = encoder.TextEncoder(tiny_bert.retriever(folder), CPU)
     assert len(loaded.tokenizer) == 1500
     texts = passages(inputs) + inputs["queries"] + inputs["extra"]
     found = [encoder.truncate(ids, 512) for ids in loaded.tokenize(texts)]

@@ -83,7 +83,7 @@ def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, c
     monkeypatch.setattr(encoder, "BATCH_TOKENS", {"cpu": 32})  # several batches
     here = scored("local", folder, project / "local", monkeypatch)
     shutil.copytree(project / "local", project / "ray")
-    name = encoder.Encoder(tiny_bert.retriever(folder), CPU).name
+    name = encoder.TextEncoder(tiny_bert.retriever(folder), CPU).name
     # The questions stay in the cache, so that the actors start once.
     questions = [embedding_cache.key(name, example["question"]) for example in EXAMPLES]
     with closing(sqlite3.connect(project / "ray" / embedding_cache.FILE)) as cache, cache:
@@ -123,7 +123,7 @@ def test_other_files_on_an_actors_machine_end_the_run_in_one_line(tmp_path, cach
 
 
 def test_a_machine_that_lacks_the_files_or_calculates_otherwise_is_named(folder):
-    found = encoder.Encoder(tiny_bert.retriever(folder), CPU)
+    found = encoder.TextEncoder(tiny_bert.retriever(folder), CPU)
     found.dtype = torch.float64
     with pytest.raises(errors.ConfigError, match=r"embeds in torch\.\w+, the one .* has 1.0 and torch.float64;"):
         ray_encoder.check_machine(found, "1.0")
