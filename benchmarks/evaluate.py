@@ -25,7 +25,7 @@ import transformers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from pipeline.model import generation, prefix_cache
-from pipeline.model.prefix_cache import Branch
+from pipeline.model.prefix_cache import Suffix
 
 VOCAB = 32_000
 QUESTION_TOKENS = (16, 33)  # from, below
@@ -52,7 +52,7 @@ def make_network(arguments: argparse.Namespace) -> PreTrainedModel:
     return MistralForCausalLM(config).to(arguments.device).eval()
 
 
-def make_questions(arguments: argparse.Namespace) -> tuple[Ids, list[Branch]]:
+def make_questions(arguments: argparse.Namespace) -> tuple[Ids, list[Suffix]]:
     """A document, and the questions over it."""
     draw = np.random.default_rng(0)
 
@@ -60,7 +60,7 @@ def make_questions(arguments: argparse.Namespace) -> tuple[Ids, list[Branch]]:
         return draw.integers(3, VOCAB, num).tolist()
 
     asked = [
-        Branch(
+        Suffix(
             ids(draw.integers(*QUESTION_TOKENS)), [ids(draw.integers(*OPTION_TOKENS)) for _ in range(arguments.options)]
         )
         for _ in range(arguments.questions)
@@ -69,7 +69,7 @@ def make_questions(arguments: argparse.Namespace) -> tuple[Ids, list[Branch]]:
 
 
 @torch.inference_mode()
-def separate(network: PreTrainedModel, prefix: Ids, asked: Sequence[Branch], *, everywhere: bool) -> list[list[float]]:
+def separate(network: PreTrainedModel, prefix: Ids, asked: Sequence[Suffix], *, everywhere: bool) -> list[list[float]]:
     """Log-probability of each option by a forward of its own."""
     weights: list[list[float]] = []
     for branch in asked:
@@ -83,11 +83,11 @@ def separate(network: PreTrainedModel, prefix: Ids, asked: Sequence[Branch], *, 
     return weights
 
 
-def ways(network: PreTrainedModel, prefix: Ids, asked: Sequence[Branch], num_new: int) -> dict[str, dict[str, Any]]:
+def ways(network: PreTrainedModel, prefix: Ids, asked: Sequence[Suffix], num_new: int) -> dict[str, dict[str, Any]]:
     """What is done, in which ways; the last way is ours."""
     answering = {"eos_id": EOS, "banned_ids": [PAD], "batch_tokens": BATCH_TOKENS}
     prompts = [[*prefix, *branch.suffix_ids] for branch in asked]
-    plain = [Branch(branch.suffix_ids) for branch in asked]
+    plain = [Suffix(branch.suffix_ids) for branch in asked]
     return {
         "weigh options": {
             "a forward per option, all logits": lambda: separate(network, prefix, asked, everywhere=True),

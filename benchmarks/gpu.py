@@ -16,7 +16,7 @@ Tokens are those of the examples' full views, a row each: what a plain fine-tuni
 the plan: the pairs of tokens that may see each other, frozen matrices without a gradient of their own, the
 checkpointed forward counted whole; so the share (MFU) counts recomputation as work. On a CPU it means nothing. Before
 all that a small model in fp32 must have the same gradient with the questions in one row as with a row each, and cached
-as retained, or the run fails: for each parameter |a - b| <= 1e-3 |b|.
+as with one graph, or the run fails: for each parameter |a - b| <= 1e-3 |b|.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from pipeline.model import causal_lm, collator
 from pipeline.tools.plan import cost
 from pipeline.tools.plan.model_shape import Shape
 from pipeline.training import objective as focus
-from pipeline.training.dataset import Batch
+from pipeline.training.dataset import StepBatch
 
 VANILLA, FLEX = "vanilla", "flex_attention"
 OUT_OF_MEMORY, NEWLINE = "out of memory", "\n"
@@ -48,24 +48,24 @@ ATTENTION_FORWARDS = 1 + 2.5 + 1  # forward, backward, recomputed
 class Way(NamedTuple):
     """One step."""
 
-    batch: Batch
+    batch: StepBatch
     objective: focus.Objective
-    retained: bool
+    negatives: random_training.Negatives
     attention: str
     tokens: int
     """Of the full views, a row each."""
     flops: float
 
 
-def pairs(row: collator.Row) -> float:
+def pairs(row: collator.TokenRow) -> float:
     """Pairs of a token and one that it may see."""
     shared = row.num_shared
-    own = [branch.end - branch.start for branch in row.branches]
+    own = [segment.end - segment.start for segment in row.segments]
     return shared * (shared + 1) / 2 + sum(tokens * shared + tokens * (tokens + 1) / 2 for tokens in own)
 
 
-def row_flops(shape: Shape, row: collator.Row, *, cached: bool) -> float:
-    labels = sum(branch.end - branch.prompt_end for branch in row.branches)
+def row_flops(shape: Shape, row: collator.TokenRow, *, cached: bool) -> float:
+    labels = sum(segment.end - segment.prompt_end for segment in row.segments)
     whole = cost.training_flops(
         shape, len(row), labels=labels, recompute="whole", rank=LORA["rank"], embedding=True, cached=cached
     )
@@ -75,23 +75,23 @@ def row_flops(shape: Shape, row: collator.Row, *, cached: bool) -> float:
 
 def way(
     arguments: argparse.Namespace,
-    full: Sequence[collator.Row],
-    masked: Sequence[collator.Row] = (),
+    full: Sequence[collator.TokenRow],
+    masked: Sequence[collator.TokenRow] = (),
     *,
-    retained: bool = True,
+    negatives: random_training.Negatives = "graph",
 ) -> Way:
     """A step over full views, a row each or all in one, and their masked views."""
     shape = shape_of(arguments)
-    branches = [branch for row in full for branch in row.branches]
-    shared = len(full) < len(branches)
-    made = random_training.batch(len(branches), full, masked, device=arguments.device)
+    segments = [segment for row in full for segment in row.segments]
+    shared = len(full) < len(segments)
+    made = random_training.batch(len(segments), full, masked, device=arguments.device)
     return Way(
         made,
         FOCUSED if masked else focus.VANILLA,
-        retained,
+        negatives,
         FLEX if shared and arguments.device.type == "cuda" else "sdpa",
-        sum(full[0].num_shared + branch.end - branch.start for branch in branches),
-        sum(row_flops(shape, row, cached=not retained) for row in (*full, *masked)),
+        sum(full[0].num_shared + segment.end - segment.start for segment in segments),
+        sum(row_flops(shape, row, cached=negatives == "cached") for row in (*full, *masked)),
     )
 
 
@@ -110,12 +110,12 @@ def ways(arguments: argparse.Namespace, tokens: int) -> dict[str, Way]:
         "skip": way(arguments, single.full, single.masked["skip"]),
         f"shared vanilla, {arguments.questions} questions": way(arguments, [asked.shared]),
         f"shared skip, {arguments.questions} questions": way(arguments, [asked.shared], asked.masked["skip"]),
-        f"cached skip, {arguments.batch} examples": way(arguments, many.full, many.masked["skip"], retained=False),
+        f"cached skip, {arguments.batch} examples": way(arguments, many.full, many.masked["skip"], negatives="cached"),
     }
 
 
 def equal_gradients(arguments: argparse.Namespace) -> dict[str, float]:
-    """Of a small model in fp32: one row of all questions against a row each, cached against retained."""
+    """Of a small model in fp32: one row of all questions against a row each, cached against one graph."""
     small = argparse.Namespace(**vars(arguments))
     small.hidden, small.layers = min(arguments.hidden, 512), min(arguments.layers, 4)
     tokens = min(*arguments.lengths, 1024)
@@ -126,7 +126,7 @@ def equal_gradients(arguments: argparse.Namespace) -> dict[str, float]:
     for name, step in {
         "one row": way(small, [asked.shared], asked.masked["skip"]),
         "a row each": way(small, *sides),
-        "cached": way(small, *sides, retained=False),
+        "cached": way(small, *sides, negatives="cached"),
     }.items():
         run(encoder, step)
         found[name] = {label: part.grad for label, part in encoder.named_parameters() if part.grad is not None}
@@ -169,7 +169,7 @@ def encoder_of(arguments: argparse.Namespace, tokens: int, dtype: torch.dtype) -
 def run(encoder: focus.Encoder, way: Way) -> None:
     encoder.zero_grad()
     causal_lm.unwrap(encoder.network).set_attn_implementation(way.attention)
-    random_training.accumulate(encoder, way.batch, way.objective, way.retained)
+    random_training.accumulate(encoder, way.batch, way.objective, way.negatives)
 
 
 def peak_gib(encoder: focus.Encoder, way: Way, device: torch.device) -> float | str:

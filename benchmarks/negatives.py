@@ -31,13 +31,13 @@ from benchmarks import measuring, random_training
 from benchmarks.measuring import Goal, Step
 from benchmarks.random_training import FOCUSED
 from pipeline.model import causal_lm, collator
-from pipeline.training.dataset import Batch
+from pipeline.training.dataset import StepBatch
 from pipeline.training.objective import Encoder, Objective
 
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 PEER_TOLERANCE = {"float32": 1e-2, "float64": 1e-9}
-SINGLE, RETAINED, CACHED = "single steps, no contrastive loss", "retained", "cached"
-WAYS = (SINGLE, RETAINED, CACHED)
+SINGLE, GRAPH, CACHED = "single steps, no contrastive loss", "graph", "cached"
+WAYS = (SINGLE, GRAPH, CACHED)
 WITH = ", checkpointing"
 OURS, PEER = "cached, contrastive loss alone", "sentence-transformers' cached loss"
 CONTRAST_ALONE = FOCUSED._replace(full=0.0, masked=0.0, contrastive=1.0)
@@ -57,7 +57,7 @@ class Embedder(Module):
         return {"sentence_embedding": output.last_hidden_state[:, last]}
 
 
-def peer(encoder: Encoder, sides: Sequence[Sequence[collator.Row]], device: torch.device) -> Step:
+def peer(encoder: Encoder, sides: Sequence[Sequence[collator.TokenRow]], device: torch.device) -> Step:
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
     views = [collator.collate(rows, random_training.PAD).to(device) for rows in sides]
@@ -65,7 +65,7 @@ def peer(encoder: Encoder, sides: Sequence[Sequence[collator.Row]], device: torc
         {"input_ids": view.input_ids_BL, "attention_mask": view.mask_BL, "position_ids": view.position_ids_BL}
         for view in views
     ]
-    prompt_ends = {len(rows[0]): rows[0].branches[0].prompt_end for rows in sides}
+    prompt_ends = {len(rows[0]): rows[0].segments[0].prompt_end for rows in sides}
     embedder: Any = Sequential(Embedder(encoder.network, prompt_ends))  # a SentenceTransformer is one too
     loss = CachedMultipleNegativesRankingLoss(
         embedder,
@@ -78,12 +78,12 @@ def peer(encoder: Encoder, sides: Sequence[Sequence[collator.Row]], device: torc
 
 
 def ways(
-    encoder: Encoder, made: Batch, sides: Sequence[Sequence[collator.Row]], device: torch.device
+    encoder: Encoder, made: StepBatch, sides: Sequence[Sequence[collator.TokenRow]], device: torch.device
 ) -> dict[str, Step]:
-    def ours(objective: Objective, retained: bool, checkpointing: bool) -> Step:
+    def ours(objective: Objective, negatives: random_training.Negatives, checkpointing: bool) -> Step:
         def step() -> None:
             random_training.checkpoint(encoder, checkpointing)
-            random_training.accumulate(encoder, made, objective, retained)
+            random_training.accumulate(encoder, made, objective, negatives)
             random_training.checkpoint(encoder, False)
 
         return step
@@ -91,10 +91,10 @@ def ways(
     steps: dict[str, Step] = {}
     for checkpointing in (False, True):
         end = WITH if checkpointing else ""
-        steps[SINGLE + end] = ours(FOCUSED._replace(contrastive=0.0), False, checkpointing)
-        steps[RETAINED + end] = ours(FOCUSED, True, checkpointing)
-        steps[CACHED + end] = ours(FOCUSED, False, checkpointing)
-    return steps | {OURS: ours(CONTRAST_ALONE, False, False), PEER: peer(encoder, sides, device)}
+        steps[SINGLE + end] = ours(FOCUSED._replace(contrastive=0.0), "cached", checkpointing)
+        steps[GRAPH + end] = ours(FOCUSED, "graph", checkpointing)
+        steps[CACHED + end] = ours(FOCUSED, "cached", checkpointing)
+    return steps | {OURS: ours(CONTRAST_ALONE, "cached", False), PEER: peer(encoder, sides, device)}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         sides = (made.full, made.masked["skip"])
         steps = ways(encoder, random_training.batch(num, *sides, device=arguments.device), sides, arguments.device)
         peaks[num], found = measuring.first_run(encoder, steps, arguments.device)
-    pairs = [(way, RETAINED) for way in (RETAINED + WITH, CACHED, CACHED + WITH)]
+    pairs = [(way, GRAPH) for way in (GRAPH + WITH, CACHED, CACHED + WITH)]
     differences = measuring.assert_equal(found, pairs, TOLERANCE[arguments.dtype])
     differences |= measuring.assert_equal(found, [(PEER, OURS)], PEER_TOLERANCE[arguments.dtype])
     del found
@@ -138,7 +138,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     of = {row["way"]: row["ratio"].median for row in rows}
     goals = [
         Goal(f"{way}{end} to {SINGLE}{end}", "at most", wanted, of[way + end])
-        for way, wanted in ((RETAINED, 1.1), (CACHED, 1.4))
+        for way, wanted in ((GRAPH, 1.1), (CACHED, 1.4))
         for end in ("", WITH)
     ]
     return {"rows": rows, "differences": differences, "goals": goals}

@@ -58,8 +58,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = [
         {
             "way": name,
-            "forwards": len(made[name].packs),
-            "padding": sum(pack.view.mask_BL.numel() for pack in made[name].packs) / tokens - 1,
+            "forwards": len(made[name].micro_batches),
+            "padding": sum(one.inputs.mask_BL.numel() for one in made[name].micro_batches) / tokens - 1,
             "seconds": seconds[name],
             "ratio": measuring.ratio(seconds[name], seconds[ALONE]),
             "mib": peaks[name],

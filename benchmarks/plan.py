@@ -37,14 +37,15 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pipeline.model import causal_lm, collator
+    from pipeline.model import collator, lora
+    from pipeline.model.distributed import Processes
     from pipeline.training import grad_cache
-    from pipeline.training.dataset import Batch, Pack
+    from pipeline.training.dataset import MicroBatch, StepBatch
     from pipeline.training.objective import VANILLA, Encoder, Objective
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network: Any = causal_lm.add_adapter(
+    network: Any = lora.add_adapter(
         AutoModelForCausalLM.from_pretrained(BASE),
         rank=RANK, alpha=16, dropout=0.0, embedding="lora", norms=True, mask_id=3,
     ).train()  # fmt: skip
@@ -67,20 +68,20 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     # What the libraries take at their first step is not the step's.
     warm = collator.pad([np.array([4, 5, 6], dtype=np.int32)], [np.arange(3, dtype=np.int32)], [2], 2)
     encoder = Encoder(network, objective.representation)
-    encoder(warm).clm_E.sum().backward()
-    made = Batch(
+    encoder(warm).loss_E.sum().backward()
+    made = StepBatch(
         [
-            Pack(view, torch.arange(batch) + number * batch)
+            MicroBatch(view, torch.arange(batch) + number * batch)
             for number, view in enumerate(views[: 1 + objective.reads_masked])
         ],
         batch, batch * LABELS, batch * LABELS, None,
     )  # fmt: skip
     before = _resident() - sum(p.numel() * p.element_size() for p in network.parameters()) / 2**20
-    best = float("inf")
+    best, processes = float("inf"), Processes()
     for _ in range(rounds + 1):
         started = time.process_time()
         optimizer.zero_grad()
-        grad_cache.accumulate(encoder, made, objective, True, grad_cache.Alone())
+        grad_cache.accumulate(encoder, made, objective, "graph", processes)
         torch.nn.utils.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], 1.0)
         optimizer.step()
         best = min(best, time.process_time() - started)

@@ -4,15 +4,16 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from pipeline.model import causal_lm, collator
+from pipeline.model import causal_lm, collator, lora
+from pipeline.model.distributed import Processes
 from pipeline.training import grad_cache
-from pipeline.training.dataset import Batch, Pack
+from pipeline.training.dataset import MicroBatch, StepBatch
 from pipeline.training.objective import Encoder, Objective
 from pipeline.views import masking
 
@@ -21,6 +22,7 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 
 PAD, BOS, MASK, FIRST = 0, 1, 3, 4  # token ids; random tokens are drawn from FIRST on
 LORA: Any = {"rank": 8, "alpha": 16, "dropout": 0.0, "embedding": "lora", "norms": True, "mask_id": MASK}
+Negatives = Literal["graph", "cached"]
 FOCUSED = Objective(1.0, 1.0, 0.1, 0.05, "last_prompt", "keep")
 
 
@@ -50,7 +52,7 @@ def network(
 
 def encoder_of(whole: Any) -> Encoder:
     """The model under a LoRA adapter that is not zero (B = 0 would hide errors in the gradient of A), in training."""
-    adapted = causal_lm.add_adapter(whole, **LORA)
+    adapted = lora.add_adapter(whole, **LORA)
     generator = torch.Generator(whole.device).manual_seed(0)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -74,9 +76,9 @@ class Examples(NamedTuple):
     """Random questions: the full view of each, its masked views by mode, and all in one row where they share one
     document."""
 
-    full: list[collator.Row]
-    masked: dict[masking.Mode, list[collator.Row]]
-    shared: collator.Row | None
+    full: list[collator.TokenRow]
+    masked: dict[masking.Mode, list[collator.TokenRow]]
+    shared: collator.TokenRow | None
 
 
 def examples(
@@ -97,7 +99,7 @@ def examples(
     bos = np.array([BOS], dtype=np.int32)
     views = [np.concatenate([bos, document, ids(tokens - context)]) for document in documents]
     prompt_end = tokens - answer
-    masked: dict[masking.Mode, list[collator.Row]] = {"token": [], "skip": []}
+    masked: dict[masking.Mode, list[collator.TokenRow]] = {"token": [], "skip": []}
     for view in views:
         kept = np.isin(np.arange(chunks), draw.choice(chunks, keep, replace=False))
         for mode, made in masked.items():
@@ -112,26 +114,28 @@ def examples(
 
 def batch(
     num: int,
-    full: Sequence[collator.Row],
-    masked: Sequence[collator.Row] = (),
+    full: Sequence[collator.TokenRow],
+    masked: Sequence[collator.TokenRow] = (),
     *,
     batch_tokens: int = 1,
     device: Any = "cpu",
-) -> Batch:
+) -> StepBatch:
     """One step over `num` examples; `full` is a row each, or one row of all. 1 batch token: each row goes alone."""
     places = [list(range(num))] if len(full) < num else [[place] for place in range(num)]
     places += [[num + place] for place in range(len(masked))]
     rows = [*full, *masked]
-    packs = [
-        Pack(
-            collator.collate([rows[index] for index in pack], PAD),
-            torch.tensor([place for index in pack for place in places[index]]),
+    micro_batches = [
+        MicroBatch(
+            collator.collate([rows[index] for index in group], PAD),
+            torch.tensor([place for index in group for place in places[index]]),
         )
-        for pack in collator.packs(rows, batch_tokens)
+        for group in collator.group_rows(rows, batch_tokens)
     ]
-    labels = [sum(branch.end - branch.prompt_end for row in side for branch in row.branches) for side in (full, masked)]
-    return Batch(packs, num, labels[0], labels[1], None).to(torch.device(device))
+    labels = [
+        sum(segment.end - segment.prompt_end for row in side for segment in row.segments) for side in (full, masked)
+    ]
+    return StepBatch(micro_batches, num, labels[0], labels[1], None).to(torch.device(device))
 
 
-def accumulate(encoder: Encoder, made: Batch, objective: Objective, retained: bool = True) -> None:
-    grad_cache.accumulate(encoder, made, objective, retained, grad_cache.Alone())
+def accumulate(encoder: Encoder, made: StepBatch, objective: Objective, negatives: Negatives = "graph") -> None:
+    grad_cache.accumulate(encoder, made, objective, negatives, Processes())

@@ -39,12 +39,12 @@ TRL = "vanilla, TRL"
 PAIRS = [(FULL, ANSWER), (NAIVE, TOKEN), (VANILLA_ONE, VANILLA_EACH), (SKIP_ONE, SKIP_EACH)]
 
 
-def with_labels(network: Any, rows: Sequence[collator.Row], device: torch.device) -> dict[str, Tensor]:
+def with_labels(network: Any, rows: Sequence[collator.TokenRow], device: torch.device) -> dict[str, Tensor]:
     """What transformers and TRL take: labels in the place of their tokens, -100 elsewhere."""
     view = collator.collate(rows, random_training.PAD).to(device)
     labels_BL = torch.full_like(view.input_ids_BL, -100)
     for number, row in enumerate(rows):
-        end = row.branches[0].prompt_end
+        end = row.segments[0].prompt_end
         labels_BL[number, end : len(row)] = view.input_ids_BL[number, end : len(row)]
     return {"input_ids": view.input_ids_BL, "attention_mask": view.mask_BL, "labels": labels_BL}
 
@@ -68,7 +68,7 @@ def ways(encoder: Encoder, arguments: argparse.Namespace) -> tuple[dict[str, Ste
     full, token = (with_labels(encoder.network, rows, arguments.device) for rows in (made.full, made.masked["token"]))
     asked = random_training.examples(arguments.questions, **size, one_document=True)
 
-    def ours(num: int, objective: Objective, *sides: Sequence[collator.Row], batch_tokens: int = 1) -> Step:
+    def ours(num: int, objective: Objective, *sides: Sequence[collator.TokenRow], batch_tokens: int = 1) -> Step:
         packed = random_training.batch(num, *sides, batch_tokens=batch_tokens, device=arguments.device)
         return lambda: random_training.accumulate(encoder, packed, objective)
 

@@ -31,12 +31,12 @@ from tqdm import tqdm
 from benchmarks import measuring
 from pipeline.common import tables
 from pipeline.evaluation import bootstrap, predict, schema
-from pipeline.model import causal_lm, collator, distributed, loading
+from pipeline.model import causal_lm, collator, distributed, loading, lora
 from pipeline.runtime import config
 from pipeline.runtime.settings import Settings
 from pipeline.tools.ablations import tabulate
 from pipeline.training import losses, objective, sampler
-from pipeline.training.dataset import SPLITS, Taught, context_keys
+from pipeline.training.dataset import DISTILL_SPLITS, DistillationDataset, context_keys
 from pipeline.views import masking
 
 KEPT = Path(".variants")  # below models/
@@ -56,7 +56,7 @@ class Example(NamedTuple):
 
 Keep = Callable[[Example, float, np.random.Generator], NDArray[np.bool_]]
 """Which chunks a view shows, by the share of the training that is done."""
-Negative = Callable[[Example, Example], collator.Row]
+Negative = Callable[[Example, Example], collator.TokenRow]
 """A view that the full view of the first example is to differ from; the second is its neighbour in the batch."""
 
 
@@ -98,17 +98,17 @@ def growing(example: Example, done: float, draw: np.random.Generator) -> NDArray
     return kept_C
 
 
-def without_best(example: Example, other: Example) -> collator.Row:
+def without_best(example: Example, other: Example) -> collator.TokenRow:
     """The same question over the same context, the best chunk masked."""
     return shown(example, ~masking.keep_top(example.ranks_C, 1), "skip")
 
 
-def other_context(example: Example, other: Example) -> collator.Row:
+def other_context(example: Example, other: Example) -> collator.TokenRow:
     """The same question over the neighbour's context."""
     return alone(other.ids[: other.question_start], example.ids[example.question_start :], example)
 
 
-def other_question(example: Example, other: Example) -> collator.Row:
+def other_question(example: Example, other: Example) -> collator.TokenRow:
     """The neighbour's question over the same context."""
     return alone(example.ids[: example.question_start], other.ids[other.question_start :], other)
 
@@ -133,7 +133,7 @@ class Variant(NamedTuple):
     """The view whose representation gets no gradient: full | masked."""
     matched: float = 0.0
     """Weight of KL(answer from the masked view, held fixed; answer from the full view) at the labels."""
-    taught: float = 0.0
+    distill: float = 0.0
     """Weight of method distill's loss on as many questions more."""
 
 
@@ -163,21 +163,21 @@ VARIANTS = {
     "answers matched": Variant(matched=1.0),
     "answers matched, growing contexts": Variant(matched=1.0, full=growing),
     "answers matched, no contrast": Variant(matched=1.0, weight=0.0),
-    "distill": Variant(masked=None, taught=1.0),
-    "distill and focused": Variant(best_alone, taught=1.0),
-    "distill and answers matched": Variant(best_alone, taught=1.0, matched=1.0),
-    "distill and growing contexts": Variant(masked=None, taught=1.0, full=growing),
+    "distill": Variant(masked=None, distill=1.0),
+    "distill and focused": Variant(best_alone, distill=1.0),
+    "distill and answers matched": Variant(best_alone, distill=1.0, matched=1.0),
+    "distill and growing contexts": Variant(masked=None, distill=1.0, full=growing),
 }
 
 
-def shown(example: Example, kept_C: NDArray[np.bool_], mode: masking.Mode) -> collator.Row:
+def shown(example: Example, kept_C: NDArray[np.bool_], mode: masking.Mode) -> collator.TokenRow:
     view = masking.masked_view(
         example.ids, example.starts_C, example.ends_C, example.prompt_end, kept_C, mode, mask_id=-1
     )
     return collator.row_of_one(view.input_ids, view.position_ids, view.prompt_end)
 
 
-def full_view(example: Example, variant: Variant, done: float, draw: np.random.Generator) -> collator.Row:
+def full_view(example: Example, variant: Variant, done: float, draw: np.random.Generator) -> collator.TokenRow:
     """Closed up where it leaves chunks out; then the gaps, which move all that stands behind them."""
     row = shown(example, variant.full(example, done, draw), "drop")
     if not variant.gaps:
@@ -189,7 +189,7 @@ def full_view(example: Example, variant: Variant, done: float, draw: np.random.G
     return collator.row_of_one(row.input_ids, places_L, example.prompt_end)
 
 
-def alone(context: collator.Ints, question: collator.Ints, asked: Example) -> collator.Row:
+def alone(context: collator.Ints, question: collator.Ints, asked: Example) -> collator.TokenRow:
     ids = np.concatenate([context, question])
     prompt_end = len(context) + asked.prompt_end - asked.question_start
     return collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end)
@@ -205,18 +205,18 @@ class Read(NamedTuple):
     """(N, V) of each row's labels."""
 
 
-def read(network: Any, rows: Sequence[collator.Row], layer: int | None, batch_tokens: int, pad_id: int) -> Read:
+def read(network: Any, rows: Sequence[collator.TokenRow], layer: int | None, batch_tokens: int, pad_id: int) -> Read:
     places: list[int] = []
     z_of, logits_of, sums = [], [], []
-    for pack in collator.packs(rows, batch_tokens):
-        view = collator.collate([rows[place] for place in pack], pad_id)
+    for group in collator.group_rows(rows, batch_tokens):
+        view = collator.collate([rows[place] for place in group], pad_id)
         with output_of(network, layer) as outputs:
             hidden_BLD = causal_lm.hidden_states(network, view)
         logits_NV = causal_lm.logits_at_labels(network, hidden_BLD, view)
-        sums.append(losses.causal_lm(logits_NV, view.labels_N, view.label_examples_N, len(pack)).sum())
+        sums.append(losses.causal_lm(logits_NV, view.labels_N, view.label_examples_N, len(group)).sum())
         z_of += objective.represent(outputs[0] if outputs else hidden_BLD, view, "last_prompt").unbind()
-        logits_of += logits_NV.split(torch.bincount(view.label_examples_N, minlength=len(pack)).tolist())
-        places += pack
+        logits_of += logits_NV.split(torch.bincount(view.label_examples_N, minlength=len(group)).tolist())
+        places += group
     order = np.argsort(places)
     logits = [logits_of[place] for place in order]
     return Read(torch.stack(sums).sum() / sum(map(len, logits)), torch.stack([z_of[place] for place in order]), logits)
@@ -274,10 +274,10 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
     """The adapted network, by the pipeline's schedule of examples, learning rate and teacher."""
     options, card = settings.train, loading.read_card()
     transformers.set_seed(seed)
-    network = causal_lm.add_adapter(
+    network = lora.add_adapter(
         loading.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
     ).train()
-    attention, rest = causal_lm.parameter_groups(network)
+    attention, rest = lora.parameter_groups(network)
     optimizer = torch.optim.AdamW(
         [
             {"params": attention, "lr": options.learning_rate},
@@ -286,15 +286,13 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
         weight_decay=0.0,
     )
     rate = transformers.get_cosine_schedule_with_warmup(optimizer, options.warmup_steps, options.steps)
-    batches = sampler.schedule(context_keys(tables.FULL_VIEWS.path), options.steps, options.batch_examples, seed)
-    taught = None
-    if variant.taught:
-        places = [str(place) for place in range(len(context_keys(tables.FULL_VIEWS.path, SPLITS)))]
-        order = sampler.schedule(places, options.steps, settings.distill.batch_questions, seed)
-        taught, encoder = (
-            Taught(order, tables.FULL_VIEWS.path, tables.TEACHINGS.path),
-            objective.Encoder(network, "last_prompt"),
-        )
+    batches = sampler.batch_indices(context_keys(tables.FULL_VIEWS), options.steps, options.batch_examples, seed)
+    distill = None
+    if variant.distill:
+        places = [str(place) for place in range(len(context_keys(tables.FULL_VIEWS, DISTILL_SPLITS)))]
+        order = sampler.batch_indices(places, options.steps, settings.distill.batch_questions, seed)
+        distill = DistillationDataset(order, tables.FULL_VIEWS, tables.TEACHINGS)
+        encoder = objective.Encoder(network, "last_prompt")
     for step, indices in enumerate(tqdm(batches, desc=f"{name}, seed {seed}", disable=None)):
         done, draw = step / options.steps, np.random.default_rng([seed, step])
         batch = [examples[index] for index in indices]
@@ -314,11 +312,10 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
             loss = loss + variant.weight * contrast(variant, full, masked, negative, temperature)
             if variant.matched:
                 loss = loss + variant.matched * matching(full, masked)
-        if taught is not None:
-            packs, num_labels = taught.packs(step, options.batch_tokens, card.pad_id)
-            loss = loss + variant.taught * torch.stack([encoder(pack.view).clm_E.sum() for pack in packs]).sum() / (
-                num_labels
-            )
+        if distill is not None:
+            micro_batches, num_labels = distill.micro_batches(step, options.batch_tokens, card.pad_id)
+            divergences = [encoder(micro_batch.inputs).loss_E.sum() for micro_batch in micro_batches]
+            loss = loss + variant.distill * torch.stack(divergences).sum() / num_labels
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), options.max_grad_norm)
         optimizer.step()
@@ -342,9 +339,9 @@ def answers(name: str, variant: Variant, seed: int, settings: Settings, examples
     if not place.is_file():
         card = loading.read_card()
         loading.save_adapter(train(name, variant, seed, settings, examples), card, loading.MODELS / method)
-        team = distributed.Processes()
-        rows = predict.predictions(method, settings.model, settings.eval, "dev", {}, team, name)
-        team.close()
+        processes = distributed.Processes()
+        rows = predict.predictions(method, settings.model, settings.eval, "dev", {}, processes, name)
+        processes.close()
         tables.write(schema.PREDICTIONS.at(place), rows or [])
     rows = list(tables.scan(schema.PREDICTIONS.at(place)))
     most = max(row["num_documents"] for row in rows)

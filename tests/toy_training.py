@@ -16,11 +16,12 @@ import torch
 from transformers import set_seed
 
 from pipeline.common import tables
-from pipeline.model import causal_lm, loading
+from pipeline.model import loading
 from pipeline.model.distributed import Processes
+from pipeline.model.lora import add_adapter
 from pipeline.runtime.settings import LoraSettings, TrainSettings
 from pipeline.training import checkpoint, sampler, trackers, trainer
-from pipeline.training.dataset import Taught, TrainingData, context_keys
+from pipeline.training.dataset import DistillationDataset, TrainingDataset, context_keys
 from pipeline.training.objective import VANILLA, Objective
 from pipeline.views import masking
 from tests.model import tiny
@@ -95,37 +96,37 @@ def train(
 
     The current folder is that of the views, where models/base stands.
     """
-    full, masked = views / "full.parquet", views / "masked.parquet"
-    batches = [[] for _ in range(settings.steps)]
-    if objective.full or objective.reads_masked:
-        batches = sampler.schedule(
+    full, masked = tables.FULL_VIEWS.at(views / "full.parquet"), tables.MASKED_VIEWS.at(views / "masked.parquet")
+    batch_indices = [[] for _ in range(settings.steps)]
+    if objective.reads_labels:
+        batch_indices = sampler.batch_indices(
             context_keys(full), settings.steps, settings.batch_examples, settings.seed, settings.questions_per_document
         )
-    taught = None
-    if objective.taught:
-        order = sampler.schedule([str(place) for place in range(8)], settings.steps, 4, settings.seed)
-        taught = Taught(order, full, views / "teachings.parquet")
-    data = TrainingData(
-        batches, full, masked if objective.reads_masked else None, taught, masked_first=objective.consistency > 0
+    distill = None
+    if objective.distill:
+        order = sampler.batch_indices([str(place) for place in range(8)], settings.steps, 4, settings.seed)
+        distill = DistillationDataset(order, full, tables.TEACHINGS.at(views / "teachings.parquet"))
+    dataset = TrainingDataset(
+        batch_indices, full, masked if objective.reads_masked else None, distill, masked_first=objective.consistency > 0
     )
     set_seed(settings.seed)
-    adapted = causal_lm.add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
-    team = Processes()
-    if team.first and team.sharded:
+    adapted = add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
+    processes = Processes()
+    if processes.is_main and processes.sharded:
         print("sharded", file=sys.stderr)
-    kept = checkpoint.Checkpoints(views / f"{name}-state", identity or {}) if team.first else None
+    checkpoints = checkpoint.Checkpoints(views / f"{name}-state", identity or {}) if processes.is_main else None
     try:
-        fitted = trainer.fit(
-            adapted, data, objective, settings, pad_id=tiny.PAD, retained=settings.negatives == "graph",
-            processes=team, kept=kept, watchers=trackers.Watchers([], name, {}),
+        output = trainer.fit(
+            adapted, dataset, objective, settings, pad_id=tiny.PAD,
+            processes=processes, checkpoints=checkpoints, trackers=trackers.Trackers([], name, {}),
         )  # fmt: skip
-        if team.first:
-            trainer.write_curves(fitted.points, views / f"{name}-curves")
-            loading.save_adapter(adapted, CARD, views / name, fitted.weights)
+        if processes.is_main:
+            trainer.write_curves(output.points, views / f"{name}-curves")
+            loading.save_adapter(adapted, CARD, views / name, output.weights)
     finally:
-        if kept is not None:
-            kept.close()
-        team.close()
+        if checkpoints is not None:
+            checkpoints.close()
+        processes.close()
     return views / name
 
 
@@ -169,7 +170,7 @@ def main() -> None:
     lora = LORA.model_copy(update={"dropout": float(given.pop("dropout", LORA.dropout))})
     num_kills = int(given.pop("kills", 0))
     labelled = given.pop("labelled", "1") == "1"
-    weights_ = {name: float(given.pop(name, 0.0)) for name in ("taught", "consistency")}
+    weights_ = {name: float(given.pop(name, 0.0)) for name in ("distill", "consistency")}
     objective = (FOCUSED if labelled else VANILLA._replace(full=0.0))._replace(**weights_)
     changes = {key: value if key == "negatives" else int(value) for key, value in given.items()}
     settings = TrainSettings.model_validate(TRAIN.model_dump() | changes)

@@ -74,7 +74,9 @@ def last_rows(
     was_training = network.training
     network.eval()
     try:
-        for batch in generation.batches([len(prompts[index]) for index in long], batch_tokens, equal=equal):
+        for batch in collator.group_by_length(
+            [len(prompts[index]) for index in long], batch_tokens, min_ratio=float(equal)
+        ):
             chosen = [long[place] for place in batch]
             for index, row_NL in zip(chosen, _batch(decoder, [prompts[i] for i in chosen], pad_id), strict=True):
                 rows[index] = row_NL

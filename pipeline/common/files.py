@@ -1,7 +1,10 @@
-"""Text and JSON on disk: whole or not there, and equal bytes for equal values."""
+"""Text, JSON and folders on disk: written whole or not at all; equal values give equal bytes."""
 
+import glob
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +27,25 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def workspace(name: str, parent: Path) -> Iterator[Path]:
+    """Give a folder beside parent/<name> for unfinished files, after removing the folders that killed runs left."""
+    parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{name}.unfinished-"  # unlike any name that users choose
+    for stale in parent.glob(f"{glob.escape(prefix)}*"):
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as folder:
+        yield Path(folder)
+
+
+def put(written: Path, place: Path) -> None:
+    """Move a finished folder out of its workspace to its place; an older folder there is removed with the workspace."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        shutil.move(place, written.with_name(f"old-{written.name}"))
+    shutil.move(written, place)
 
 
 def cache_folder() -> Path:

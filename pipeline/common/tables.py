@@ -4,7 +4,8 @@ To add a column, add it to the dataclass or to the table here, raise the table's
 writes the table.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -288,6 +289,29 @@ def scan(table: Table, columns: list[str] | None = None) -> Iterator[Row]:
             yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise _damaged(table, error) from None
+
+
+def take(table: Table, columns: list[str] | None, rows: Sequence[int]) -> Iterator[Row]:
+    """Yield the rows of the given numbers, which ascend; lists of numbers come as numpy arrays. Checked like `scan`."""
+    file = _open(table)
+    first = 0
+    try:
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            if wanted := [row - first for row in rows[bisect_left(rows, first) : bisect_left(rows, end)]]:
+                found = file.read_row_group(group, columns=columns).take(wanted)
+                for values in zip(*map(_values, found.columns), strict=True):
+                    yield dict(zip(found.column_names, values, strict=True))
+            first = end
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(table, error) from None
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_large_list(column.type) and pa.types.is_primitive(column.type.value_type):
+        return [numbers.values.to_numpy(zero_copy_only=False) for numbers in column]
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 Selection = tuple[Table, list[str] | None]

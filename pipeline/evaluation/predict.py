@@ -70,7 +70,7 @@ def predictions(
     settings: EvalSettings,
     split: str,
     top_k_of: Mapping[str, int],
-    team: Processes,
+    processes: Processes,
     stage: str,
     *,
     longest: bool = False,
@@ -96,11 +96,11 @@ def predictions(
     encode = tokenizer.encoder(base.tokenizer)
     requests = list(make_requests(rows, chunk_of, top_k_of, model.max_tokens, encode, base.bos_id))
     if not requests:
-        return [] if team.first else None
+        return [] if processes.is_main else None
     prompt_of = {request.prompt.key: request.prompt for request in requests}
     distinct = list(prompt_of.values())
     task = tasks.of(requests[0].example["benchmark"])
-    own = shards(distinct, team.num)[team.rank]
+    own = shards(distinct, processes.world_size)[processes.rank]
     network = loading.load_method(method, model)
     with tqdm(total=len(own), desc=stage, unit=" prompts", disable=None, mininterval=1) as bar:
         own_answers = generate(
@@ -113,8 +113,8 @@ def predictions(
             batch_tokens=settings.batch_tokens,
             progress=bar.update,
         )
-    answer_at = team.collect(dict(zip(own, own_answers, strict=True)))
-    if not team.first:
+    answer_at = processes.gather_dicts(dict(zip(own, own_answers, strict=True)))
+    if not processes.is_main:
         return None
     answer_of = {key: answer_at[place] for place, key in enumerate(prompt_of)}
     text_of = {
@@ -236,13 +236,13 @@ def generate(
     banned_ids: Sequence[int],
     batch_tokens: int,
     progress: Callable[[int], object] = lambda num_prompts: None,
-) -> list[prefix_cache.Answered]:
+) -> list[prefix_cache.Completion]:
     """Generate greedy answers in the order of the prompts; arguments as of generation.generate.
 
     Raises:
         NumericError: a logit is NaN or infinite.
     """
-    answers: dict[int, prefix_cache.Answered] = {}
+    answers: dict[int, prefix_cache.Completion] = {}
     groups = _by_context(prompts)
     alone = [group[0] for group in groups if len(group) == 1 and not prompts[group[0]].options]
     outputs = generation.generate(
@@ -255,14 +255,14 @@ def generate(
         batch_tokens=batch_tokens,
         progress=progress,
     )
-    answers |= {index: prefix_cache.Answered(output, [], []) for index, output in zip(alone, outputs, strict=True)}
+    answers |= {index: prefix_cache.Completion(output, [], []) for index, output in zip(alone, outputs, strict=True)}
     for group in groups:
         if group[0] in answers:
             continue
         found = prefix_cache.answer(
             network,
             prompts[group[0]].prefix_ids,
-            [prefix_cache.Branch(prompts[index].suffix_ids, prompts[index].options) for index in group],
+            [prefix_cache.Suffix(prompts[index].suffix_ids, prompts[index].options) for index in group],
             max_new_tokens=max_new_tokens,
             eos_id=eos_id,
             banned_ids=banned_ids,

@@ -1,11 +1,11 @@
-"""The processes of one training: one, or as many as `accelerate launch` or `torchrun` has started.
+"""The processes of one run: one, or as many as `accelerate launch` or `torchrun` has started.
 
-FOCUS_LAUNCH is how many there are and where, for example `torchrun --nproc-per-node 8`: environment, because it changes
-no result beyond rounding. A stage that finds it starts itself anew under that command.
+FOCUS_LAUNCH holds the launcher's command, for example `torchrun --nproc-per-node 8`. It is an environment variable
+because it changes no result beyond rounding. A stage that finds it starts itself anew under that command.
 
-Each process holds the whole model (DDP), or a share of every layer (FSDP2) when ACCELERATE_USE_FSDP is true, which is
-what `accelerate launch --use_fsdp` sets. Sharding is torch's `fully_shard` itself: accelerate has it for GPUs alone,
-and what runs on these should be what the tests run.
+Each process holds the whole model (DDP), or a share of every layer (FSDP2) when ACCELERATE_USE_FSDP is true, which
+`accelerate launch --use_fsdp` sets. We shard with torch's own `fully_shard`, because accelerate shards on GPUs alone
+and the tests should run the code that GPUs run.
 """
 
 import os
@@ -35,11 +35,12 @@ SHARD = "ACCELERATE_USE_FSDP"
 
 
 def launch(module: str, arguments: Sequence[str]) -> None:
-    """Under FOCUS_LAUNCH, start the module anew as the processes that it names, and leave with their code when they
-    end; without it, or within one of them, do nothing.
+    """Run the module under the launcher in FOCUS_LAUNCH and exit with its code.
+
+    Without FOCUS_LAUNCH, or within one of the launched processes, do nothing.
 
     Raises:
-        ConfigError: the command cannot be started, or starts no processes of a group.
+        ConfigError: the command cannot be started, or it starts processes without a rank.
     """
     given = os.environ.get(LAUNCH) or ""
     if not given.strip() or "RANK" in os.environ:
@@ -67,7 +68,7 @@ def launch(module: str, arguments: Sequence[str]) -> None:
 
 
 def _wait(launcher: subprocess.Popen[bytes]) -> int:
-    """Its code; signals are passed on (a Ctrl-C reaches the whole group by itself)."""
+    """Return the launcher's exit code. SIGTERM is passed on; a Ctrl-C reaches the whole group by itself."""
     before = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: launcher.send_signal(number)),
         signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
@@ -80,20 +81,27 @@ def _wait(launcher: subprocess.Popen[bytes]) -> int:
 
 
 class Processes:
-    """What a process knows of the others; see gradients.Processes."""
+    """This process among those of a run (ranks 0 to `world_size` - 1), and what they send each other."""
 
     def __init__(self) -> None:
         asked = os.environ.pop(SHARD, "").lower() in ("true", "1")  # else accelerate would shard by itself
         self._accelerator = Accelerator(cpu=device().type == "cpu")
         self.device: torch.device = self._accelerator.device
-        self.num: int = self._accelerator.num_processes
+        self.world_size: int = self._accelerator.num_processes
         self.rank: int = self._accelerator.process_index
-        self.sharded = asked and self.num > 1
+        self.sharded = asked and self.world_size > 1
         """The weights of each layer are spread over the processes."""
 
-    def spread(self, encoder: Module, layers: Sequence[str]) -> Any:
-        """The encoder, replicated or sharded over the processes; sharded are the modules of the classes `layers`, each
-        by itself, and the rest. An optimizer is to be made of its parameters after that."""
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which alone writes files and prints."""
+        return self.rank == 0
+
+    def prepare(self, encoder: Module, layers: Sequence[str]) -> Any:
+        """Replicate the encoder over the processes, or shard it: each module of the classes `layers`, then the rest.
+
+        Make the optimizer of the parameters of what is returned.
+        """
         if not self.sharded:
             return self._accelerator.prepare_model(encoder)
         for module in encoder.modules():
@@ -101,55 +109,51 @@ class Processes:
                 fully_shard(module)
         return fully_shard(encoder)
 
-    def clip(self, parameters: Iterable[Tensor], max_norm: float) -> float:
-        """Scale the gradients down to `max_norm` together, over all shards; the norm they had."""
+    def no_sync(self, encoder: Any) -> AbstractContextManager[None]:
+        """Within, gradients stay with this process until a later backward sends them."""
+        return _no_gradient_sync(encoder) if self.sharded else self._accelerator.no_sync(encoder)
+
+    def clip_grad_norm(self, parameters: Iterable[Tensor], max_norm: float) -> float:
+        """Scale the gradients down to `max_norm`, taken over all shards, and return the norm before."""
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
-    @property
-    def first(self) -> bool:
-        """The one that writes and talks."""
-        return self.rank == 0
-
     def gather(self, own: Tensor) -> Tensor:
+        """Concatenate the tensors of all processes by rank, without gradient; their shapes must be equal."""
         own = own.detach().contiguous()
-        if self.num == 1:
+        if self.world_size == 1:
             return own
-        found = [torch.empty_like(own) for _ in range(self.num)]
+        found = [torch.empty_like(own) for _ in range(self.world_size)]
         distributed.all_gather(found, own)
         return torch.cat(found)
 
-    def share(self, own: Any) -> Any:
-        """What the first process has, in all of them."""
-        found = [own]
-        if self.num > 1:
-            distributed.broadcast_object_list(found, src=0, device=self.device)
-        return found[0]
-
-    def collect(self, own: Mapping[int, Any]) -> dict[int, Any]:
-        """The entries of all processes together."""
-        found: list[Any] = [dict(own)] * self.num
-        if self.num > 1:
+    def gather_dicts(self, own: Mapping[int, Any]) -> dict[int, Any]:
+        """Merge the entries of all processes into one dict."""
+        found: list[Any] = [dict(own)] * self.world_size
+        if self.world_size > 1:
             distributed.all_gather_object(found, dict(own))
         return {key: value for part in found for key, value in part.items()}
 
-    def apart(self, encoder: Any) -> AbstractContextManager[None]:
-        return _unsent(encoder) if self.sharded else self._accelerator.no_sync(encoder)
+    def broadcast(self, own: Any) -> Any:
+        """Return rank 0's object in all processes."""
+        found = [own]
+        if self.world_size > 1:
+            distributed.broadcast_object_list(found, src=0, device=self.device)
+        return found[0]
 
     def any(self, flag: bool) -> bool:
-        """Whether it holds in some process."""
+        """Return whether the flag is set in some process."""
         return bool(self.gather(torch.tensor([flag], dtype=torch.int32, device=self.device)).any())
 
     def close(self) -> None:
-        """Part, none before the others: a process whose peers are gone may be aborted."""
+        """Leave the group once all processes are here: a process whose peers are gone may be aborted."""
         if distributed.is_initialized():
             distributed.barrier()
             distributed.destroy_process_group()
 
 
 @contextmanager
-def _unsent(encoder: Any) -> Iterator[None]:
-    """Gradients computed within are kept whole where they are."""
+def _no_gradient_sync(encoder: Any) -> Iterator[None]:
     encoder.set_requires_gradient_sync(False)
     try:
         yield

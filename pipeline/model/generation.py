@@ -1,7 +1,7 @@
-"""Greedy answers to many prompts, in batches of like length.
+"""Greedy generation for many prompts, in batches of similar length.
 
-Prompts are padded on the right: a causal model never sees what stands behind a token, so the prompt's own tokens need
-no mask, keep their positions, and no row is without a key to attend to (rows padded on the left are, and turn NaN).
+Prompts are padded on the right. A causal model does not attend to later tokens, so the prompt's own tokens need no
+mask, keep their positions, and every row has a key to attend to (rows padded on the left have none and turn NaN).
 New tokens follow behind the padding, which an explicit mask hides from then on, and continue the prompt's positions.
 """
 
@@ -17,6 +17,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.model import causal_lm, collator
 from pipeline.runtime.errors import NumericError
 
 Prompt = Sequence[int] | NDArray[np.int32]
@@ -34,28 +35,36 @@ def generate(
     positions: Sequence[Prompt] | None = None,
     progress: Callable[[int], object] = lambda num_prompts: None,
 ) -> list[list[int]]:
-    """The most likely tokens after each prompt, in the order of the prompts, up to EOS (left out) or `max_new_tokens`.
+    """Return the most likely tokens after each prompt, up to EOS (left out) or `max_new_tokens`.
 
-    Prompts are token ids, none empty. A batch holds at most `batch_tokens` prompt tokens, padding included, and at
-    least one prompt; which prompts share it changes no result beyond rounding. `banned_ids` are never generated.
-    `positions` are those of each prompt's tokens, ascending, gaps allowed; None: 0, 1, 2, ... New tokens go on from the
-    last one. `progress` is called with the number of prompts of each finished batch.
+    Args:
+        prompts: token ids, none empty.
+        banned_ids: tokens that are never generated.
+        batch_tokens: prompt tokens of a batch at most, padding included; a longer prompt is a batch of its own. Which
+            prompts share a batch changes no result beyond rounding.
+        positions: position ids of each prompt, ascending, gaps allowed; None: 0, 1, 2, ... New tokens continue from
+            the last one.
+        progress: is called with the number of prompts of each finished batch.
+
+    Returns:
+        The token ids of each answer, in the order of the prompts.
 
     Raises:
         NumericError: a logit is NaN or infinite.
     """
-    causal_lm: Any = network.get_base_model() if isinstance(network, PeftModel) else network
+    decoder = causal_lm.unwrap(network)
     if positions is not None and all(map(runs_on, positions)):
         positions = None
-    # The cache of a sliding window holds the last tokens of the batch's rows: padding would push out real ones.
-    equal = getattr(causal_lm.config, "sliding_window", None) is not None
+    # The cache of a sliding window holds the last tokens of the batch's rows, so padding would push out real tokens.
+    windowed = getattr(decoder.config, "sliding_window", None) is not None
     outputs: list[list[int]] = [[] for _ in prompts]
     was_training = network.training
     network.eval()
     try:
-        for batch in batches([len(prompt) for prompt in prompts], batch_tokens, equal=equal):
+        lengths = [len(prompt) for prompt in prompts]
+        for batch in collator.group_by_length(lengths, batch_tokens, min_ratio=1.0 if windowed else 0.0):
             rows = _complete(
-                causal_lm,
+                decoder,
                 [prompts[index] for index in batch],
                 None if positions is None else [positions[index] for index in batch],
                 max_new_tokens,
@@ -72,26 +81,13 @@ def generate(
 
 
 def runs_on(positions: Prompt) -> bool:
-    """Positions 0, 1, 2, ...: what a model takes by itself, without a mask and on its fastest path."""
+    """Return whether the positions are 0, 1, 2, ..., which a model assumes by itself, without a mask."""
     return bool(np.array_equal(positions, np.arange(len(positions))))
-
-
-def batches(lengths: Sequence[int], batch_tokens: int, *, equal: bool = False) -> list[list[int]]:
-    """Indices of the prompts of each batch: longest first, at most `batch_tokens` with padding; `equal`: no padding."""
-    found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        longest = lengths[found[-1][0]] if found else 0
-        fits = found and (len(found[-1]) + 1) * longest <= batch_tokens
-        if fits and (not equal or lengths[index] == longest):
-            found[-1].append(index)
-        else:
-            found.append([index])
-    return found
 
 
 @torch.inference_mode()
 def _complete(
-    causal_lm: Any,
+    decoder: Any,
     prompts: Sequence[Prompt],
     positions: Sequence[Prompt] | None,
     max_new_tokens: int,
@@ -99,12 +95,12 @@ def _complete(
     pad_id: int,
     banned_ids: list[int],
 ) -> list[list[int]]:
-    """One batch: prefill, then one token for each unfinished row at a time."""
-    backbone, head, device = causal_lm.base_model, causal_lm.get_output_embeddings(), causal_lm.device
+    """Generate for one batch: prefill, then one token for each unfinished row at a time."""
+    backbone, head, device = decoder.base_model, decoder.get_output_embeddings(), decoder.device
     lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
     ids_BL = _padded(prompts, pad_id, device)
     mask_BL = torch.arange(ids_BL.shape[1], device=device) < lengths_B[:, None]
-    cache = DynamicCache(config=causal_lm.config)
+    cache = DynamicCache(config=decoder.config)
     if positions is None:
         # Without a mask and positions transformers takes causal attention over 0..L-1, its fastest path and here exact.
         output = backbone(input_ids=ids_BL, past_key_values=cache, use_cache=True)
@@ -150,7 +146,7 @@ def _padded(rows: Sequence[Prompt], value: int, device: torch.device) -> Tensor:
 
 
 def most_likely(logits_BV: Tensor, banned_ids: list[int], lengths_B: Tensor) -> Tensor:
-    """The token with the highest logit of each row, none of them banned; writes into the logits.
+    """Return the token with the highest logit in each row, banned tokens apart; overwrites the logits.
 
     Raises:
         NumericError: a logit is NaN or infinite.
@@ -161,7 +157,7 @@ def most_likely(logits_BV: Tensor, banned_ids: list[int], lengths_B: Tensor) -> 
 
 
 def require_finite(logits_BV: Tensor, lengths_B: Tensor) -> None:
-    """Raise NumericError, with the number of tokens before it, when a row of logits is NaN or infinite."""
+    """Raise NumericError, with the number of tokens before it, where a row of logits is NaN or infinite."""
     finite_B = logits_BV.isfinite().all(dim=1)
     if not finite_B.all():
         num_tokens = int(lengths_B[~finite_B][0])

@@ -5,15 +5,12 @@
 Adapters on disk: saved with all that tells what they belong to, checked before anything large is read, loaded.
 """
 
-import glob
 import hashlib
 import json
 import shutil
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ from transformers.utils import logging
 
 from pipeline.common import files
 from pipeline.common.device import device
-from pipeline.model import causal_lm
+from pipeline.model import causal_lm, lora
 from pipeline.runtime.errors import ArtifactError, ConfigError, ResourceError
 from pipeline.runtime.settings import ModelSettings
 
@@ -55,25 +52,6 @@ class BaseCard:
     eos_id: int
     pad_id: int
     mask_id: int
-
-
-@contextmanager
-def workspace(name: str, parent: Path = MODELS) -> Iterator[Path]:
-    """A folder beside parent/<name> for what is not finished yet; what a killed run left there is removed first."""
-    parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{name}.unfinished-"  # unlike anything of the user's own
-    for stale in parent.glob(f"{glob.escape(prefix)}*"):
-        shutil.rmtree(stale)
-    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as folder:
-        yield Path(folder)
-
-
-def put(written: Path, place: Path) -> None:
-    """Move a finished folder out of its workspace to its place; what was there before leaves with the workspace."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.exists():
-        shutil.move(place, written.with_name(f"old-{written.name}"))
-    shutil.move(written, place)
 
 
 def find_base(settings: ModelSettings) -> Path:
@@ -216,8 +194,8 @@ def save_adapter(
     settings: Any = adapted.peft_config["default"]
     settings.base_model_name_or_path, settings.revision = card.source, card.revision
     # True or False, not "auto": auto asks the hub for the base's config.
-    with_embedding = causal_lm.saves_base_embedding(adapted)
-    state = causal_lm.state_to_save(adapted, network_weights)
+    with_embedding = lora.saves_base_embedding(adapted)
+    state = lora.state_to_save(adapted, network_weights)
     try:
         adapted.save_pretrained(str(folder), state_dict=state, save_embedding_layers=with_embedding)
     except SafetensorError as error:  # of a full disk, which safetensors does not call an OSError
@@ -268,7 +246,7 @@ def load_method(method: str, settings: ModelSettings) -> PreTrainedModel | PeftM
     network = load_base(settings, card)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", causal_lm.TIED, UserWarning)
+            warnings.filterwarnings("ignore", lora.TIED, UserWarning)
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # an error below
             adapted = PeftModel.from_pretrained(network, str(folder))
     except torch.OutOfMemoryError:
@@ -276,7 +254,7 @@ def load_method(method: str, settings: ModelSettings) -> PreTrainedModel | PeftM
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{folder}: cannot be loaded ({reason}); run `dvc repro -f train@{method}`") from None
-    asked = get_peft_model_state_dict(adapted, save_embedding_layers=causal_lm.saves_base_embedding(adapted))
+    asked = get_peft_model_state_dict(adapted, save_embedding_layers=lora.saves_base_embedding(adapted))
     if differing := asked.keys() ^ tensor_names(folder / WEIGHTS, f"run `dvc repro -f train@{method}`"):
         raise ArtifactError(
             f"{folder}: {CONFIG} and {WEIGHTS} do not belong together, they differ in {len(differing)} tensors, "

@@ -1,4 +1,4 @@
-"""What a teacher says to a prompt: its answer, and its likeliest tokens at each place of the answer."""
+"""The teacher: its answer to a prompt, and its likeliest tokens at each position of the answer."""
 
 # B prompts of a batch, N tokens of their answers, K likeliest tokens
 
@@ -11,19 +11,18 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from pipeline.model import causal_lm, collator, generation
+from pipeline.model.collator import Ints
 
-Ints = NDArray[np.int32]
 
-
-class Said(NamedTuple):
-    """The teacher's answer to one prompt, of N tokens."""
+class TeacherAnswer(NamedTuple):
+    """The teacher's answer to one prompt, N tokens long."""
 
     output_ids: list[int]
-    """EOS included, where the answer came to an end."""
+    """EOS included, unless the answer reached the limit."""
     top_ids_NK: Ints
     """Likeliest first; K = `num_top`, or the vocabulary's size where that is smaller."""
     top_log_probs_NK: NDArray[np.float32]
-    """Nats, of the whole vocabulary's distribution."""
+    """In nats, normalised over the whole vocabulary."""
 
 
 def teach(
@@ -37,8 +36,8 @@ def teach(
     banned_ids: Sequence[int],
     batch_tokens: int,
     progress: Callable[[int], object] = lambda num_prompts: None,
-) -> list[Said]:
-    """Greedy answers, then the distributions along them; arguments as of generation.generate.
+) -> list[TeacherAnswer]:
+    """Generate greedy answers, then read the distributions along them; arguments as in generation.generate.
 
     Raises:
         NumericError: a logit is NaN or infinite.
@@ -61,17 +60,17 @@ def teach(
         )
         for prompt, output in zip(prompts, whole, strict=True)
     ]
-    said: dict[int, Said] = {}
+    answers: dict[int, TeacherAnswer] = {}
     device = causal_lm.unwrap(network).lm_head.weight.device
-    for pack in collator.packs(rows, batch_tokens):
-        view = collator.collate([rows[index] for index in pack], pad_id).to(device)
+    for group in collator.group_rows(rows, batch_tokens):
+        inputs = collator.collate([rows[index] for index in group], pad_id).to(device)
         with torch.inference_mode():
-            logits_NV = causal_lm.logits_at_labels(network, causal_lm.hidden_states(network, view), view)
+            logits_NV = causal_lm.logits_at_labels(network, causal_lm.hidden_states(network, inputs), inputs)
             log_probs_NV = functional.log_softmax(logits_NV.float(), dim=-1)
             top_NK = log_probs_NV.topk(min(num_top, log_probs_NV.shape[1]), dim=-1)
-        lengths = [len(whole[index]) for index in pack]
+        lengths = [len(whole[index]) for index in group]
         ids, log_probs = (torch.split(found.cpu(), lengths) for found in (top_NK.indices.int(), top_NK.values))
-        for index, ids_NK, log_probs_NK in zip(pack, ids, log_probs, strict=True):
-            said[index] = Said(whole[index], ids_NK.numpy(), log_probs_NK.numpy())
-        progress(len(pack))
-    return [said[index] for index in range(len(prompts))]
+        for index, ids_NK, log_probs_NK in zip(group, ids, log_probs, strict=True):
+            answers[index] = TeacherAnswer(whole[index], ids_NK.numpy(), log_probs_NK.numpy())
+        progress(len(group))
+    return [answers[index] for index in range(len(prompts))]

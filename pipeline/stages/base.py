@@ -4,6 +4,7 @@ import hashlib
 
 from transformers import AutoTokenizer
 
+from pipeline.common import files
 from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError
@@ -26,7 +27,7 @@ def main() -> None:
         raise ArtifactError(f"{folder}: its tokenizer cannot be loaded ({reason}); restore its files") from None
     # Beside eos: with pad = eos the end of an answer would never be learned.
     tokenizer.add_special_tokens({"pad_token": "<pad>", "mask_token": "<mask>"})
-    with loading.workspace("base") as workspace:
+    with files.workspace("base", loading.MODELS) as workspace:
         base = workspace / "base"
         tokenizer.save_pretrained(base)
         if not (base / "tokenizer.json").is_file():
@@ -45,7 +46,7 @@ def main() -> None:
             mask_id=tokenizer.mask_token_id,
         )
         loading.write_card(card, base)
-        loading.put(base, loading.BASE)
+        files.put(base, loading.BASE)
     print(f"base: {settings.source}, {card.vocab_size:,} tokens, <mask> is {card.mask_id}, weights {digest[:12]}")
 
 

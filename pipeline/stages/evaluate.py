@@ -36,18 +36,18 @@ def main() -> None:
     distributed.launch("pipeline.stages.evaluate", [method])
     longbench = {"longbench": LONGBENCH_TOP_K} if settings.eval.longbench else {}
     top_k_of = {"retrieval": settings.eval.retrieval_top_k} | longbench
-    team = distributed.Processes()
+    processes = distributed.Processes()
     rows = predict.predictions(
         method,
         settings.model,
         settings.eval,
         split,
         top_k_of,
-        team,
+        processes,
         f"evaluate@{method}",
         longest=settings.eval.contexts == "longest",
     )
-    team.close()
+    processes.close()
     if rows is None:
         return
     if not rows:

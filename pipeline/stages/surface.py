@@ -20,9 +20,9 @@ def main() -> None:
     method = methods.only(sys.argv[1:], "surface")
     settings = config.load("surface")
     distributed.launch("pipeline.stages.surface", [method])
-    team = distributed.Processes()
-    rows = predict.predictions(method, settings.model, settings.eval, SPLIT, {}, team, f"surface@{method}")
-    team.close()
+    processes = distributed.Processes()
+    rows = predict.predictions(method, settings.model, settings.eval, SPLIT, {}, processes, f"surface@{method}")
+    processes.close()
     if rows is None:
         return
     cells = score.surface(rows, resamples=settings.eval.bootstrap_resamples)

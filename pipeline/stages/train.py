@@ -1,4 +1,4 @@
-"""Stage train@<method>: a LoRA adapter, by vanilla fine-tuning, focused learning, or what a teacher says."""
+"""Stage train@<method>: a LoRA adapter, trained by the objective of the method."""
 
 import hashlib
 import json
@@ -8,178 +8,150 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline.common import files, methods, tables
-from pipeline.model import causal_lm, distributed, loading
+from pipeline.common import files, tables
+from pipeline.model import causal_lm, distributed, loading, lora
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
 from pipeline.runtime.settings import Settings, TrainSettings
 from pipeline.training import checkpoint, sampler, trackers, trainer
-from pipeline.training.dataset import SPLITS, Taught, TrainingData, context_keys
-from pipeline.training.objective import VANILLA, Objective
+from pipeline.training.dataset import DISTILL_SPLITS, DistillationDataset, TrainingDataset, context_keys
+from pipeline.training.objective import OBJECTIVES, Objective
 
 CURVES = Path("reports/train")
 CHECKPOINTS = loading.MODELS / ".checkpoints"
 
 
 def main() -> None:
-    method = sys.argv[1] if len(sys.argv) == 2 else ""
-    if method not in methods.TRAINED:
+    method: Any = sys.argv[1] if len(sys.argv) == 2 else ""
+    if method not in OBJECTIVES:
         given = " ".join(sys.argv[1:]) or "none"
-        raise ConfigError(f"train takes one method, got {given}; choose from {', '.join(methods.TRAINED)}")
+        raise ConfigError(f"train takes one method, got {given}; choose from {', '.join(OBJECTIVES)}")
     settings = config.load(f"train@{method}")
-    match method:
-        case methods.VANILLA:
-            train_adapter(method, settings, VANILLA)
-        case methods.FOCUSED:
-            train_adapter(method, settings, _focused(settings))
-        case methods.DISTILL:
-            objective = VANILLA._replace(full=settings.distill.labelled, taught=settings.distill.weight)
-            train_adapter(method, settings, objective, settings.distill.batch_questions)
+    train_adapter(method, settings, OBJECTIVES[method](settings))
 
 
-def _focused(settings: Settings) -> Objective:
-    contrastive = settings.contrastive
-    return Objective(
-        full=settings.views.full,
-        masked=settings.views.masked,
-        consistency=settings.views.consistency,
-        contrastive=contrastive.weight,
-        temperature=contrastive.temperature,
-        representation=contrastive.representation,
-        same_document=contrastive.same_document,
-    )
-
-
-def train_adapter(
-    method: str,
-    settings: Settings,
-    objective: Objective,
-    batch_questions: int = 0,
-) -> None:
-    """Train, then put adapter and curves in their place; until then the earlier ones stay.
-
-    `batch_questions` of what the teacher said stand in each step.
-    """
+def train_adapter(method: str, settings: Settings, objective: Objective) -> None:
+    """Train, then put adapter and curves in their place; until then the earlier ones stay."""
     train = settings.train
-    _require_negatives(train.batch_examples, train.questions_per_document, objective)
-    tracked = trackers.chosen()
+    _require_negatives(train, objective)
+    tracker_names = trackers.chosen()
     checkpoint.interval()
     card = loading.read_card()
     distributed.launch("pipeline.stages.train", [method])
-    team = distributed.Processes()
-    _require_even_shares(team.num, train.batch_examples, batch_questions)
-    if team.sharded and objective.contrastive and train.negatives == "graph":
-        raise ConfigError(
-            "train.negatives is graph, but the layers are sharded over processes, which gather them anew for each "
-            "backward; set it to cached"
-        )
-    sources = [
-        tables.FULL_VIEWS.path,
-        *([tables.MASKED_VIEWS.path] if objective.reads_masked else []),
-        *([tables.TEACHINGS.path] if objective.taught else []),
-    ]
-    data = _data(train, objective, batch_questions)
+    processes = distributed.Processes()
+    _require_for_processes(processes, train, objective)
+    views = [tables.FULL_VIEWS, *([tables.MASKED_VIEWS] if objective.reads_masked else [])]
+    sources = [table.path for table in (*views, *([tables.TEACHINGS] if objective.distill else []))]
+    dataset = _dataset(train, objective)
     set_seed(train.seed)
-    adapted = causal_lm.add_adapter(
-        loading.load_base(settings.model, card, "cpu" if team.sharded else None),
+    network = lora.add_adapter(
+        loading.load_base(settings.model, card, "cpu" if processes.sharded else None),
         **settings.lora.model_dump(),
         mask_id=card.mask_id,
     )
-    if team.device.type == "cuda" and train.questions_per_document > 1:
-        # Rows that several questions share need a mask of their own, which flex attention alone never holds whole.
-        causal_lm.unwrap(adapted).set_attn_implementation("flex_attention")
-    num_trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
-    retained = objective.contrastive > 0 and train.negatives == "graph"
-    flat: dict[str, Any] = settings.model_dump()
-    identity = checkpoint.identity(flat, [*sources, loading.BASE / loading.CARD])
-    kept = checkpoint.Checkpoints(CHECKPOINTS / method, identity) if team.first else None
+    if processes.device.type == "cuda" and train.questions_per_document > 1:
+        # Rows that several questions share need a mask of their own; only flex attention never holds it whole.
+        causal_lm.unwrap(network).set_attn_implementation("flex_attention")
+    num_trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    identity = checkpoint.identity(settings.model_dump(), [*sources, loading.BASE / loading.CARD])
+    checkpoints = checkpoint.Checkpoints(CHECKPOINTS / method, identity) if processes.is_main else None
     run_name = f"{method}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
-    watchers = trackers.Watchers(tracked if team.first else [], run_name, identity)
+    logged_to = trackers.Trackers(tracker_names if processes.is_main else [], run_name, identity)
     try:
-        fitted = trainer.fit(
-            adapted,
-            data,
+        output = trainer.fit(
+            network,
+            dataset,
             objective,
             train,
             pad_id=card.pad_id,
-            retained=retained,
-            processes=team,
-            kept=kept,
-            watchers=watchers,
+            processes=processes,
+            checkpoints=checkpoints,
+            trackers=logged_to,
         )
     finally:
-        watchers.close()
-    if kept is not None:
-        with loading.workspace(method) as folder:
-            trainer.write_curves(fitted.points, folder / "curves")
+        logged_to.close()
+    if checkpoints is not None:
+        with files.workspace(method, loading.MODELS) as folder:
+            trainer.write_curves(output.points, folder / "curves")
             files.write_json(folder / "curves/versions.json", trainer.versions())
-            loading.save_adapter(adapted, card, folder / "adapter", fitted.weights)
-            loading.put(folder / "adapter", loading.MODELS / method)
-            loading.put(folder / "curves", CURVES / method)
-        kept.remove()
-        kept.close()
-        beside = f" and {batch_questions} taught questions" if batch_questions else ""
+            loading.save_adapter(network, card, folder / "adapter", output.weights)
+            files.put(folder / "adapter", loading.MODELS / method)
+            files.put(folder / "curves", CURVES / method)
+        checkpoints.remove()
+        checkpoints.close()
+        distilled = f" and {objective.batch_questions} distillation examples" if objective.distill else ""
         print(
-            f"train@{method}: {train.steps:,} steps of {len(data.batches[0])} examples{beside}, {data.num_examples:,} "
-            f"distinct; {num_trainable:,} trainable parameters, last loss {fitted.points[-1].values['loss']:.4f}"
+            f"train@{method}: {train.steps:,} steps of {len(dataset.batch_indices[0])} examples{distilled}, "
+            f"{dataset.num_examples:,} distinct; {num_trainable:,} trainable parameters, last loss "
+            f"{output.points[-1].values['loss']:.4f}"
         )
-    team.close()
+    processes.close()
 
 
-def _data(train: TrainSettings, objective: Objective, batch_questions: int) -> TrainingData:
-    """The examples of every step, and the taught questions."""
-    batches: list[list[int]] = [[] for _ in range(train.steps)]  # stays where no label is used
-    if objective.full or objective.reads_masked:
-        batches = sampler.schedule(
-            context_keys(tables.FULL_VIEWS.path),
+def _dataset(train: TrainSettings, objective: Objective) -> TrainingDataset:
+    """Draw the examples of every step, and read them."""
+    batch_indices: list[list[int]] = [[] for _ in range(train.steps)]  # no example where no label is used
+    if objective.reads_labels:
+        batch_indices = sampler.batch_indices(
+            context_keys(tables.FULL_VIEWS),
             train.steps,
             train.batch_examples,
             train.seed,
             train.questions_per_document,
         )
-    taught = None
-    if objective.taught:
-        keys = context_keys(tables.FULL_VIEWS.path, SPLITS)
-        if batch_questions > len(keys):
+    distill = None
+    if objective.distill:
+        num_questions = len(context_keys(tables.FULL_VIEWS, DISTILL_SPLITS))
+        if objective.batch_questions > num_questions:
             raise ConfigError(
-                f"distill.batch_questions is {batch_questions}, but splits {' and '.join(SPLITS)} have only "
-                f"{len(keys)} questions; allowed is 1 to {len(keys)}"
+                f"distill.batch_questions is {objective.batch_questions}, but splits {' and '.join(DISTILL_SPLITS)} "
+                f"have only {num_questions} questions; allowed is 1 to {num_questions}"
             )
-        # Every question counts as a context of its own: taught ones are not compared with each other.
-        order = sampler.schedule([str(place) for place in range(len(keys))], train.steps, batch_questions, train.seed)
-        taught = Taught(order, tables.FULL_VIEWS.path, tables.TEACHINGS.path)
-    return TrainingData(
-        batches,
-        tables.FULL_VIEWS.path,
-        tables.MASKED_VIEWS.path if objective.reads_masked else None,
-        taught,
+        # Each question counts as a context of its own, because no contrastive loss compares distillation examples.
+        keys = [str(place) for place in range(num_questions)]
+        distill_indices = sampler.batch_indices(keys, train.steps, objective.batch_questions, train.seed)
+        distill = DistillationDataset(distill_indices, tables.FULL_VIEWS, tables.TEACHINGS)
+    return TrainingDataset(
+        batch_indices,
+        tables.FULL_VIEWS,
+        tables.MASKED_VIEWS if objective.reads_masked else None,
+        distill,
         train.seed if train.document_order == "shuffled" else None,
         masked_first=objective.consistency > 0,
     )
 
 
-def _require_even_shares(num_processes: int, batch_examples: int, batch_questions: int) -> None:
-    for name, size in (("train.batch_examples", batch_examples), ("distill.batch_questions", batch_questions)):
-        if size % num_processes:
+def _require_for_processes(processes: distributed.Processes, train: TrainSettings, objective: Objective) -> None:
+    """Check the settings that several processes restrict."""
+    sizes = {"train.batch_examples": train.batch_examples, "distill.batch_questions": objective.batch_questions}
+    for name, size in sizes.items():
+        if size % processes.world_size:
             raise ConfigError(
-                f"{name} is {size}, which {num_processes} processes cannot share evenly; set it to a multiple of "
-                f"{num_processes}, or start another number of processes"
+                f"{name} is {size}, which {processes.world_size} processes cannot share evenly; set it to a multiple "
+                f"of {processes.world_size}, or start another number of processes"
             )
+    if processes.sharded and objective.contrastive and train.negatives == "graph":
+        raise ConfigError(
+            "train.negatives is graph, but the layers are sharded over processes, which gather them anew for each "
+            "backward; set it to cached"
+        )
 
 
-def _require_negatives(batch_examples: int, questions_per_document: int, objective: Objective) -> None:
+def _require_negatives(train: TrainSettings, objective: Objective) -> None:
+    """Check that a batch holds negatives for the contrastive loss."""
     if objective.contrastive == 0:
         return
-    if batch_examples < 2:
+    if train.batch_examples < 2:
         raise ConfigError(
             "train.batch_examples is 1: without a second example in the batch the contrastive loss is always 0; set it "
             "to 2 or more, or set contrastive.weight to 0.0"
         )
-    if objective.same_document == "mask" and batch_examples <= questions_per_document:
+    if objective.same_document == "mask" and train.batch_examples <= train.questions_per_document:
         raise ConfigError(
-            f"train.questions_per_document is {questions_per_document} and train.batch_examples {batch_examples}: a "
-            "batch of one document alone has no negatives; set batch_examples to twice that or more"
+            f"train.questions_per_document is {train.questions_per_document} and train.batch_examples "
+            f"{train.batch_examples}: a batch of one document alone has no negatives; set batch_examples to twice that "
+            "or more"
         )
 
 

@@ -19,10 +19,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.common import tables
+from pipeline.common import files, tables
 from pipeline.common.device import device
 from pipeline.common.methods import TRAINED
-from pipeline.model import causal_lm, loading
+from pipeline.model import loading, lora
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
 from pipeline.runtime.main import run
@@ -59,7 +59,7 @@ def main() -> None:
     with adapted.disable_adapter():
         change = _difference(_logits(adapted, prompts), evaluated)
     exact = _logits(adapted.float(), prompts)
-    with loading.workspace(out.name, out.parent) as folder:
+    with files.workspace(out.name, out.parent) as folder:
         written = folder / "merged"
         num_parameters = _write(adapted, getattr(torch, settings.dtype), card, written)
         del adapted  # the second copy needs its memory
@@ -72,7 +72,7 @@ def main() -> None:
                 f"{allowed:.2g}; nothing was kept: use the adapter as it is, or merge with model.dtype float32"
             )
         _refuse_occupied(out)
-        loading.put(written, out)
+        files.put(written, out)
     same = torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in zip(found, evaluated, strict=True)])
     print(
         f"merge: {method} in {out}, {num_parameters:,} parameters; logits at {len(same):,} positions of "
@@ -148,7 +148,7 @@ def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 def _write(adapted: PeftModel, dtype: torch.dtype, card: loading.BaseCard, folder: Path) -> int:
     """Write the merged model in this type, and its tokenizer. Returns the number of its parameters."""
-    merged: Any = causal_lm.merge(adapted)
+    merged: Any = lora.merge(adapted)
     merged.to(dtype)
     for settings in (merged.config, merged.generation_config):
         settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = card.bos_id, card.eos_id, card.pad_id

@@ -1,7 +1,7 @@
-"""The state of a training that is not finished: written whole or not there, found again only by the same training.
+"""Checkpoints of an unfinished training, written whole or not at all, and resumed only by the same training.
 
-It lies beside models/, outside of what DVC hashes and removes. Each checkpoint is a folder that gets its name when all
-of it is on disk, with a marker that holds the digest of the rest; what is not whole is passed over.
+They lie in models/.checkpoints, which DVC neither hashes nor removes. A checkpoint is a folder that gets its name once
+all of it is on disk; a marker file holds the digest of its state. Damaged checkpoints are passed over.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ SECONDS = "FOCUS_CHECKPOINT_SECONDS"
 
 
 def interval() -> float:
-    """Seconds between two checkpoints: FOCUS_CHECKPOINT_SECONDS, else five minutes; 0 is one after every step.
+    """Return the seconds between two checkpoints: FOCUS_CHECKPOINT_SECONDS, else 300; 0: one after every step.
 
     Raises:
-        ConfigError: it is no number of seconds.
+        ConfigError: FOCUS_CHECKPOINT_SECONDS is not a number of seconds.
     """
     given = os.environ.get(SECONDS) or "300"
     try:
@@ -44,7 +44,7 @@ def interval() -> float:
 
 
 def identity(settings: Mapping[str, Any], data: Sequence[Path]) -> dict[str, Any]:
-    """Everything that the adapter depends on: settings, the bytes of data and code, versions of the libraries."""
+    """Return all that the adapter depends on: settings, digests of data and code, versions of the libraries."""
     names = [name for name in sys.modules if name.partition(".")[0] == "pipeline" or name == "__main__"]
     files = {getattr(sys.modules[name], "__file__", None) for name in names}  # the stage itself is __main__
     code = [Path(path) for path in sorted(filter(None, files))]
@@ -64,10 +64,10 @@ def _digest(paths: Sequence[Path]) -> str:
 
 
 class Checkpoints:
-    """Checkpoints of one training in `folder`; `identity` names everything that its result depends on."""
+    """The checkpoints of one training in `folder`; `identity` holds all that its result depends on."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Take the folder; states that belong to another identity are removed, with a line on what changed.
+        """Lock the folder; checkpoints of another identity are removed, with a line on what changed.
 
         Raises:
             ResourceError: another process trains in this folder.
@@ -84,21 +84,24 @@ class Checkpoints:
         found = _read_json(folder / IDENTITY)
         if found != dict(identity):
             if self._places():
-                print(f"not continued, for it was trained otherwise: {_difference(found, identity)}", file=sys.stderr)
+                print(
+                    f"not resumed, because the settings, data or code differ: {_difference(found, identity)}",
+                    file=sys.stderr,
+                )
             self.remove()
             _write(folder / IDENTITY, json.dumps(dict(identity), indent=1).encode())
 
     def latest(self) -> dict[str, Any] | None:
-        """The newest state that is whole."""
+        """Return the newest state that is not damaged; damaged ones are removed."""
         for place in reversed(self._places()):
             if (state := _load(place)) is not None:
                 return state
-            print(f"{place}: not whole, removed", file=sys.stderr)
+            print(f"{place}: damaged, removed", file=sys.stderr)
             shutil.rmtree(place)  # else it would count as one of the newest
         return None
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write the state after `step` steps; older ones beyond the last few go."""
+        """Write the state after `step` steps; all but the newest NUM_KEPT checkpoints are removed."""
         place = self._folder / f"step-{step:08d}"
         unfinished = self._folder / f"unfinished-{step:08d}"
         for stale in (*self._folder.glob("unfinished-*"), place):
@@ -112,18 +115,18 @@ class Checkpoints:
             _write(unfinished / MARKER, json.dumps({"step": step, "sha256": digest}).encode())
             unfinished.rename(place)
         except OSError:
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a full disk
+            shutil.rmtree(unfinished, ignore_errors=True)  # the disk is full
             raise
         for old in self._places()[:-NUM_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def remove(self) -> None:
-        """Forget all states: the training is finished, or another one begins."""
+        """Remove all checkpoints: the training is finished, or another one begins."""
         for place in (*self._places(), *self._folder.glob("unfinished-*")):
             shutil.rmtree(place)
 
     def _places(self) -> list[Path]:
-        """The folders of checkpoints, oldest first."""
+        """Return the folders of checkpoints, oldest first."""
         return sorted(path for path in self._folder.glob("step-" + "[0-9]" * 8) if path.is_dir())
 
     def close(self) -> None:
@@ -131,7 +134,7 @@ class Checkpoints:
 
 
 def _load(place: Path) -> dict[str, Any] | None:
-    """The state in a folder, if it is what the marker says."""
+    """Return the state in a folder; None when its digest is not that of the marker."""
     marker = _read_json(place / MARKER)
     try:
         written = (place / STATE).read_bytes()
@@ -162,7 +165,7 @@ def _read_json(path: Path) -> Any:
 
 def _difference(found: Any, identity: Mapping[str, Any]) -> str:
     if not isinstance(found, dict):
-        return "its identity is lost"
+        return "its identity file is missing or damaged"
     names = sorted(name for name in {*found, *identity} if found.get(name) != identity.get(name))
     return ", ".join(f"{name} {_short(found.get(name))} -> {_short(identity.get(name))}" for name in names)
 

@@ -1,49 +1,53 @@
-"""What one process computes of one step: forwards of packed rows, and what they count in the whole.
+"""The training examples of each step as micro-batches, for one process or several.
 
-The documents of a full view in another order: against a model that answers from the places it likes best.
-
-What the teacher said, as what each process computes of it in each step.
-
-The views on disk as what each process computes in each step.
+`TrainingDataset` reads the examples with labels, `DistillationDataset` the teacher's answers. Both hold only the rows
+that some step uses in memory.
 """
 
+# B examples of the step, b those of this process, E those of a micro-batch, L tokens, N label tokens, K teacher tokens
+
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, zip_longest
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.common import tables
 from pipeline.model import collator
-from pipeline.model.collator import View
+from pipeline.model.collator import Ints, ModelInputs, TokenRow
 from pipeline.runtime.errors import ArtifactError
 
-# B examples of the batch, b those of this process, E those of a pack
+TRAIN_SPLITS = ("train",)
+DISTILL_SPLITS = ("train", "unlabelled")
 
 
-class Pack(NamedTuple):
-    """One forward."""
+class MicroBatch(NamedTuple):
+    """The rows of one forward."""
 
-    view: View
+    inputs: ModelInputs
     places_E: Tensor
     """Place of each example among those of this process; + b where it is the example's masked view."""
     idle: bool = False
-    """Computed to keep step with the other processes, counted by none."""
+    """Computed to keep step with the other processes, but not counted."""
 
     def is_masked(self, num_own: int) -> bool:
-        """All its rows are masked views, of a process that has `num_own` examples."""
+        """Return whether all rows are masked views, on a process that has `num_own` examples."""
         return bool((self.places_E >= num_own).all())
 
+    def to(self, device: torch.device) -> "MicroBatch":
+        return MicroBatch(self.inputs.to(device), self.places_E.to(device), self.idle)
 
-class Batch(NamedTuple):
-    """What this process computes of a step."""
 
-    packs: Sequence[Pack]
+class StepBatch(NamedTuple):
+    """What this process computes in one training step, and the counts of all processes that normalise the losses."""
+
+    micro_batches: Sequence[MicroBatch]
+    """Empty when no label is used."""
     num_own: int
     """b."""
     num_labels_full: int
@@ -51,34 +55,251 @@ class Batch(NamedTuple):
     num_labels_masked: int
     same_document_BB: Tensor | None
     """True for two examples over one context, never on the diagonal; None when there are none."""
-    taught: Sequence[Pack] = ()
-    """Views with a teacher's distribution, apart from the others; their places mean nothing."""
-    num_labels_taught: int = 0
-    """Of the step, over all processes."""
+    distill: Sequence[MicroBatch] = ()
+    """Views with the teacher's distribution as target; their places mean nothing."""
+    num_labels_distill: int = 0
+    """Label tokens of these in the step, over all processes."""
 
-    def to(self, device: torch.device) -> "Batch":
-        packs, taught = (
-            [Pack(pack.view.to(device), pack.places_E.to(device), pack.idle) for pack in found]
-            for found in (self.packs, self.taught)
+    def to(self, device: torch.device) -> "StepBatch":
+        return self._replace(
+            micro_batches=[micro_batch.to(device) for micro_batch in self.micro_batches],
+            same_document_BB=None if self.same_document_BB is None else self.same_document_BB.to(device),
+            distill=[micro_batch.to(device) for micro_batch in self.distill],
         )
-        same = None if self.same_document_BB is None else self.same_document_BB.to(device)
-        return self._replace(packs=packs, same_document_BB=same, taught=taught)
 
 
-Ints = NDArray[np.int32]
+class _TokenView(NamedTuple):
+    """The token ids of one view of an example."""
+
+    input_ids: Ints
+    position_ids: Ints
+    prompt_end: int
+    num_shared: int = 0
+    """Tokens of the context, which questions over it share."""
+    chunks: tuple[Sequence[int], Sequence[int], Sequence[str]] = ((), (), ())
+    """Token spans of the chunks and their documents, where the documents are shuffled."""
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.input_ids) - self.prompt_end
+
+    @property
+    def row(self) -> TokenRow:
+        return collator.row_of_one(self.input_ids, self.position_ids, self.prompt_end)
+
+
+class _PlacedRow(NamedTuple):
+    """A row, and the places of its examples among those of its process."""
+
+    row: TokenRow
+    places: list[int]
+
+
+class TrainingDataset:
+    """The examples with labels, and beside them the distillation examples."""
+
+    def __init__(
+        self,
+        batch_indices: Sequence[Sequence[int]],
+        full: tables.Table,
+        masked: tables.Table | None,
+        distill: "DistillationDataset | None" = None,
+        shuffle_seed: int | None = None,
+        masked_first: bool = False,
+    ) -> None:
+        """Read the views of all examples that `batch_indices` names.
+
+        Args:
+            batch_indices: the examples of each step, as places in split train.
+            full, masked: the tables of views; no `masked`: the masked views are not used.
+            shuffle_seed: at each step, the documents of a full view are put in another random order; None: as given.
+            masked_first: masked views go through forwards of their own, before those of the full views.
+
+        Raises:
+            ArtifactError: a table is missing or damaged, or the two are not of the same examples.
+        """
+        self.batch_indices = batch_indices
+        self._distill, self._shuffle_seed, self._masked_first = distill, shuffle_seed, masked_first
+        examples = _examples(full, TRAIN_SPLITS)
+        self._keys = examples["context_key"].to_list()
+        used = sorted({index for batch in batch_indices for index in batch})
+        rows, example_ids = ([examples[name][index] for index in used] for name in ("row", "example_id"))
+        self.example_ids = dict(zip(used, example_ids, strict=True))
+        columns = ["input_ids", "prompt_end"]
+        spans = [] if shuffle_seed is None else ["chunk_ids", "chunk_starts", "chunk_ends"]
+        found = tables.take(full, [*columns, "question_start", *spans], rows)
+        self._full = {index: _full_view(row) for index, row in zip(used, found, strict=True)}
+        self._masked: dict[int, _TokenView] = {}
+        if masked is not None:
+            _require_examples(masked, full, _ids(full))
+            found = tables.take(masked, [*columns, "position_ids"], rows)
+            self._masked = {index: _TokenView(**row) for index, row in zip(used, found, strict=True)}
+
+    @property
+    def num_examples(self) -> int:
+        """Distinct examples with labels."""
+        return len(self._full)
+
+    def example_ids_of(self, step: int) -> tuple[list[str], list[str]]:
+        """Return the ids of a step's examples with labels and of its distillation examples."""
+        distilled = [] if self._distill is None else self._distill.example_ids_of(step)
+        return [self.example_ids[index] for index in self.batch_indices[step]], distilled
+
+    def batch(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, world_size: int = 1) -> StepBatch:
+        """Return what process `rank` of `world_size` computes in a step: an equal share of the examples."""
+        indices = self.batch_indices[step]
+        placed = [self._rows(share, step) for share in _shares(indices, world_size)]
+        num_own = len(indices) // world_size
+
+        def micro_batch(group: Sequence[int]) -> MicroBatch:
+            own = [placed[rank][index] for index in group]
+            inputs = collator.collate([row for row, _ in own], pad_id)
+            return MicroBatch(inputs, torch.tensor([place for _, places in own for place in places]))
+
+        groups = [self._groups([row for row, _ in rows], num_own, batch_tokens) for rows in placed]
+        distill, num_labels_distill = (
+            ([], 0)
+            if self._distill is None
+            else self._distill.micro_batches(step, batch_tokens, pad_id, rank, world_size)
+        )
+        return StepBatch(
+            _micro_batches(groups, rank, micro_batch),
+            num_own,
+            sum(self._full[index].num_labels for index in indices),
+            sum(self._masked[index].num_labels for index in indices if self._masked),
+            self._same_document(indices),
+            distill,
+            num_labels_distill,
+        )
+
+    def _groups(self, rows: Sequence[TokenRow], num_own: int, batch_tokens: int) -> list[list[int]]:
+        """Return the indices of the rows of each forward; `rows` in the order of `_rows`."""
+        if not self._masked_first:
+            return collator.group_rows(rows, batch_tokens)
+        num_full = len(rows) - num_own
+        masked = [[num_full + index for index in group] for group in collator.group_rows(rows[num_full:], batch_tokens)]
+        return [*masked, *collator.group_rows(rows[:num_full], batch_tokens)]
+
+    def _rows(self, indices: Sequence[int], step: int) -> list[_PlacedRow]:
+        """Return the rows of the full views, neighbours over one context in one row, then those of the masked views."""
+        neighbours: list[list[int]] = []
+        for place, index in enumerate(indices):
+            if neighbours and self._share_context(indices[neighbours[-1][0]], index):
+                neighbours[-1].append(place)
+            else:
+                neighbours.append([place])
+        placed: list[_PlacedRow] = []
+        for places in neighbours:
+            views = [self._view(indices[place], step) for place in places]
+            row = views[0].row
+            if len(views) > 1:
+                ids, ends = [view.input_ids for view in views], [view.prompt_end for view in views]
+                row = collator.row_of_many(ids, ends, views[0].num_shared)
+            placed.append(_PlacedRow(row, places))
+        if self._masked:
+            placed += [_PlacedRow(self._masked[index].row, [len(indices) + i]) for i, index in enumerate(indices)]
+        return placed
+
+    def _view(self, index: int, step: int) -> _TokenView:
+        """Return the full view as this step reads it; all questions over one context read it in one order."""
+        view = self._full[index]
+        if self._shuffle_seed is None:
+            return view
+        seed = [self._shuffle_seed, step, zlib.crc32(self._keys[index].encode())]
+        return view._replace(input_ids=shuffled(view.input_ids, *view.chunks, seed))
+
+    def _share_context(self, one: int, other: int) -> bool:
+        """Return whether the contexts of two examples are equal token for token."""
+        if self._keys[one] != self._keys[other]:
+            return False
+        first, second = self._full[one], self._full[other]
+        num = first.num_shared
+        return 0 < num == second.num_shared and np.array_equal(first.input_ids[:num], second.input_ids[:num])
+
+    def _same_document(self, indices: Sequence[int]) -> Tensor | None:
+        keys = [self._keys[index] for index in indices]
+        if len(set(keys)) == len(keys):
+            return None
+        same = np.array([[one == other for other in keys] for one in keys])
+        np.fill_diagonal(same, False)
+        return torch.from_numpy(same)
+
+
+class _DistillationExample(NamedTuple):
+    """The prompt of a full view with the teacher's answer, and the teacher's likeliest tokens at each answer token."""
+
+    example_id: str
+    row: TokenRow
+    teacher_ids_NK: NDArray[np.int64]
+    teacher_log_probs_NK: NDArray[np.float32]
+
+
+class DistillationDataset:
+    """The examples whose answers come from the teacher."""
+
+    def __init__(self, batch_indices: Sequence[Sequence[int]], full: tables.Table, teachings: tables.Table) -> None:
+        """Read prompts and teacher's answers of all examples that `batch_indices` names, as places in DISTILL_SPLITS.
+
+        Raises:
+            ArtifactError: a table is missing or damaged, or the two are not of the same examples.
+        """
+        self._batch_indices = batch_indices
+        examples = _examples(full, DISTILL_SPLITS)
+        _require_examples(teachings, full, examples["example_id"].to_list())
+        used = sorted({index for batch in batch_indices for index in batch})
+        rows = [examples["row"][index] for index in used]
+        views = tables.take(full, ["example_id", "input_ids", "prompt_end"], rows)
+        answers = tables.take(teachings, None, used)
+        self._examples = {
+            index: _distillation_example(view, answer) for index, view, answer in zip(used, views, answers, strict=True)
+        }
+
+    def example_ids_of(self, step: int) -> list[str]:
+        return [self._examples[index].example_id for index in self._batch_indices[step]]
+
+    def micro_batches(
+        self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, world_size: int = 1
+    ) -> tuple[list[MicroBatch], int]:
+        """Return the micro-batches of process `rank`, and the label tokens of the step over all processes."""
+        indices = self._batch_indices[step]
+        shares = _shares(indices, world_size)
+
+        def micro_batch(group: Sequence[int]) -> MicroBatch:
+            examples = [self._examples[shares[rank][place]] for place in group]
+            inputs = collator.collate([example.row for example in examples], pad_id)._replace(
+                teacher_ids_NK=torch.from_numpy(np.concatenate([example.teacher_ids_NK for example in examples])),
+                teacher_log_probs_NK=torch.from_numpy(
+                    np.concatenate([example.teacher_log_probs_NK for example in examples])
+                ),
+            )
+            return MicroBatch(inputs, torch.arange(len(examples)))
+
+        rows = [[self._examples[index].row for index in share] for share in shares]
+        groups = [collator.group_rows(share, batch_tokens) for share in rows]
+        num_labels = sum(len(self._examples[index].teacher_ids_NK) for index in indices)
+        return _micro_batches(groups, rank, micro_batch), num_labels
+
+
+def context_keys(full: tables.Table, splits: Sequence[str] = TRAIN_SPLITS) -> list[str]:
+    """Return each example's context key: examples of `splits` with equal keys are about one context.
+
+    The key is the gold document where it is known, else the whole context.
+    """
+    keys: list[str] = _examples(full, splits)["context_key"].to_list()
+    return keys
 
 
 def shuffled(
     input_ids_L: Ints, chunk_starts: Sequence[int], chunk_ends: Sequence[int], documents: Sequence[str], seed: list[int]
 ) -> Ints:
-    """The token ids with the documents between the first chunk and the last in a drawn order, shape (L,).
+    """Return the token ids with the documents in a random order, shape (L,); equal seeds give equal orders.
 
-    A document's chunks stay together and in order; what stands before the first chunk (BOS, instruction) and behind the
-    last one (question, answer) stays where it is. Positions run on as before. Equal seeds draw equal orders.
+    A document's chunks stay together and in order. Tokens before the first chunk (BOS, instruction) and behind the last
+    one (question, answer) stay in place. Position ids do not change.
 
     Args:
         chunk_starts, chunk_ends: token spans of the chunks, in context order, without a gap.
-        documents: of each chunk.
+        documents: the document of each chunk.
     """
     if not len(chunk_starts):
         return input_ids_L
@@ -92,247 +313,71 @@ def shuffled(
     return np.concatenate([input_ids_L[:first], *(pieces[place] for place in order), input_ids_L[last:]])
 
 
-SPLITS = ("train", "unlabelled")
+def _shares(indices: Sequence[int], world_size: int) -> list[Sequence[int]]:
+    """Split the examples of a step evenly over the processes."""
+    num_own = len(indices) // world_size
+    assert num_own * world_size == len(indices), (len(indices), world_size)
+    return [indices[rank * num_own : (rank + 1) * num_own] for rank in range(world_size)]
 
 
-class _Question(NamedTuple):
-    """The full view with the teacher's answer behind it; N tokens of that, the teacher's K likeliest at each."""
+def _micro_batches(
+    groups: Sequence[Sequence[Sequence[int]]], rank: int, micro_batch: Callable[[Sequence[int]], MicroBatch]
+) -> list[MicroBatch]:
+    """Make the micro-batches of process `rank`, and idle ones until it has as many as every other process.
 
-    example_id: str
-    row: collator.Row
-    top_ids_NK: NDArray[np.int64]
-    top_log_probs_NK: NDArray[np.float32]
+    All processes take part in each forward where layers are sharded, so none may have fewer.
 
-
-class Taught:
-    """The taught questions of a schedule; only rows that some step uses are held in memory."""
-
-    def __init__(self, batches: Sequence[Sequence[int]], full: Path, teachings: Path) -> None:
-        self._batches = batches
-        used = {index for batch in batches for index in batch}
-        self._questions: dict[int, _Question] = {}
-        columns = ["example_id", "split", "input_ids", "prompt_end"]
-        views = (row for row in tables.scan(tables.FULL_VIEWS.at(full), columns) if row["split"] in SPLITS)
-        said = tables.scan(tables.TEACHINGS.at(teachings))
-        for index, (view, answer) in enumerate(zip_longest(views, said, fillvalue={"example_id": "no row"})):
-            if view["example_id"] != answer["example_id"]:
-                raise ArtifactError(
-                    f"{teachings}: row {index + 1} is of {answer['example_id']}, in {full} of {view['example_id']}; "
-                    "run `dvc repro -f teach`"
-                )
-            if index in used:
-                self._questions[index] = _question(view, answer)
-
-    def named(self, step: int) -> list[str]:
-        """Ids of the questions of a step."""
-        return [self._questions[index].example_id for index in self._batches[step]]
-
-    def packs(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1) -> tuple[list[Pack], int]:
-        """The forwards of process `rank` of `num`, as many as each has, and the label tokens of all."""
-        indices = self._batches[step]
-        num_own = len(indices) // num
-        assert num_own * num == len(indices), (len(indices), num)
-        shares = [indices[other * num_own : (other + 1) * num_own] for other in range(num)]
-        packed = [
-            list(collator.packs([self._questions[index].row for index in share], batch_tokens)) for share in shares
-        ]
-        found = [self._pack([shares[rank][place] for place in pack], pad_id) for pack in packed[rank]]
-        found += [found[-1]._replace(idle=True)] * (max(map(len, packed)) - len(found))
-        return found, sum(len(self._questions[index].top_ids_NK) for index in indices)
-
-    def _pack(self, indices: Sequence[int], pad_id: int) -> Pack:
-        questions = [self._questions[index] for index in indices]
-        view = collator.collate([question.row for question in questions], pad_id)
-        view = view._replace(
-            taught_ids_NK=torch.from_numpy(np.concatenate([question.top_ids_NK for question in questions])),
-            taught_log_probs_NK=torch.from_numpy(np.concatenate([question.top_log_probs_NK for question in questions])),
-        )
-        return Pack(view, torch.arange(len(questions)))
+    Args:
+        groups: for each process, the groups of rows that share a forward.
+    """
+    own = [micro_batch(group) for group in groups[rank]]
+    return own + [own[-1]._replace(idle=True)] * (max(map(len, groups)) - len(own)) if own else []
 
 
-def _question(view: tables.Row, said: tables.Row) -> _Question:
-    prompt_end, answer = view["prompt_end"], said["output_ids"]
-    ids = np.asarray([*view["input_ids"][:prompt_end], *answer], dtype=np.int32)
-    shape = (len(answer), said["num_top"])
-    return _Question(
-        view["example_id"],
-        collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end),
-        np.asarray(said["top_ids"], dtype=np.int64).reshape(shape),
-        np.asarray(said["top_log_probs"], dtype=np.float32).reshape(shape),
+def _examples(full: tables.Table, splits: Sequence[str]) -> pl.DataFrame:
+    """Return row number, example_id and context_key of the full views of `splits`."""
+    position = pl.col("gold_position")
+    gold_document = pl.col("document_ids").list.get(position, null_on_oob=True)
+    context_key = pl.when(position >= 0).then(gold_document).otherwise(pl.col("document_ids").list.join("\n"))
+    columns = ["example_id", "split", "document_ids", "gold_position"]
+    return (
+        tables.frame(full, columns)
+        .with_row_index("row")
+        .filter(pl.col("split").is_in(splits))
+        .select("row", "example_id", context_key=context_key)
     )
 
 
-class _View(NamedTuple):
-    input_ids: Ints
-    position_ids: Ints
-    prompt_end: int
-    num_shared: int
-    """Tokens of the context, which questions over it share."""
-    chunks: tuple[Sequence[int], Sequence[int], Sequence[str]] = ((), (), ())
-    """Token spans of the chunks and their documents, where these are to be shuffled."""
-
-    @property
-    def num_labels(self) -> int:
-        return len(self.input_ids) - self.prompt_end
-
-    @property
-    def row(self) -> collator.Row:
-        return collator.row_of_one(self.input_ids, self.position_ids, self.prompt_end)
+def _ids(table: tables.Table) -> list[str]:
+    ids: list[str] = tables.frame(table, ["example_id"])["example_id"].to_list()
+    return ids
 
 
-class _Planned(NamedTuple):
-    """A row, and where its examples stand among those of its process."""
-
-    row: collator.Row
-    places: list[int]
-
-
-class TrainingData:
-    """The training examples of a schedule; only rows that some step uses are held in memory."""
-
-    def __init__(
-        self,
-        batches: Sequence[Sequence[int]],
-        full: Path,
-        masked: Path | None,
-        taught: Taught | None = None,
-        shuffle_seed: int | None = None,
-        masked_first: bool = False,
-    ) -> None:
-        """`shuffle_seed`: the documents of each full view stand in another drawn order at each step; None: as given.
-        `masked_first`: masked views in forwards of their own, before those of the full views.
-        """
-        self.batches = batches
-        self._masked_first = masked_first
-        self._taught = taught
-        self._shuffle_seed = shuffle_seed
-        used = {index for batch in batches for index in batch}
-        self._keys = context_keys(full)
-        self.example_ids: dict[int, str] = {}
-        self._full: dict[int, _View] = {}
-        self._masked: dict[int, _View] = {}
-        columns = ["example_id", "input_ids", "prompt_end"]
-        num_train = 0
-        spans = [] if shuffle_seed is None else ["chunk_ids", "chunk_starts", "chunk_ends"]
-        for row in tables.scan(tables.FULL_VIEWS.at(full), [*columns, "split", "question_start", *spans]):
-            if row["split"] == "train":
-                if num_train in used:
-                    ids = np.asarray(row["input_ids"], dtype=np.int32)
-                    places = np.arange(len(ids), dtype=np.int32)
-                    view = _View(ids, places, row["prompt_end"], row["question_start"])
-                    if spans:
-                        documents = [chunk_id.rpartition("#")[0] for chunk_id in row["chunk_ids"]]
-                        view = view._replace(chunks=(row["chunk_starts"], row["chunk_ends"], documents))
-                    self._full[num_train] = view
-                    self.example_ids[num_train] = row["example_id"]
-                num_train += 1
-        if masked is not None:
-            index_of = {example_id: index for index, example_id in self.example_ids.items()}
-            for row in tables.scan(tables.MASKED_VIEWS.at(masked), [*columns, "position_ids"]):
-                if (index := index_of.get(row["example_id"])) is not None:
-                    ids, places = (np.asarray(row[name], dtype=np.int32) for name in ("input_ids", "position_ids"))
-                    self._masked[index] = _View(ids, places, row["prompt_end"], 0)
-
-    @property
-    def num_examples(self) -> int:
-        """Distinct examples with labels."""
-        return len(self._full)
-
-    def named(self, step: int) -> tuple[list[str], list[str]]:
-        """Ids of the examples of a step, and of the questions that are taught in it."""
-        taught = [] if self._taught is None else self._taught.named(step)
-        return [self.example_ids[index] for index in self.batches[step]], taught
-
-    def batch(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, num: int = 1) -> Batch:
-        """What process `rank` of `num` computes in a step: a `num`-th of the examples, in as many forwards as each."""
-        indices = self.batches[step]
-        num_own = len(indices) // num
-        assert num_own * num == len(indices), (len(indices), num)
-        shares = [indices[other * num_own : (other + 1) * num_own] for other in range(num)]
-        # Where layers are sharded each forward is a conversation of all processes, so none may have fewer.
-        planned = [self._rows(share, step) for share in (shares if num > 1 else shares[rank:])]
-        packed = [self._packs([plan.row for plan in plans], num_own, batch_tokens) for plans in planned]
-        own, own_packs = (planned[rank], packed[rank]) if num > 1 else (planned[0], packed[0])
-        packs = [
-            Pack(
-                collator.collate([own[index].row for index in pack], pad_id),
-                torch.tensor([place for index in pack for place in own[index].places]),
+def _require_examples(table: tables.Table, full: tables.Table, expected: list[str]) -> None:
+    """Check that the rows of a table are of the `expected` examples of the full views, in order."""
+    for number, (found, wanted) in enumerate(zip_longest(_ids(table), expected, fillvalue="no example")):
+        if found != wanted:
+            raise ArtifactError(
+                f"{table}: row {number + 1} is of {found}, in {full} of {wanted}; run `dvc repro -f {table.stage}`"
             )
-            for pack in own_packs
-        ]
-        if packs:  # none where no label is used
-            packs += [packs[-1]._replace(idle=True)] * (max(map(len, packed)) - len(packs))
-        taught, num_labels_taught = (
-            ([], 0) if self._taught is None else self._taught.packs(step, batch_tokens, pad_id, rank, num)
-        )
-        return Batch(
-            packs,
-            num_own,
-            sum(self._full[index].num_labels for index in indices),
-            sum(self._masked[index].num_labels for index in indices if self._masked),
-            self._same_document(indices),
-            taught,
-            num_labels_taught,
-        )
-
-    def _packs(self, rows: Sequence[collator.Row], num_own: int, batch_tokens: int) -> list[list[int]]:
-        """Indices of the rows of each forward; `rows` as `_rows` gives them."""
-        if not self._masked_first:
-            return list(collator.packs(rows, batch_tokens))
-        num_full = len(rows) - num_own
-        masked = [[num_full + index for index in pack] for pack in collator.packs(rows[num_full:], batch_tokens)]
-        return [*masked, *collator.packs(rows[:num_full], batch_tokens)]
-
-    def _rows(self, indices: Sequence[int], step: int = 0) -> list[_Planned]:
-        """The full views, neighbours over one context in one row, then the masked views."""
-        groups: list[list[int]] = []
-        for place, index in enumerate(indices):
-            if groups and self._share(indices[groups[-1][0]], index):
-                groups[-1].append(place)
-            else:
-                groups.append([place])
-        planned: list[_Planned] = []
-        for places in groups:
-            views = [self._view(indices[place], step) for place in places]
-            if len(views) == 1:
-                planned.append(_Planned(views[0].row, places))
-            else:
-                ids, ends = [view.input_ids for view in views], [view.prompt_end for view in views]
-                planned.append(_Planned(collator.row_of_many(ids, ends, views[0].num_shared), places))
-        if self._masked:
-            planned += [_Planned(self._masked[index].row, [len(indices) + i]) for i, index in enumerate(indices)]
-        return planned
-
-    def _view(self, index: int, step: int) -> _View:
-        """The full view as the step reads it; questions over one context read it in one order."""
-        view = self._full[index]
-        if self._shuffle_seed is None:
-            return view
-        seed = [self._shuffle_seed, step, zlib.crc32(self._keys[index].encode())]
-        return view._replace(input_ids=shuffled(view.input_ids, *view.chunks, seed))
-
-    def _share(self, one: int, other: int) -> bool:
-        """Whether the contexts are token for token the same."""
-        if self._keys[one] != self._keys[other]:
-            return False
-        first, second = self._full[one], self._full[other]
-        num = first.num_shared
-        return 0 < num == second.num_shared and np.array_equal(first.input_ids[:num], second.input_ids[:num])
-
-    def _same_document(self, indices: Sequence[int]) -> torch.Tensor | None:
-        keys = [self._keys[index] for index in indices]
-        if len(set(keys)) == len(keys):
-            return None
-        same = np.array([[one == other for other in keys] for one in keys])
-        np.fill_diagonal(same, False)
-        return torch.from_numpy(same)
 
 
-def context_keys(full: Path, splits: Sequence[str] = ("train",)) -> list[str]:
-    """What makes two examples of `splits` share a context, for each: the gold document, or else the whole context."""
-    rows = tables.scan(tables.FULL_VIEWS.at(full), ["split", "document_ids", "gold_position"])
-    return [
-        row["document_ids"][row["gold_position"]] if row["gold_position"] >= 0 else "\n".join(row["document_ids"])
-        for row in rows
-        if row["split"] in splits
-    ]
+def _full_view(row: tables.Row) -> _TokenView:
+    ids = row["input_ids"]
+    view = _TokenView(ids, np.arange(len(ids), dtype=np.int32), row["prompt_end"], row["question_start"])
+    if "chunk_ids" not in row:
+        return view
+    documents = [chunk_id.rpartition("#")[0] for chunk_id in row["chunk_ids"]]
+    return view._replace(chunks=(row["chunk_starts"], row["chunk_ends"], documents))
+
+
+def _distillation_example(view: tables.Row, answer: tables.Row) -> _DistillationExample:
+    prompt_end, output_ids = view["prompt_end"], answer["output_ids"]
+    ids = np.concatenate([view["input_ids"][:prompt_end], output_ids])
+    shape = (len(output_ids), answer["num_top"])
+    return _DistillationExample(
+        view["example_id"],
+        collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end),
+        answer["top_ids"].astype(np.int64).reshape(shape),
+        answer["top_log_probs"].reshape(shape),
+    )

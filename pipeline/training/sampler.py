@@ -1,4 +1,4 @@
-"""Which examples stand in the batch of every step."""
+"""Batch sampler: which examples are in the batch of each step."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,20 +8,23 @@ import numpy as np
 from pipeline.runtime.errors import ConfigError, DataError
 
 
-def schedule(
+def batch_indices(
     context_keys: Sequence[str], steps: int, batch_examples: int, seed: int, questions_per_document: int = 1
 ) -> list[list[int]]:
-    """Indices of the examples of every step: each pass over the data in a new order, contexts apart or together.
+    """Return the indices of each step's examples; each epoch has a new random order.
 
-    Two questions about one context are false negatives of each other, for their contexts are almost the same text. So
-    a context stands once in a batch, and an example that would stand beside its own context waits for a later batch.
-    With `questions_per_document` above 1, up to that many examples of a context stand in a batch side by side: they
-    share the context's computation, and the contrastive loss can leave their pairs out.
+    Two questions about one context are false negatives of each other, because their contexts are almost the same text.
+    So a batch holds a context once, and further examples of that context wait for a later batch. With
+    `questions_per_document` above 1, a batch holds up to that many examples of a context side by side: they share the
+    context's computation, and the contrastive loss can leave their pairs out.
 
-    The order depends on the seed and the pass alone, so that a resumed run goes on in the same order.
+    The order depends on the seed and the epoch alone, so a resumed run continues in the same order.
+
+    Args:
+        context_keys: examples with equal keys are about one context.
 
     Raises:
-        DataError: there is no example at all.
+        DataError: there is no example.
         ConfigError: there are fewer contexts than a batch needs.
     """
     if not context_keys:
@@ -37,29 +40,29 @@ def schedule(
         )
     batches: list[list[int]] = []
     waiting: list[int] = []
-    num_passes = 0
+    epoch = 0
     while len(batches) < steps:
         if _num_usable([context_keys[index] for index in set(waiting)], questions_per_document) < batch_examples:
-            order = np.random.default_rng([seed, num_passes]).permutation(len(context_keys))
+            order = np.random.default_rng([seed, epoch]).permutation(len(context_keys))
             waiting += order.tolist()
-            num_passes += 1
+            epoch += 1
             continue
         batch = _next_batch(waiting, context_keys, batch_examples, questions_per_document)
         batches.append(batch)
         for index in batch:
-            waiting.remove(index)  # once: at the turn of a pass an example may wait twice
+            waiting.remove(index)  # only once: at the turn of an epoch an example may wait twice
     return batches
 
 
 def _num_usable(context_keys: Sequence[str], questions_per_document: int) -> int:
-    """Examples that may stand in one batch."""
+    """Return how many examples one batch can hold."""
     return sum(min(count, questions_per_document) for count in Counter(context_keys).values())
 
 
 def _next_batch(
     waiting: Sequence[int], context_keys: Sequence[str], batch_examples: int, questions_per_document: int
 ) -> list[int]:
-    """Examples in the order they wait, each followed by those of its context that wait behind it."""
+    """Return the examples that have waited longest, each followed by the waiting examples of its context."""
     of_context: dict[str, list[int]] = {}
     for index in waiting:
         group = of_context.setdefault(context_keys[index], [])

@@ -15,18 +15,18 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 FOLDER = "runs"
 
 
-class Watchers:
+class Trackers:
     """The trackers of one run."""
 
     def __init__(self, names: list[str], run: str, settings: Mapping[str, Any]) -> None:
-        """Start them; one that cannot start is left out with a line."""
+        """Start the trackers; one that cannot start is left out, with a line on stderr."""
         self._trackers: list[Any] = []
         for name in names:
             try:
                 tracker = _start(name, run)
                 tracker.store_init_configuration(dict(settings))
                 self._trackers.append(tracker)
-            except Exception as error:  # a server that is down, a login that is missing: each package has its own
+            except Exception as error:  # such as a server that is down or a missing login; each package raises its own
                 _left_out(name, error)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -46,10 +46,10 @@ class Watchers:
 
 
 def chosen() -> list[str]:
-    """The names in FOCUS_TRACKERS.
+    """Return the names in FOCUS_TRACKERS.
 
     Raises:
-        ConfigError: one is not known, or its package is not installed.
+        ConfigError: a name is unknown, or its package is not installed.
     """
     names = [name.strip() for name in (os.environ.get(TRACKERS) or "").split(",") if name.strip()]
     for name in names:
@@ -65,13 +65,13 @@ def _start(name: str, run: str) -> Any:
     if name == "tensorboard":
         tracker: Any = tracking.TensorBoardTracker(run, logging_dir=FOLDER)
     elif name == "wandb":
-        # Nothing leaves the machine unless asked to; `wandb sync` sends it later.
+        # Nothing leaves the machine by default; `wandb sync` sends it later.
         os.environ.setdefault("WANDB_MODE", "offline")
         os.environ.setdefault("WANDB_DIR", FOLDER)
         tracker = tracking.WandBTracker("focused-learning", name=run)
     else:
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{FOLDER}/mlflow.db")
-        # A server that is down costs seconds, not the minutes that mlflow would wait by itself.
+        # Fail after seconds when the server is down, not after the minutes that mlflow waits by default.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         tracker = tracking.MLflowTracker("focused-learning", run_name=run)

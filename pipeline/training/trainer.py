@@ -1,9 +1,4 @@
-"""Versions of what computes: each training notes them beside its curves.
-
-A signal that ends a long loop between two of its rounds, with all it has.
-
-The training loop: steps, curves, checkpoints, a clean stop; on one process or many.
-"""
+"""The training loop: steps, curves, checkpoints, a clean stop; on one process or many."""
 
 import platform
 import signal
@@ -30,177 +25,148 @@ from torch.distributed.checkpoint.state_dict import (
 from tqdm import tqdm
 
 from pipeline.common import curves
-from pipeline.model import causal_lm
+from pipeline.model import causal_lm, lora
 from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import NumericError, ResourceError
 from pipeline.runtime.settings import TrainSettings
-from pipeline.training import checkpoint, grad_cache, trackers
-from pipeline.training.dataset import Batch, TrainingData
+from pipeline.training import checkpoint, grad_cache
+from pipeline.training.dataset import StepBatch, TrainingDataset
 from pipeline.training.objective import Encoder, Objective
+from pipeline.training.trackers import Trackers
 
 PACKAGES = ("accelerate", "dvc", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
-
-
-def versions() -> dict[str, str]:
-    """Name -> version, of Python and PACKAGES."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
-
-
-class Stop:
-    """Whether it was told to stop."""
-
-    told = False
-
-
-@contextmanager
-def stoppable() -> Iterator[Stop]:
-    """Within, SIGTERM and SIGINT are noted, to be obeyed where it suits; a second Ctrl-C interrupts at once.
-
-    A second SIGTERM does not: a queue sends it to the launcher and to the processes, and the launcher passes it on.
-    """
-    stop = Stop()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if stop.told and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.told = True
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 _TRAINABLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 
 
-class Point(NamedTuple):
-    """The curves at one step: means since the point before."""
+class TrainingPoint(NamedTuple):
+    """The curves at one step: means over the steps since the point before."""
 
     step: int
     values: dict[str, float]
 
 
-class Fitted(NamedTuple):
-    """What a training leaves."""
+class TrainOutput(NamedTuple):
+    """The result of a training run."""
 
     weights: dict[str, Tensor] | None
-    """Of the whole network, by name, where the network itself holds only a shard of them."""
-    points: list[Point]
+    """All weights of the network by name, where the network itself holds only a shard of them; else None."""
+    points: list[TrainingPoint]
 
 
 def fit(
-    adapted: torch.nn.Module,
-    data: TrainingData,
+    network: torch.nn.Module,
+    dataset: TrainingDataset,
     objective: Objective,
     settings: TrainSettings,
     *,
     pad_id: int,
-    retained: bool,
     processes: Processes,
-    kept: checkpoint.Checkpoints | None,
-    watchers: trackers.Watchers,
-) -> Fitted:
-    """Train the adapter over the batches of `data`, in place where its weights are not sharded.
+    checkpoints: checkpoint.Checkpoints | None,
+    trackers: Trackers,
+) -> TrainOutput:
+    """Train the adapter on the batches of `dataset`, in place where its weights are not sharded.
 
-    Goes on from the newest checkpoint of `kept`. A SIGTERM or SIGINT ends it behind the step in work, with a
-    checkpoint.
+    The newest checkpoint is resumed. SIGTERM or SIGINT ends the loop after the current step, with a checkpoint.
+
+    Args:
+        checkpoints: None in all processes but the first.
 
     Raises:
         NumericError: a loss or the gradient's norm is not finite.
-        KeyboardInterrupt: it was told to stop.
+        ResourceError: out of memory.
+        KeyboardInterrupt: a signal ended the loop.
     """
+    decoder = causal_lm.unwrap(network)
     if settings.activation_checkpointing:
-        whole: Any = causal_lm.unwrap(adapted)
-        whole.activation_checkpointing_enable({"use_reentrant": False})
-    adapted.train()
-    layers = causal_lm.unwrap(adapted)._no_split_modules
-    encoder = processes.spread(Encoder(adapted, objective.representation), layers)
-    run = _Run(encoder, _optimizer(adapted, settings), settings)
-    state = processes.share(kept.latest() if kept is not None else None)
+        decoder.activation_checkpointing_enable({"use_reentrant": False})
+    network.train()
+    encoder = processes.prepare(Encoder(network, objective.representation), decoder._no_split_modules)
+    run = _Run(encoder, _optimizer(network, settings), settings)
+    state = processes.broadcast(checkpoints.latest() if checkpoints is not None else None)
     if state is not None:
-        run.restore(state)
-        if processes.first:
-            print(f"goes on after step {run.done:,} of {settings.steps:,}", file=sys.stderr)
+        run.load_state_dict(state)
+        if processes.is_main:
+            print(f"resumed after step {run.done:,} of {settings.steps:,}", file=sys.stderr)
     for point in run.points:
-        watchers.log(point.step, point.values)
+        trackers.log(point.step, point.values)
     saved_at, every = time.monotonic(), checkpoint.interval()
     with (
-        stoppable() as stop,
+        interruptible() as interrupt,
         tqdm(total=settings.steps, initial=run.done, desc="train", unit=" steps", disable=None) as bar,
     ):
         while run.done < settings.steps:
             step = run.done
             _seed(settings.seed, step, processes.rank)
-            batch = data.batch(step, settings.batch_tokens, pad_id, processes.rank, processes.num)
+            batch = dataset.batch(step, settings.batch_tokens, pad_id, processes.rank, processes.world_size)
             batch = batch.to(processes.device)
-            with _named_shortage(batch, retained):
-                outcome = grad_cache.accumulate(encoder, batch, objective, retained, processes)
-            grad_norm = processes.clip(encoder.parameters(), settings.max_grad_norm)
-            _require_finite(outcome, grad_norm, step, *data.named(step))
-            run.advance(outcome, grad_norm)
+            with _out_of_memory_named(batch, keeps_graph=objective.contrastive > 0 and settings.negatives == "graph"):
+                losses = grad_cache.accumulate(encoder, batch, objective, settings.negatives, processes)
+            grad_norm = processes.clip_grad_norm(encoder.parameters(), settings.max_grad_norm)
+            _require_finite(losses, grad_norm, step, *dataset.example_ids_of(step))
+            run.advance(losses, grad_norm)
             if run.points and run.points[-1].step == run.done:
-                watchers.log(run.done, run.points[-1].values)
+                trackers.log(run.done, run.points[-1].values)
                 bar.set_postfix(loss=f"{run.points[-1].values['loss']:.3f}")
             bar.update()
-            told = processes.any(stop.told)
+            stop = processes.any(interrupt.requested)
             due = processes.any(time.monotonic() - saved_at >= every)
-            if told or (due and run.done < settings.steps):
-                found = run.state()  # all processes collect what is sharded; one writes
-                if kept is not None:
-                    kept.save(run.done, found)
+            if stop or (due and run.done < settings.steps):
+                state = run.state_dict()  # all processes collect what is sharded; one writes
+                if checkpoints is not None:
+                    checkpoints.save(run.done, state)
                 saved_at = time.monotonic()
-            if told:
+            if stop:
                 raise KeyboardInterrupt
-    return Fitted(_whole(encoder) if processes.sharded else None, run.points)
+    return TrainOutput(_all_weights(encoder) if processes.sharded else None, run.points)
 
 
 class _Run:
-    """What changes from step to step, and can be written down and taken up again."""
+    """The state that changes from step to step, and that a checkpoint holds."""
 
     def __init__(self, encoder: Any, optimizer: torch.optim.Optimizer, settings: TrainSettings) -> None:
         self.done = 0
-        """Steps."""
-        self.points: list[Point] = []
+        """Finished steps."""
+        self.points: list[TrainingPoint] = []
         self._encoder, self._optimizer, self._settings = encoder, optimizer, settings
-        self._schedule = transformers.get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
+        self._scheduler = transformers.get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
         self._sums: dict[str, Tensor] = {}
         self._num_summed = 0
 
-    def advance(self, outcome: grad_cache.Outcome, grad_norm: float) -> None:
-        """Take the optimizer's step with the gradients that are there, and the curves' point when it is time."""
-        learning_rate = self._schedule.get_last_lr()[0]
+    def advance(self, losses: grad_cache.StepLosses, grad_norm: float) -> None:
+        """Step the optimizer with the accumulated gradients; every `log_every` steps, append a point to the curves.
+
+        Raises:
+            ValueError: a curve is not in the table of curves.
+        """
+        learning_rate = self._scheduler.get_last_lr()[0]
         self._optimizer.step()
-        self._schedule.step()
+        self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        for name, value in outcome.logged.items():
+        for name, value in losses.logged.items():
             self._sums[name] = self._sums.get(name, torch.zeros(())) + value.detach().cpu()
         self._num_summed += 1
         if self.done % self._settings.log_every == 0 or self.done == self._settings.steps:
             values = {name: (total / self._num_summed).item() for name, total in self._sums.items()}
             values |= {"grad_norm": grad_norm, "learning_rate": learning_rate}
             curves.require_known(set(values))
-            self.points.append(Point(self.done, values))
+            self.points.append(TrainingPoint(self.done, values))
             self._sums, self._num_summed = {}, 0
 
-    def state(self) -> dict[str, Any]:
-        """All of it, on the CPU; of the network only what is trained."""
-        network, moments = get_state_dict(self._encoder, self._optimizer, options=_TRAINABLE)
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state on the CPU; of the network only the trainable parameters."""
+        network, optimizer = get_state_dict(self._encoder, self._optimizer, options=_TRAINABLE)
         return {
             "done": self.done,
             "network": network,
-            "optimizer": moments,
-            "schedule": self._schedule.state_dict(),
+            "optimizer": optimizer,
+            "scheduler": self._scheduler.state_dict(),
             "points": [tuple(point) for point in self.points],
             "sums": self._sums,
             "num_summed": self._num_summed,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to where `state` was taken."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         set_state_dict(
             self._encoder,
             self._optimizer,
@@ -208,19 +174,13 @@ class _Run:
             optim_state_dict=state["optimizer"],
             options=_TRAINABLE,
         )
-        self._schedule.load_state_dict(state["schedule"])
+        self._scheduler.load_state_dict(state["scheduler"])
         self.done, self._sums, self._num_summed = state["done"], state["sums"], state["num_summed"]
-        self.points = [Point(*point) for point in state["points"]]
+        self.points = [TrainingPoint(*point) for point in state["points"]]
 
 
-def _whole(encoder: Any) -> dict[str, Tensor]:
-    """All weights of the network on the CPU of the first process, collected from all of them."""
-    found: Any = get_model_state_dict(encoder, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return {name.removeprefix("network."): tensor for name, tensor in found.items()}
-
-
-def write_curves(points: list[Point], folder: Path) -> None:
-    """The named curves as DVC plots; timings stay out, so that equal runs write equal files."""
+def write_curves(points: list[TrainingPoint], folder: Path) -> None:
+    """Write the curves as DVC plots; timings are left out, so that equal runs write equal files."""
     with Live(str(folder), save_dvc_exp=False, report=None, dvcyaml=None) as live:
         for point in points:
             live.step = point.step
@@ -230,8 +190,40 @@ def write_curves(points: list[Point], folder: Path) -> None:
             live.make_summary()
 
 
-def _optimizer(adapted: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    attention, rest = causal_lm.parameter_groups(adapted)
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of PACKAGES by name, which each training writes beside its curves."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+class Interrupt:
+    """Whether a signal has asked the loop to stop."""
+
+    requested = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Within, SIGTERM and SIGINT only set a flag, for the loop to obey; a second Ctrl-C interrupts at once.
+
+    A second SIGTERM does not: a queue sends it to the launcher and to the processes, and the launcher passes it on.
+    """
+    interrupt = Interrupt()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if interrupt.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        interrupt.requested = True
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    attention, rest = lora.parameter_groups(network)
     groups = [
         {"params": attention, "lr": settings.learning_rate},
         {"params": rest, "lr": settings.embedding_learning_rate},
@@ -239,40 +231,48 @@ def _optimizer(adapted: torch.nn.Module, settings: TrainSettings) -> torch.optim
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
 
 
+def _all_weights(encoder: Any) -> dict[str, Tensor]:
+    """Collect all weights of a sharded network on the CPU of the first process."""
+    found: Any = get_model_state_dict(encoder, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return {name.removeprefix("network."): tensor for name, tensor in found.items()}
+
+
 @contextmanager
-def _named_shortage(batch: Batch, retained: bool) -> Iterator[None]:
-    """Running out of memory becomes a ResourceError that says how large the step is and what makes it smaller."""
+def _out_of_memory_named(batch: StepBatch, *, keeps_graph: bool) -> Iterator[None]:
+    """Turn an out-of-memory error into a ResourceError with the size of the step and the settings that reduce it."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        packs = [*batch.packs, *batch.taught]
-        rows, tokens = max((pack.view.input_ids_BL.shape for pack in packs), key=lambda shape: shape.numel())
-        kept = "all kept at once; set train.negatives to cached, " if retained else "one at a time; set "
+        micro_batches = [*batch.micro_batches, *batch.distill]
+        shapes = [micro_batch.inputs.input_ids_BL.shape for micro_batch in micro_batches]
+        rows, tokens = max(shapes, key=lambda shape: shape.numel())
+        kept = "all kept at once; set train.negatives to cached, " if keeps_graph else "one at a time; set "
         raise ResourceError(
-            f"out of memory in a step of {len(packs)} forwards, the largest of {rows} rows of {tokens:,} tokens, "
-            f"{kept}train.batch_tokens lower, train.activation_checkpointing to true, or model.max_tokens lower"
+            f"out of memory in a step of {len(micro_batches)} forwards, the largest of {rows} rows of {tokens:,} "
+            f"tokens, {kept}train.batch_tokens lower, train.activation_checkpointing to true, or model.max_tokens lower"
         ) from None
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
-    """Randomness by step and process, so that a training that goes on draws what one without a break would have."""
+    """Seed torch by step and rank, so that a resumed training draws the same numbers as one without a break."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
 def _require_finite(
-    outcome: grad_cache.Outcome, grad_norm: float, step: int, example_ids: list[str], taught_ids: list[str]
+    losses: grad_cache.StepLosses, grad_norm: float, step: int, example_ids: list[str], distill_ids: list[str]
 ) -> None:
-    clm_2B = torch.stack([part for part in (outcome.clm_full_B, outcome.clm_masked_B) if part is not None])
-    finite = [grad_norm, float(outcome.logged["loss"])]
-    if np.isfinite(finite).all():
+    loss = float(losses.logged["loss"])
+    if np.isfinite([grad_norm, loss]).all():
         return
-    found = [name for name, fine in zip(example_ids, clm_2B.isfinite().all(dim=0).tolist(), strict=True) if not fine]
-    if not np.isfinite(float(outcome.logged.get("distill", 0.0))):
-        found += taught_ids  # one of these
-    named = ", ".join(found or [*example_ids, *taught_ids])
-    what = "loss is not finite" if found else f"loss is {finite[1]}, gradient norm is {finite[0]}"
+    clm_2B = torch.stack([part for part in (losses.clm_full_B, losses.clm_masked_B) if part is not None])
+    finite_B = clm_2B.isfinite().all(dim=0).tolist()
+    found = [example_id for example_id, finite in zip(example_ids, finite_B, strict=True) if not finite]
+    if not np.isfinite(float(losses.logged.get("distill", 0.0))):
+        found += distill_ids  # it is one of them
+    named = ", ".join(found or [*example_ids, *distill_ids])
+    what = "loss is not finite" if found else f"loss is {loss}, gradient norm is {grad_norm}"
     raise NumericError(
         f"{what} at step {step + 1} with examples {named}; lower train.learning_rate, or look at these examples"
     )

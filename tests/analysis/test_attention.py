@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.analysis import attention
-from pipeline.model.causal_lm import add_adapter, unwrap
+from pipeline.model.causal_lm import unwrap
+from pipeline.model.lora import add_adapter
 from tests.model import tiny
 
 PROMPTS = [

@@ -47,12 +47,12 @@ def test_evaluation_is_measured_in_every_way_and_all_agree(evaluate, capsys, tmp
 
 
 def test_a_way_that_gives_other_numbers_fails_the_run(evaluate, monkeypatch):
-    answer = evaluate["branches"].answer
+    answer = evaluate["prefix_cache"].answer
 
     def wrong(network, prefix, *rest, **settings):
         return answer(network, prefix[1:], *rest, **settings)
 
-    monkeypatch.setattr(evaluate["branches"], "answer", wrong)
+    monkeypatch.setattr(evaluate["prefix_cache"], "answer", wrong)
     with pytest.raises(AssertionError, match="weigh options: document read once and a forward per option"):
         evaluate["main"](TOY.split())
 

@@ -74,7 +74,7 @@ def test_negatives_are_measured_and_every_way_has_one_gradient(capsys, tmp_path,
     assert len(ours) == 3 and max(ours) <= allowed
     assert theirs <= peer
     slopes = {row["way"]: row["mib_per_example"] for row in found["rows"]}
-    assert slopes["cached"] < slopes["retained, checkpointing"] < slopes["retained"]
+    assert slopes["cached"] < slopes["graph, checkpointing"] < slopes["graph"]
     assert "| cached to single steps, no contrastive loss | at most 1.40 |" in printed
 
 
@@ -98,10 +98,10 @@ def test_a_gpu_is_measured_and_memory_that_is_not_there_is_told(capsys, tmp_path
     def network_type(encoder):
         return encoder.network.get_output_embeddings().weight.dtype
 
-    def small(encoder, made, objective, retained):
-        if not retained and network_type(encoder) == torch.bfloat16:
+    def small(encoder, made, objective, negatives):
+        if negatives == "cached" and network_type(encoder) == torch.bfloat16:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        accumulate(encoder, made, objective, retained)
+        accumulate(encoder, made, objective, negatives)
 
     monkeypatch.setattr(random_training, "accumulate", small)
     found = run("gpu", f"{words} 96", tmp_path)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.model import causal_lm, collator
+from pipeline.model import causal_lm, collator, lora
+from pipeline.model.distributed import Processes
 from pipeline.training import grad_cache, losses
-from pipeline.training.dataset import Batch, Pack
+from pipeline.training.dataset import MicroBatch, StepBatch
 from pipeline.training.objective import Encoder, Objective
 from tests.conftest import ROOT
 from tests.model import tiny
@@ -61,7 +62,7 @@ def test_gaps_move_all_that_stands_behind_them_and_nothing_else():
 def test_negatives_are_the_same_question_elsewhere_or_another_one_here():
     one, other = example(), example(num_chunks=5, best=0, shift=4)
     rows = {name: variants[name](one, other) for name in ("without_best", "other_context", "other_question")}
-    words = {name: row.input_ids[: row.branches[0].prompt_end].tolist() for name, row in rows.items()}
+    words = {name: row.input_ids[: row.segments[0].prompt_end].tolist() for name, row in rows.items()}
     context = one.ids[: one.question_start].tolist()
     assert words["without_best"] == [*context[:15], *context[17:], 40, 41, 42]
     assert rows["without_best"].position_ids.tolist() == [*range(15), *range(17, 30)]  # skip keeps places
@@ -71,12 +72,12 @@ def test_negatives_are_the_same_question_elsewhere_or_another_one_here():
 
 @pytest.fixture
 def network() -> Any:
-    return causal_lm.add_adapter(
+    return lora.add_adapter(
         tiny.network(), rank=4, alpha=8, dropout=0.0, embedding="lora", norms=True, mask_id=tiny.MASK
     ).train()
 
 
-def rows(num: int) -> tuple[list[collator.Row], list[collator.Row]]:
+def rows(num: int) -> tuple[list[collator.TokenRow], list[collator.TokenRow]]:
     full, masked = [], []
     for ids, starts, ends, prompt_end, kept in examples(num):
         one = variants["Example"](ids, starts, ends, np.where(kept, 0, 1), int(ends[-1]), prompt_end)
@@ -87,13 +88,14 @@ def rows(num: int) -> tuple[list[collator.Row], list[collator.Row]]:
 
 def test_a_variant_that_changes_nothing_has_the_gradient_of_the_pipeline(network):
     full, masked = rows(4)
-    packs = [
-        Pack(collator.collate([row], tiny.PAD), torch.tensor([place])) for place, row in enumerate([*full, *masked])
+    micro_batches = [
+        MicroBatch(collator.collate([row], tiny.PAD), torch.tensor([place]))
+        for place, row in enumerate([*full, *masked])
     ]
-    num_labels = [sum(len(row) - row.branches[0].prompt_end for row in found) for found in (full, masked)]
-    batch = Batch(packs, 4, *num_labels, None)
+    num_labels = [sum(len(row) - row.segments[0].prompt_end for row in found) for found in (full, masked)]
+    batch = StepBatch(micro_batches, 4, *num_labels, None)
     objective = Objective(1.0, 1.0, 0.1, 0.05, "last_prompt")
-    grad_cache.accumulate(Encoder(network, "last_prompt"), batch, objective, True, grad_cache.Alone())
+    grad_cache.accumulate(Encoder(network, "last_prompt"), batch, objective, "graph", Processes())
     wanted = {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
     network.zero_grad()
     found = [variants["read"](network, views, None, 64, tiny.PAD) for views in (full, masked)]
@@ -144,7 +146,7 @@ def test_another_layer_is_compared_in_its_own_output(network):
     assert torch.equal(last.clm, first.clm)
     ids = torch.from_numpy(full[0].input_ids[None].astype(np.int64))
     hidden = causal_lm.unwrap(network).model(ids, output_hidden_states=True).hidden_states[1]
-    torch.testing.assert_close(first.z_BD[0], hidden[0, full[0].branches[0].prompt_end - 1])
+    torch.testing.assert_close(first.z_BD[0], hidden[0, full[0].segments[0].prompt_end - 1])
 
 
 def test_matching_is_zero_for_equal_answers_and_moves_the_full_view_alone():

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,6 +30,22 @@ def test_rows_come_back_in_order_with_their_marks(chunks: Path):
     assert tables.metadata(tables.CHUNKS.at(chunks)) == {
         "table": "chunks", "schema_version": str(tables.CHUNKS.version), "tokenizer_sha256": "abc",
     }  # fmt: skip
+
+
+def test_taken_rows_are_those_asked_for_with_numbers_as_arrays(chunks: Path, tmp_path: Path):
+    assert list(tables.take(tables.CHUNKS.at(chunks), None, [0, 255, 256, 599])) == [
+        ROWS[i] for i in (0, 255, 256, 599)
+    ]
+    assert list(tables.take(tables.CHUNKS.at(chunks), ["index"], [])) == []
+    answer = {"example_id": "e", "output_ids": [5, 2], "top_ids": [], "top_log_probs": [-0.5, -1.0], "num_top": 1}
+    path = tmp_path / "teachings.parquet"
+    tables.write(tables.TEACHINGS.at(path), [answer, answer])
+    (found,) = tables.take(tables.TEACHINGS.at(path), None, [1])
+    assert (found["output_ids"].dtype, found["top_log_probs"].dtype) == (np.int32, np.float32)
+    assert {name: getattr(value, "tolist", lambda value=value: value)() for name, value in found.items()} == answer
+    chunks.write_bytes(chunks.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match=r"chunks\.parquet"):
+        list(tables.take(tables.CHUNKS.at(chunks), None, [0]))
 
 
 def test_equal_rows_are_equal_bytes(chunks: Path, tmp_path: Path):

@@ -53,8 +53,8 @@ DISK = {"glob", "pathlib", "shutil", "sqlite3", "tarfile", "tempfile", "zipfile"
 READERS = {
     f"{module}.{name}"
     for module, names in {
-        "tables": ("scan", "read", "frame", "joined", "side_by_side", "metadata", "write", "Writer"),
-        "files": ("read_json", "write_json", "write_text", "atomic"),
+        "tables": ("scan", "read", "take", "frame", "joined", "side_by_side", "metadata", "write", "Writer"),
+        "files": ("read_json", "write_json", "write_text", "atomic", "workspace", "put"),
     }.items()
     for name in names
 }

@@ -47,16 +47,16 @@ def together(
     )
     assert done.returncode == 0, done.stderr
     assert ("sharded\n" in done.stderr) is ("ACCELERATE_USE_FSDP" in environment), done.stderr
-    assert (f"goes on after step {behind} of" in done.stderr) is (behind is not None), done.stderr
+    assert (f"resumed after step {behind} of" in done.stderr) is (behind is not None), done.stderr
     return load_file(views / name / "adapter_model.safetensors")
 
 
 def alone(
-    views: Path, name: str, taught: float = 0.0, objective: Objective = FOCUSED, **changes: object
+    views: Path, name: str, distill: float = 0.0, objective: Objective = FOCUSED, **changes: object
 ) -> dict[str, torch.Tensor]:
     settings = TRAIN.model_copy(update=changes)
     folder = train(
-        views, name, objective._replace(taught=taught), settings, lora=LORA.model_copy(update={"dropout": 0.0})
+        views, name, objective._replace(distill=distill), settings, lora=LORA.model_copy(update={"dropout": 0.0})
     )
     return load_file(folder / "adapter_model.safetensors")
 
@@ -76,14 +76,14 @@ def test_two_replicas_train_what_one_process_does(views: Path, negatives: str):
 
 
 @pytest.mark.parametrize("environment", [{}, SHARDED], ids=["replicas", "shards"])
-def test_two_processes_are_taught_what_one_process_is(views: Path, environment: dict[str, str]):
+def test_two_processes_distill_what_one_process_does(views: Path, environment: dict[str, str]):
     """Beside all other losses; what the teacher said is not spread evenly."""
-    found = together(views, f"taught-{len(environment)}", "negatives=cached", "taught=0.5", **environment)
-    assert_same(found, alone(views, f"taught-alone-{len(environment)}", 0.5, negatives="cached"))
+    found = together(views, f"distill-{len(environment)}", "negatives=cached", "distill=0.5", **environment)
+    assert_same(found, alone(views, f"distill-alone-{len(environment)}", 0.5, negatives="cached"))
 
 
-def test_two_processes_are_taught_without_labels_what_one_process_is(views: Path):
-    found = together(views, "no-labels", "taught=0.5", "labelled=0")
+def test_two_processes_distill_without_labels_what_one_process_does(views: Path):
+    found = together(views, "no-labels", "distill=0.5", "labelled=0")
     nothing = VANILLA._replace(full=0.0)
     assert_same(found, alone(views, "no-labels-alone", 0.5, nothing))
 

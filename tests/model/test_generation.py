@@ -7,10 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline.model import causal_lm, generation
+from pipeline.model import generation, lora
 from pipeline.runtime.errors import NumericError
 from tests.model import tiny
 
@@ -26,7 +24,7 @@ def prompts(num_prompts=16, longest=40, seed=0):
 
 def adapted(tied):
     """An adapter that changes something: LoRA starts as the identity."""
-    network = causal_lm.add_adapter(
+    network = lora.add_adapter(
         tiny.network(tied=tied), rank=2, alpha=4, dropout=0.0, embedding="lora", norms=True, mask_id=tiny.MASK
     )
     with torch.no_grad():
@@ -170,15 +168,3 @@ def test_logits_that_are_not_finite_stop_generation(value):
         network.get_output_embeddings().weight[7] = value
     with pytest.raises(NumericError, match="prompt of 3 tokens"):
         generation.generate(network, [[5, 6, 7]], **ARGUMENTS, batch_tokens=10)
-
-
-@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 120), st.booleans())
-def test_batches_hold_every_prompt_once_within_the_budget(lengths, batch_tokens, equal):
-    found = generation.batches(lengths, batch_tokens, equal=equal)
-    assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
-    for batch in found:
-        longest = max(lengths[index] for index in batch)
-        assert len(batch) == 1 or len(batch) * longest <= batch_tokens
-        assert not equal or {lengths[index] for index in batch} == {longest}
-    firsts = [lengths[index] for batch in found for index in batch]
-    assert firsts == sorted(lengths, reverse=True)  # like beside like: the least padding

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from pipeline.model import causal_lm, generation, prefix_cache
-from pipeline.model.prefix_cache import Branch
+from pipeline.model import generation, lora, prefix_cache
+from pipeline.model.prefix_cache import Suffix
 from pipeline.runtime.errors import ConfigError, NumericError
 from tests.model import tiny
 
@@ -32,7 +32,7 @@ def questions(num=7, seed=1, num_options=4):
     """Questions of one to nine tokens with options of one to six."""
     draw = np.random.default_rng(seed)
     return [
-        Branch(drawn(draw, 1, 9), [drawn(draw, 1, 6).tolist() for _ in range(draw.integers(0, num_options + 1))])
+        Suffix(drawn(draw, 1, 9), [drawn(draw, 1, 6).tolist() for _ in range(draw.integers(0, num_options + 1))])
         for _ in range(num)
     ]
 
@@ -51,7 +51,7 @@ def variant(**changes):
 
 def adapted(tied):
     """An adapter that changes something: LoRA starts as the identity."""
-    network = causal_lm.add_adapter(
+    network = lora.add_adapter(
         tiny.network(tied=tied), rank=2, alpha=4, dropout=0.5, embedding="lora", norms=True, mask_id=tiny.MASK
     )
     with torch.no_grad():
@@ -97,11 +97,11 @@ NETWORKS = {
 }
 
 
-def separate(network, prefix, branch):
+def separate(network, prefix, suffix):
     """Log-probability of each option by a forward of its own, without a cache."""
     weights = []
-    for option in branch.options:
-        row = torch.tensor([[*prefix, *branch.suffix_ids, *option]])
+    for option in suffix.options:
+        row = torch.tensor([[*prefix, *suffix.suffix_ids, *option]])
         with torch.no_grad():
             logits = network(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False).logits[0]
         at = torch.arange(row.shape[1] - len(option), row.shape[1])
@@ -109,23 +109,23 @@ def separate(network, prefix, branch):
     return weights
 
 
-def alone(network, prefix, branch, eos_id=tiny.EOS):
+def alone(network, prefix, suffix, eos_id=tiny.EOS):
     """Greedy tokens by generation.generate, for this prompt only."""
-    prompt = [*prefix, *branch.suffix_ids]
+    prompt = [*prefix, *suffix.suffix_ids]
     return generation.generate(network, [prompt], pad_id=tiny.PAD, **(ARGUMENTS | {"eos_id": eos_id}))[0]
 
 
-def ending(network, prefix, given_branches):
-    """A token that some branch generates third: as EOS it ends some answers early, a random model's own none."""
-    return alone(network, prefix, given_branches[0], eos_id=-1)[2]
+def ending(network, prefix, suffixes):
+    """A token that some suffix generates third: as EOS it ends some answers early, a random model's own none."""
+    return alone(network, prefix, suffixes[0], eos_id=-1)[2]
 
 
-def compare(network, prefix, given_branches, tolerance=1e-4, **changes):
-    found = prefix_cache.answer(network, prefix, given_branches, **(ARGUMENTS | changes))
+def compare(network, prefix, suffixes, tolerance=1e-4, **changes):
+    found = prefix_cache.answer(network, prefix, suffixes, **(ARGUMENTS | changes))
     eos_id = changes.get("eos_id", tiny.EOS)
-    expected = [alone(network, prefix, one, eos_id) for one in given_branches]
+    expected = [alone(network, prefix, one, eos_id) for one in suffixes]
     assert [answered.output_ids for answered in found] == expected
-    for answered, one in zip(found, given_branches, strict=True):
+    for answered, one in zip(found, suffixes, strict=True):
         np.testing.assert_allclose(answered.log_probs, separate(network, prefix, one), rtol=0, atol=tolerance)
         assert answered.num_tokens == [len(option) for option in one.options]
     return found
@@ -166,7 +166,7 @@ def test_a_window_ends_at_the_very_token(distance):
     changed = prefix.copy()
     changed[30 + len(suffix) - 1 - distance] = 4 + (changed[30 + len(suffix) - 1 - distance] - 3) % 44
     before, after = (
-        prefix_cache.answer(network, ids, [Branch(suffix, [[9]])], **ARGUMENTS)[0].log_probs
+        prefix_cache.answer(network, ids, [Suffix(suffix, [[9]])], **ARGUMENTS)[0].log_probs
         for ids in (prefix, changed)
     )
     assert (before == after) == (distance == 12)
@@ -178,10 +178,10 @@ def test_passes_of_any_size_give_the_same(window, batch_tokens):
     compare(variant(sliding_window=window), document(), questions(), batch_tokens=batch_tokens)
 
 
-def test_the_order_of_branches_and_options_does_not_matter():
-    network, prefix, given_branches = tiny.network(), document(), questions()
-    found = prefix_cache.answer(network, prefix, given_branches, **ARGUMENTS)
-    turned = [Branch(one.suffix_ids, one.options[::-1]) for one in given_branches[::-1]]
+def test_the_order_of_suffixes_and_options_does_not_matter():
+    network, prefix, suffixes = tiny.network(), document(), questions()
+    found = prefix_cache.answer(network, prefix, suffixes, **ARGUMENTS)
+    turned = [Suffix(one.suffix_ids, one.options[::-1]) for one in suffixes[::-1]]
     for one, other in zip(found, prefix_cache.answer(network, prefix, turned, **ARGUMENTS)[::-1], strict=True):
         assert one.output_ids == other.output_ids
         np.testing.assert_allclose(one.log_probs, other.log_probs[::-1], rtol=0, atol=1e-5)
@@ -189,17 +189,17 @@ def test_the_order_of_branches_and_options_does_not_matter():
 
 def test_options_may_share_tokens_and_be_equal_and_of_any_length():
     options = [[5], [5, 6], [5, 6, 7, 8, 9, 10], [5, 6, 7], [5, 6], [tiny.EOS], [tiny.MASK, tiny.PAD]]
-    [answered] = compare(tiny.network(), document(), [Branch([8, 9], options)])
+    [answered] = compare(tiny.network(), document(), [Suffix([8, 9], options)])
     assert answered.log_probs[1] == pytest.approx(answered.log_probs[4], abs=1e-6)
     assert answered.log_probs[0] > answered.log_probs[1] > answered.log_probs[3] > answered.log_probs[2]
 
 
 @pytest.mark.parametrize("options", [[], [[5, 6]]])
 def test_one_branch_is_enough(options):
-    compare(tiny.network(), document(), [Branch([8, 9], options)])
+    compare(tiny.network(), document(), [Suffix([8, 9], options)])
 
 
-def test_no_branches_need_no_reading():
+def test_no_suffixes_need_no_reading():
     assert prefix_cache.answer(tiny.network(), document(), [], **ARGUMENTS) == []
 
 
@@ -215,31 +215,31 @@ def test_nothing_is_generated_when_nothing_is_asked_for():
 
 
 def test_an_empty_suffix_or_option_is_our_own_mistake():
-    for branch in (Branch([]), Branch([5], [[6], []])):
+    for suffix in (Suffix([]), Suffix([5], [[6], []])):
         with pytest.raises(AssertionError):
-            prefix_cache.answer(tiny.network(), document(), [branch], **ARGUMENTS)
+            prefix_cache.answer(tiny.network(), document(), [suffix], **ARGUMENTS)
 
 
 def test_no_branch_is_moved_by_what_its_neighbours_say():
     """Exactly: hidden tokens weigh nothing, they are not merely small."""
     network, prefix = tiny.network(), document()
     options = [[10, 11, 12], [13, 14, 15]]
-    probe = Branch([7, 8, 9], options)
+    probe = Suffix([7, 8, 9], options)
     draw = np.random.default_rng(3)
     seen = []
     for _ in range(4):
-        before, behind = (Branch(draw.integers(4, 48, 5), draw.integers(4, 48, (2, 4)).tolist()) for _ in range(2))
-        asked = [before, Branch(probe.suffix_ids, [*options, draw.integers(4, 48, 4).tolist()]), behind]
+        before, behind = (Suffix(draw.integers(4, 48, 5), draw.integers(4, 48, (2, 4)).tolist()) for _ in range(2))
+        asked = [before, Suffix(probe.suffix_ids, [*options, draw.integers(4, 48, 4).tolist()]), behind]
         answered = prefix_cache.answer(network, prefix, asked, **ARGUMENTS)[1]
         seen.append((answered.output_ids, answered.log_probs[:2]))
     assert seen == [seen[0]] * 4
 
 
 def test_banned_tokens_are_never_generated_but_weighed_as_options():
-    network, prefix, given_branches = tiny.network(), document(), questions()
-    free = prefix_cache.answer(network, prefix, given_branches, **(ARGUMENTS | {"banned_ids": []}))
+    network, prefix, suffixes = tiny.network(), document(), questions()
+    free = prefix_cache.answer(network, prefix, suffixes, **(ARGUMENTS | {"banned_ids": []}))
     favourite = free[0].output_ids[0]
-    asked = [Branch(one.suffix_ids, [[favourite]]) for one in given_branches]
+    asked = [Suffix(one.suffix_ids, [[favourite]]) for one in suffixes]
     found = prefix_cache.answer(network, prefix, asked, **(ARGUMENTS | {"banned_ids": [favourite]}))
     assert favourite not in {token for answered in found for token in answered.output_ids}
     np.testing.assert_allclose(found[0].log_probs, separate(network, prefix, asked[0]), atol=1e-4)
@@ -258,26 +258,26 @@ def counted(network):
     return reads
 
 
-def test_the_prefix_is_read_once_and_finished_branches_no_further():
-    network, prefix, given_branches = tiny.network(), document(), questions()
-    eos_id = ending(network, prefix, given_branches)
+def test_the_prefix_is_read_once_and_finished_suffixes_no_further():
+    network, prefix, suffixes = tiny.network(), document(), questions()
+    eos_id = ending(network, prefix, suffixes)
     reads = counted(network)
-    found = prefix_cache.answer(network, prefix, given_branches, **(ARGUMENTS | {"eos_id": eos_id}))
+    found = prefix_cache.answer(network, prefix, suffixes, **(ARGUMENTS | {"eos_id": eos_id}))
     going = [sum(len(answered.output_ids) > num_new for answered in found) for num_new in range(NEW_TOKENS - 1)]
-    num_read = sum(one.num_read for one in given_branches)
+    num_read = sum(one.num_read for one in suffixes)
     assert [num_new for num_new, _ in reads] == [len(prefix), num_read, *(num for num in going if num)]
-    assert 0 < reads[-1][0] < len(given_branches)
+    assert 0 < reads[-1][0] < len(suffixes)
     # The options have left before generation starts.
-    assert reads[2][1] == len(prefix) + sum(len(one.suffix_ids) for one in given_branches) + going[0]
+    assert reads[2][1] == len(prefix) + sum(len(one.suffix_ids) for one in suffixes) + going[0]
 
 
 @pytest.mark.parametrize(("batch_tokens", "pass_tokens"), [(30, 4096), (4096, 30)])
 def test_every_pass_starts_from_the_bare_prefix_and_keeps_the_budget(batch_tokens, pass_tokens, monkeypatch):
     monkeypatch.setattr(prefix_cache, "PASS_TOKENS", pass_tokens)
-    network, prefix, given_branches = tiny.network(), document(), questions()
+    network, prefix, suffixes = tiny.network(), document(), questions()
     reads = counted(network)
     changes = {"max_new_tokens": 1, "batch_tokens": batch_tokens}
-    prefix_cache.answer(network, prefix, given_branches, **(ARGUMENTS | changes))
+    prefix_cache.answer(network, prefix, suffixes, **(ARGUMENTS | changes))
     assert len(reads) > 3
     assert all(num_tokens == len(prefix) + num_new for num_new, num_tokens in reads[1:])
     assert max(num_new for num_new, _ in reads[1:]) <= 30
@@ -287,9 +287,9 @@ def test_only_ends_of_questions_and_options_get_logits():
     network, prefix = tiny.network(), document()
     shapes = []
     network.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
-    asked = [Branch([5, 6, 7], [[8], [9, 10]]), Branch([5, 6], [])]
+    asked = [Suffix([5, 6, 7], [[8], [9, 10]]), Suffix([5, 6], [])]
     prefix_cache.answer(network, prefix, asked, **(ARGUMENTS | {"max_new_tokens": 1}))
-    assert shapes == [(3, 16), (2, 16)]  # three option tokens, then the first new token of two branches
+    assert shapes == [(3, 16), (2, 16)]  # three option tokens, then the first new token of two suffixes
 
 
 def test_many_option_tokens_are_weighed_in_parts(monkeypatch):
@@ -312,7 +312,7 @@ def test_logits_that_are_not_finite_stop_it_and_leave_the_mode(value, options, m
     with torch.no_grad():
         network.get_output_embeddings().weight[7] = value
     with pytest.raises(NumericError, match="prompt of 42 tokens"):
-        asked = [Branch([5, 6], options)]
+        asked = [Suffix([5, 6], options)]
         prefix_cache.answer(network, document(), asked, **(ARGUMENTS | {"max_new_tokens": max_new_tokens}))
     assert network.training
 
@@ -333,7 +333,7 @@ def test_layers_that_attend_in_another_way_are_refused():
 
 TOKENS = st.integers(4, 47)
 BRANCHES = st.builds(
-    Branch,
+    Suffix,
     st.lists(TOKENS, min_size=1, max_size=6),
     st.lists(st.lists(TOKENS, min_size=1, max_size=4), max_size=3),
 )
@@ -346,14 +346,14 @@ BRANCHES = st.builds(
     st.sampled_from([None, 2, 5, 21]),  # generate's own cache of a window of 1 would keep everything
     st.integers(1, 40),
 )
-def test_trees_of_any_shape_equal_separate_forwards(prefix, given_branches, window, batch_tokens):
-    compare(variant(sliding_window=window).double(), prefix, given_branches, 1e-9, batch_tokens=batch_tokens)
+def test_trees_of_any_shape_equal_separate_forwards(prefix, suffixes, window, batch_tokens):
+    compare(variant(sliding_window=window).double(), prefix, suffixes, 1e-9, batch_tokens=batch_tokens)
 
 
-@given(st.lists(st.builds(Branch, st.lists(TOKENS, min_size=1, max_size=30)), max_size=20), st.integers(1, 60))
-def test_packs_hold_every_branch_in_order_within_the_budget(given_branches, pass_tokens):
-    packs = list(prefix_cache.packs(given_branches, pass_tokens))
-    assert [one for pack in packs for one in pack] == given_branches
-    assert all(len(pack) == 1 or sum(one.num_read for one in pack) <= pass_tokens for pack in packs)
-    for pack, later in itertools.pairwise(packs):
-        assert sum(one.num_read for one in pack) + later[0].num_read > pass_tokens
+@given(st.lists(st.builds(Suffix, st.lists(TOKENS, min_size=1, max_size=30)), max_size=20), st.integers(1, 60))
+def test_packs_hold_every_suffix_in_order_within_the_budget(suffixes, pass_tokens):
+    passes = list(prefix_cache.passes(suffixes, pass_tokens))
+    assert [one for members in passes for one in members] == suffixes
+    assert all(len(members) == 1 or sum(one.num_read for one in members) <= pass_tokens for members in passes)
+    for members, later in itertools.pairwise(passes):
+        assert sum(one.num_read for one in members) + later[0].num_read > pass_tokens

@@ -18,7 +18,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from pipeline.common import files, tables
 from pipeline.common.text import has_answer
 from pipeline.evaluation import metrics, schema, score
-from pipeline.model import causal_lm, loading
+from pipeline.model import loading, lora
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from pipeline.stages import evaluate
@@ -227,7 +227,7 @@ def test_two_processes_write_what_one_writes(toy, monkeypatch):
 
 def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
     settings, card = config.load("evaluate").model, loading.read_card()
-    adapted = causal_lm.add_adapter(
+    adapted = lora.add_adapter(
         loading.load_base(settings, card), rank=2, alpha=4, dropout=0.0, embedding="lora", norms=True, mask_id=tiny.MASK
     )
     with torch.no_grad():

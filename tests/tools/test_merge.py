@@ -20,7 +20,7 @@ from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, Re
 from pipeline.stages import base
 from pipeline.tools import merge
 from tests.conftest import ROOT
-from tests.model.test_adapters import loaded, logits, make_project, prompt, tie, trained
+from tests.model.test_loading import loaded, logits, make_project, prompt, tie, trained
 
 OUT = Path("models/merged-focused")
 PROGRAM = """
@@ -123,7 +123,7 @@ def test_a_bf16_base_is_merged_in_fp32_and_rounded_once(tmp_path, monkeypatch, c
     assert merge.tolerance([evaluated], [exact]) == pytest.approx(3 * float(own))
     assert 0 < difference <= 3 * own
     assert (logits(loaded("base"))[0].float() - exact).abs().max() > 3 * own
-    merged = merge.causal_lm.merge(adapted)
+    merged = merge.lora.merge(adapted)
     for name, tensor in AutoModelForCausalLM.from_pretrained(OUT).state_dict().items():
         assert torch.equal(tensor, merged.state_dict()[name].to(torch.bfloat16)), name
 
@@ -210,7 +210,7 @@ def test_logits_that_are_not_the_adapters_leave_nothing(project, monkeypatch, da
         tensors[min(tensors)][0] = float("nan")
         save_file(tensors, path, metadata={"format": "pt"})
     else:
-        monkeypatch.setattr(merge.causal_lm, "merge", lambda adapted: adapted.unload())
+        monkeypatch.setattr(merge.lora, "merge", lambda adapted: adapted.unload())
     with pytest.raises(NumericError, match=r"differ by .* from the adapter's, allowed is 0\.0001; nothing was kept"):
         run(monkeypatch)
     assert sorted(path.name for path in Path("models").iterdir()) == ["base", "focused", "tiny-base"]
@@ -221,10 +221,10 @@ def test_a_killed_merge_leaves_no_folder_and_the_next_one_cleans_up(project, mon
     """Killed when all is written and nothing is in its place."""
     program = (
         "import sys, time\n"
-        "from pipeline.model import loading\n"
+        "from pipeline.common import files\n"
         "from pipeline.tools import merge\n"
         "from pipeline.runtime.main import run\n"
-        "loading.put = lambda *paths: (print('written', flush=True), time.sleep(60))\n"
+        "files.put = lambda *paths: (print('written', flush=True), time.sleep(60))\n"
         f"sys.argv = ['merge', 'focused', '--out', {str(OUT)!r}]\n"
         "run(merge.main)\n"
     )

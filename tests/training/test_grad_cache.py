@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.model import causal_lm, collator
+from pipeline.model import attention_mask, causal_lm, collator, lora
+from pipeline.model.distributed import Processes
 from pipeline.training import grad_cache
-from pipeline.training.dataset import Batch, Pack
+from pipeline.training.dataset import MicroBatch, StepBatch
 from pipeline.training.objective import VANILLA, Encoder
 from pipeline.views import masking
 from tests.model import tiny
@@ -20,7 +21,7 @@ LORA = {"rank": 4, "alpha": 8, "embedding": "lora", "norms": True, "mask_id": ti
 
 def encoder(objective=FOCUSED, dtype=torch.float64, dropout=0.0, seed=0):
     """A toy model whose adapter is not zero, in training mode."""
-    adapted = causal_lm.add_adapter(tiny.network(seed, dtype=dtype), dropout=dropout, **LORA)
+    adapted = lora.add_adapter(tiny.network(seed, dtype=dtype), dropout=dropout, **LORA)
     generator = torch.Generator().manual_seed(seed)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -38,18 +39,18 @@ def rows(mode="token", num=4, seed=0):
 
 def batch(packed, num_own, same=None, labels=None):
     """From lists of (row, places of its examples), one list for each forward."""
-    packs = [
-        Pack(
-            collator.collate([row for row, _ in pack], tiny.PAD),
-            torch.tensor([place for _, places in pack for place in places]),
+    micro_batches = [
+        MicroBatch(
+            collator.collate([row for row, _ in micro_batch], tiny.PAD),
+            torch.tensor([place for _, places in micro_batch for place in places]),
         )
-        for pack in packed
+        for micro_batch in packed
     ]
     counts = [0, 0]
     for row, places in itertools.chain(*packed):
-        for branch, place in zip(row.branches, places, strict=True):
-            counts[place >= num_own] += branch.end - branch.prompt_end
-    return Batch(packs, num_own, *(labels or counts), same)
+        for segment, place in zip(row.segments, places, strict=True):
+            counts[place >= num_own] += segment.end - segment.prompt_end
+    return StepBatch(micro_batches, num_own, *(labels or counts), same)
 
 
 def apart(rows):
@@ -68,10 +69,10 @@ def together(rows):
     return [[(row, [place]) for place, row in enumerate(rows)]]
 
 
-def run(network, made, objective=FOCUSED, retained=True):
+def run(network, made, objective=FOCUSED, negatives="graph"):
     network.zero_grad()
     torch.manual_seed(5)
-    outcome = grad_cache.accumulate(network, made, objective, retained, grad_cache.Alone())
+    outcome = grad_cache.accumulate(network, made, objective, negatives, Processes())
     return outcome, {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
@@ -96,7 +97,7 @@ def reference(network, rows, objective):
             position_ids=torch.from_numpy(row.position_ids.astype(np.int64))[None],
             output_hidden_states=True,
         )
-        end, side = row.branches[0].prompt_end, int(place >= half)
+        end, side = row.segments[0].prompt_end, int(place >= half)
         nats[side].append(functional.cross_entropy(found.logits[0, end - 1 : -1], ids[0, end:], reduction="sum"))
         counts[side].append(len(row) - end)
         says[side].append(torch.distributions.Categorical(logits=found.logits[0, end - 1 : -1]))
@@ -115,25 +116,25 @@ def reference(network, rows, objective):
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("retained", [True, False])
+@pytest.mark.parametrize("negatives", ["graph", "cached"])
 @pytest.mark.parametrize("split", [apart, together])
 @pytest.mark.parametrize("mode", ["token", "skip"])
-def test_the_gradient_is_that_of_the_loss_as_it_is_written(mode, split, retained):
+def test_the_gradient_is_that_of_the_loss_as_it_is_written(mode, split, negatives):
     network, made = encoder(), rows(mode)
     objective = FOCUSED._replace(full=0.7, masked=1.3, contrastive=0.4)
-    _, found = run(network, batch(split(made), 4), objective, retained)
+    _, found = run(network, batch(split(made), 4), objective, negatives)
     expected = reference(network, made, objective)
     for name, grad in expected.items():
         torch.testing.assert_close(found[name], grad, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(("contrastive", "retained"), [(0.4, True), (0.4, False), (0.0, True)])
+@pytest.mark.parametrize(("contrastive", "negatives"), [(0.4, "graph"), (0.4, "cached"), (0.0, "graph")])
 @pytest.mark.parametrize("mode", ["token", "skip"])
-def test_the_answer_over_the_full_view_is_drawn_to_that_over_the_masked_one(mode, contrastive, retained):
+def test_the_answer_over_the_full_view_is_drawn_to_that_over_the_masked_one(mode, contrastive, negatives):
     """The masked view itself gets no gradient of it: it would else learn to be as distracted."""
     network, made = encoder(), rows(mode)
     objective = FOCUSED._replace(full=0.7, masked=1.3, contrastive=contrastive, consistency=0.6)
-    outcome, found = run(network, batch(masked_first(made), 4), objective, retained)
+    outcome, found = run(network, batch(masked_first(made), 4), objective, negatives)
     for name, grad in reference(network, made, objective).items():
         torch.testing.assert_close(found[name], grad, rtol=1e-8, atol=1e-11)
     logged = outcome.logged
@@ -157,14 +158,14 @@ def test_four_forwards_of_one_are_one_forward_of_four():
     """What accumulation must not change; the contrastive loss is not scaled by it."""
     network, made = encoder(), rows()
     whole = run(network, batch(together(made), 4))
-    for way in (True, False):
-        assert_same(run(network, batch(apart(made), 4), retained=way), whole)
+    for negatives in ("graph", "cached"):
+        assert_same(run(network, batch(apart(made), 4), negatives=negatives), whole)
 
 
 def test_cached_negatives_replay_dropout():
     """The same random numbers in both forwards: the gradient of the graph, and another seed gives another one."""
     network, made = encoder(dropout=0.3), batch(apart(rows()), 4)
-    graph, cached = run(network, made), run(network, made, retained=False)
+    graph, cached = run(network, made), run(network, made, negatives="cached")
     assert_same(graph, cached)
     without = run(encoder(dropout=0.0), made)
     assert (without[0].logged["loss"] - graph[0].logged["loss"]).abs() > 1e-3
@@ -185,7 +186,7 @@ def test_vanilla_is_the_plain_language_model_loss_of_transformers():
     view = collator.collate(made, tiny.PAD)
     labels = torch.full_like(view.input_ids_BL, -100)
     for row, made_row in enumerate(made):
-        end = made_row.branches[0].prompt_end
+        end = made_row.segments[0].prompt_end
         labels[row, end : len(made_row)] = view.input_ids_BL[row, end : len(made_row)]
     expected = network.network(input_ids=view.input_ids_BL, attention_mask=view.mask_BL, labels=labels).loss
     torch.testing.assert_close(outcome.logged["clm_full"], expected)
@@ -211,9 +212,9 @@ def test_skip_is_exactly_masks_that_are_not_attended():
     network = encoder()
     skip, token = rows("skip"), rows("token")
     unattended = batch([*together(token[:4]), [(row, [4 + i]) for i, row in enumerate(token[4:])]], 4)
-    view = unattended.packs[1].view
-    unattended.packs[1] = unattended.packs[1]._replace(
-        view=view._replace(mask_BL=view.mask_BL * (view.input_ids_BL != tiny.MASK))
+    view = unattended.micro_batches[1].inputs
+    unattended.micro_batches[1] = unattended.micro_batches[1]._replace(
+        inputs=view._replace(mask_BL=view.mask_BL * (view.input_ids_BL != tiny.MASK))
     )
     one, other = run(network, batch(together(skip), 4)), run(network, unattended)
     mask_rows = [name for name in one[1] if "embedding_A" in name]
@@ -249,11 +250,11 @@ def test_questions_in_one_row_are_the_same_as_a_row_each(representation, impleme
     whole.set_attn_implementation(implementation)
     single, one_row = shared()
     masked = rows("token", 3)[3:]
-    masked_packs = [[(row, [3 + place]) for place, row in enumerate(masked)]]
-    separate = run(network, batch(apart(single) + masked_packs, 3))
-    for retained in (True, False):
+    masked_batches = [[(row, [3 + place]) for place, row in enumerate(masked)]]
+    separate = run(network, batch(apart(single) + masked_batches, 3))
+    for negatives in ("graph", "cached"):
         # transformers takes RMS norms in fp32 whatever the model's type: the last bit there is not the same everywhere.
-        one = run(network, batch([[(one_row, [0, 1, 2])], *masked_packs], 3), retained=retained)
+        one = run(network, batch([[(one_row, [0, 1, 2])], *masked_batches], 3), negatives=negatives)
         assert_same(separate, one, rtol=1e-6, atol=1e-6)
 
 
@@ -277,8 +278,8 @@ def test_flex_attention_sees_what_sdpa_sees():
     found = []
     view = collator.collate([one_row], tiny.PAD)
     for window in (None, 6):
-        dense = collator.tree_mask(view, window)[0, 0]
-        blocks = collator.block_mask(view, window)
+        dense = attention_mask.tree_mask(view, window)[0, 0]
+        blocks = attention_mask.block_mask(view, window)
         places = torch.arange(len(one_row))
         seen = blocks.mask_mod(torch.tensor(0), torch.tensor(0), places[:, None], places[None, :])
         assert torch.equal(seen, dense)
@@ -302,27 +303,123 @@ def test_pairs_of_one_document_neither_attract_nor_repel():
 
 def test_an_idle_forward_counts_nothing():
     network, made = encoder(), batch(apart(rows()), 4)
-    idle = made._replace(packs=[*made.packs, made.packs[-1]._replace(idle=True)])
-    for retained in (True, False):
-        assert_same(run(network, made, retained=retained), run(network, idle, retained=retained))
+    idle = made._replace(micro_batches=[*made.micro_batches, made.micro_batches[-1]._replace(idle=True)])
+    for negatives in ("graph", "cached"):
+        assert_same(run(network, made, negatives=negatives), run(network, idle, negatives=negatives))
 
 
-@pytest.mark.parametrize("retained", [True, False])
-def test_activation_checkpointing_changes_no_gradient(retained):
+@pytest.mark.parametrize("negatives", ["graph", "cached"])
+def test_activation_checkpointing_changes_no_gradient(negatives):
     network, made = encoder(dropout=0.2), batch(apart(rows()), 4)
-    plain = run(network, made, retained=retained)
+    plain = run(network, made, negatives=negatives)
     causal_lm.unwrap(network.network).activation_checkpointing_enable({"use_reentrant": False})
-    assert_same(plain, run(network, made, retained=retained))
+    assert_same(plain, run(network, made, negatives=negatives))
 
 
 def test_over_a_bf16_base_the_trainable_parameters_stay_fp32():
-    adapted = causal_lm.add_adapter(tiny.network(dtype=torch.bfloat16), dropout=0.0, **LORA)
+    adapted = lora.add_adapter(tiny.network(dtype=torch.bfloat16), dropout=0.0, **LORA)
     network = Encoder(adapted, "last_prompt").train()
     outcome, found = run(network, batch(together(rows()), 4))
     assert {grad.dtype for grad in found.values()} == {torch.float32}
     assert outcome.logged["loss"].dtype == torch.float32
     exact = run(
-        Encoder(causal_lm.add_adapter(tiny.network(), dropout=0.0, **LORA), "last_prompt"),
+        Encoder(lora.add_adapter(tiny.network(), dropout=0.0, **LORA), "last_prompt"),
         batch(together(rows()), 4),
     )
     assert outcome.logged["loss"].item() == pytest.approx(exact[0].logged["loss"].item(), rel=0.02)
+
+
+WEIGHT = 0.7
+
+
+def distill_batch(made, seed=3, num_top=4):
+    """The rows with a teacher that says something else than the labels."""
+    view = collator.collate(made, tiny.PAD)
+    generator = torch.Generator().manual_seed(seed)
+    teacher = torch.randn(len(view.labels_N), 48, generator=generator, dtype=torch.float64).log_softmax(dim=1)
+    top = teacher.topk(num_top, dim=1)
+    view = view._replace(teacher_ids_NK=top.indices, teacher_log_probs_NK=top.values)
+    return MicroBatch(view, torch.arange(len(made)))
+
+
+def split(micro_batch, made):
+    """The same rows, each a forward of its own."""
+    first, found = 0, []
+    for row in made:
+        num = len(row) - row.segments[0].prompt_end
+        view = collator.collate([row], tiny.PAD)._replace(
+            teacher_ids_NK=micro_batch.inputs.teacher_ids_NK[first : first + num],
+            teacher_log_probs_NK=micro_batch.inputs.teacher_log_probs_NK[first : first + num],
+        )
+        found.append(MicroBatch(view, torch.arange(1)))
+        first += num
+    return found
+
+
+@pytest.mark.parametrize("objective", [VANILLA, FOCUSED])
+def test_the_gradient_is_that_of_the_divergence_beside_the_other_losses(objective):
+    network, made = encoder(), rows()
+    labelled = batch(together(made if objective.reads_masked else made[:4]), 4)
+    students = rows(seed=9)[:3]
+    micro_batch = distill_batch(students)
+    num_labels = len(micro_batch.inputs.labels_N)
+    objective = objective._replace(distill=WEIGHT)
+    outcome, found = run(network, labelled._replace(distill=[micro_batch], num_labels_distill=num_labels), objective)
+
+    _, without = run(network, labelled, objective)
+    network.zero_grad()
+    total = torch.zeros((), dtype=torch.float64)
+    first = 0
+    for row in students:
+        ids = torch.from_numpy(row.input_ids.astype(np.int64))[None]
+        logits = network.network(
+            input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=torch.arange(len(row))[None]
+        ).logits[0]
+        for place in range(row.segments[0].prompt_end, len(row)):
+            log_q = logits[place - 1].log_softmax(dim=0)[micro_batch.inputs.teacher_ids_NK[first]]
+            log_p = micro_batch.inputs.teacher_log_probs_NK[first]
+            rest_p, rest_q = 1 - log_p.exp().sum(), 1 - log_q.exp().sum()
+            total = total + (log_p.exp() * (log_p - log_q)).sum() + rest_p * (rest_p.log() - rest_q.log())
+            first += 1
+    (WEIGHT * total / num_labels).backward()
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], without[name] + parameter.grad, rtol=1e-8, atol=1e-11)
+    torch.testing.assert_close(outcome.logged["distill"], total / num_labels)
+
+
+def test_a_forward_each_is_one_forward_of_all():
+    network, labelled, students = encoder(), batch(together(rows()[:4]), 4), rows(seed=9)[:3]
+    micro_batch = distill_batch(students)
+    num_labels = len(micro_batch.inputs.labels_N)
+    objective = VANILLA._replace(distill=WEIGHT)
+    whole = run(network, labelled._replace(distill=[micro_batch], num_labels_distill=num_labels), objective)
+    each = split(micro_batch, students)
+    apart = run(network, labelled._replace(distill=each, num_labels_distill=num_labels), objective)
+    assert_same(whole, apart)
+    idle = [micro_batch, micro_batch._replace(idle=True)]
+    assert_same(whole, run(network, labelled._replace(distill=idle, num_labels_distill=num_labels), objective))
+
+
+def test_the_loss_is_the_weighted_sum_and_without_a_teacher_there_is_no_divergence():
+    network, labelled = encoder(), batch(together(rows()[:4]), 4)
+    assert "distill" not in run(network, labelled, VANILLA)[0].logged
+    micro_batch = distill_batch(rows(seed=9)[:3])
+    made = labelled._replace(distill=[micro_batch], num_labels_distill=len(micro_batch.inputs.labels_N))
+    logged = run(network, made, VANILLA._replace(full=0.5, distill=2.0))[0].logged
+    torch.testing.assert_close(logged["loss"], 0.5 * logged["clm_full"] + 2.0 * logged["distill"])
+
+
+def test_without_labels_the_gradient_is_that_of_the_divergence_alone():
+    network, students = encoder(), rows(seed=9)[:3]
+    micro_batch = distill_batch(students)
+    num_labels = len(micro_batch.inputs.labels_N)
+    objective = VANILLA._replace(full=0.0, distill=WEIGHT)
+    nothing = StepBatch([], 0, 0, 0, None, [micro_batch], num_labels)
+    weightless = batch(together(rows()[:4]), 4)._replace(distill=[micro_batch], num_labels_distill=num_labels)
+    outcome, found = run(network, nothing, objective)
+    _, expected = run(network, weightless, objective)
+    for name, grad in found.items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(outcome.logged["loss"], WEIGHT * outcome.logged["distill"])
+    assert set(outcome.logged) == {"loss", "distill"}

@@ -33,13 +33,13 @@ class Recorder:
         self._take("finish")
 
 
-def watched(monkeypatch: pytest.MonkeyPatch, *recorders: Recorder) -> trackers.Watchers:
+def watched(monkeypatch: pytest.MonkeyPatch, *recorders: Recorder) -> trackers.Trackers:
     waiting = list(recorders)
     monkeypatch.setattr(trackers, "_start", lambda name, run: waiting.pop(0))
-    return trackers.Watchers(["recorder"] * len(recorders), "focused", {"train.steps": 6})
+    return trackers.Trackers(["recorder"] * len(recorders), "focused", {"train.steps": 6})
 
 
-def follow(watchers: trackers.Watchers) -> None:
+def follow(watchers: trackers.Trackers) -> None:
     for step in (2, 4):
         watchers.log(step, {"loss": 1.0 / step})
     watchers.close()
@@ -89,5 +89,5 @@ def test_a_real_tracker_writes_without_a_network(name: str, tmp_path: Path, monk
     pytest.importorskip(trackers.PACKAGES[name], reason=f"{name} is not installed")
     monkeypatch.chdir(tmp_path)
     Processes()
-    follow(trackers.Watchers([name], "focused", {"train.steps": 6, "model.revision": None}))
+    follow(trackers.Trackers([name], "focused", {"train.steps": 6, "model.revision": None}))
     assert [path for path in (tmp_path / trackers.FOLDER).rglob("*") if path.is_file()]

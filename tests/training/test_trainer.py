@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM
 from pipeline.common import curves, methods
 from pipeline.runtime.errors import ConfigError, NumericError, ResourceError
 from pipeline.training import checkpoint, objective, trainer
-from pipeline.training.dataset import TrainingData, context_keys
 from tests.conftest import ROOT
 from tests.model import tiny
 from tests.toy_training import LORA, TRAIN, train, write_views
@@ -52,27 +51,6 @@ def with_settings(**changes):
     return TRAIN.model_copy(update=changes)
 
 
-def test_only_training_rows_are_read_and_paired_by_example(views: Path):
-    data = TrainingData([[0, 4], [7, 0]], views / "full.parquet", views / "masked.parquet")
-    assert data.example_ids == {0: "e0", 4: "e5", 7: "e8"}  # e4 is a test example
-    assert data.num_examples == 3
-    batch = data.batch(0, 1024, tiny.PAD)
-    assert batch.num_own == 2
-    assert sorted(place for pack in batch.packs for place in pack.places_E.tolist()) == [0, 1, 2, 3]
-    assert batch.num_labels_full == batch.num_labels_masked == 3 + 5
-    assert batch.same_document_BB is None
-
-
-def test_masked_views_come_first_where_they_are_what_full_views_are_drawn_to(views: Path):
-    data = TrainingData([[0, 6, 7]], views / "full.parquet", views / "masked.parquet", masked_first=True)
-    places = [pack.places_E.tolist() for pack in data.batch(0, 1024, tiny.PAD).packs]
-    assert all(place >= 3 for pack in places[:-2] for place in pack) and places[-2:] == [[1, 2], [0]]
-    mixed = TrainingData([[0, 6, 7]], views / "full.parquet", views / "masked.parquet")
-    assert {place for pack in places for place in pack} == {
-        place for pack in mixed.batch(0, 1024, tiny.PAD).packs for place in pack.places_E.tolist()
-    }
-
-
 def test_out_of_memory_is_one_line_with_what_makes_the_step_smaller(views: Path, monkeypatch: pytest.MonkeyPatch):
     def shortage(*arguments):
         torch.empty(1 << 62, dtype=torch.uint8)
@@ -82,24 +60,6 @@ def test_out_of_memory_is_one_line_with_what_makes_the_step_smaller(views: Path,
         ResourceError, match=r"out of memory in a step of \d+ forwards, .* all kept at once; set train.neg"
     ):
         train(views, "large")
-
-
-def test_questions_about_one_context_share_a_row(views: Path):
-    data = TrainingData([[0, 6, 7]], views / "full.parquet", views / "masked.parquet")
-    batch = data.batch(0, 1024, tiny.PAD)
-    assert [pack.places_E.tolist() for pack in batch.packs if pack.view.branch_BL is not None] == [[1, 2]]
-    assert batch.same_document_BB.tolist() == [[False] * 3, [False, False, True], [False, True, False]]
-
-
-def test_each_process_has_its_examples_and_as_many_forwards_as_the_others(views: Path):
-    """One has two questions in one row, the other two rows."""
-    data = TrainingData([[6, 7, 0, 1]], views / "full.parquet", views / "masked.parquet")
-    parts = [data.batch(0, 1, tiny.PAD, rank, 2) for rank in range(2)]
-    assert [len(part.packs) for part in parts] == [4, 4]
-    assert [[pack.idle for pack in part.packs].count(True) for part in parts] == [1, 0]
-    assert all(part.num_own == 2 and part.num_labels_full == 16 for part in parts)
-    own = [sum(len(pack.view.labels_N) for pack in part.packs if not pack.idle) // 2 for part in parts]
-    assert own == [9, 7]  # label tokens are not spread evenly, and each process divides by those of all
 
 
 def test_the_same_run_gives_the_same_adapter_and_curves(views: Path):
@@ -182,19 +142,15 @@ def test_the_adapter_loads_with_plain_peft_in_a_fresh_process(views: Path):
 def test_a_loss_that_is_not_finite_stops_and_names_the_example(views: Path, monkeypatch: pytest.MonkeyPatch):
     encode = objective.Encoder.forward
 
-    def poisoned(self, view, **options):
-        found = encode(self, view, **options)
-        return found._replace(clm_E=torch.where(view.end_E == 24, torch.nan, found.clm_E))
+    def poisoned(self, inputs, **options):
+        found = encode(self, inputs, **options)
+        return found._replace(loss_E=torch.where(inputs.end_E == 24, torch.nan, found.loss_E))
 
     monkeypatch.setattr(objective.Encoder, "forward", poisoned)
     with pytest.raises(NumericError, match=r"loss is not finite at step \d with examples e3; lower train.learning"):
         train(views, "broken", objective.VANILLA)
     with pytest.raises(NumericError, match=r"step 1 with examples (e\d, ){3}e\d; lower"):
         train(views, "broken", FOCUSED._replace(full=float("inf")))
-
-
-def test_context_keys_are_gold_documents_or_whole_contexts(views: Path):
-    assert context_keys(views / "full.parquet") == ["d0", "d1", "d2", "d3", "d5", "d6", "d7", "d7"]
 
 
 def program(views: Path, name: str, *changes: str, **environment: str) -> subprocess.Popen[str]:
@@ -210,18 +166,18 @@ def test_killed_at_twenty_points_it_ends_with_the_same_adapter(views: Path):
         output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     assert output.split("\n")[:-1] == ["killed"] * 20 + ["ended with 0"], errors
-    assert errors.count("goes on after step") == 20
+    assert errors.count("resumed after step") == 20
     with program(views, "whole", "steps=100") as process:
         assert process.communicate(timeout=300)[1] == ""
     assert written(views / "killed") == written(views / "whole")
 
 
 def test_a_training_with_a_teacher_goes_on_where_it_was_killed(views: Path):
-    with program(views, "pupil-killed", "steps=60", "kills=3", "taught=1", FOCUS_CHECKPOINT_SECONDS="0") as process:
+    with program(views, "pupil-killed", "steps=60", "kills=3", "distill=1", FOCUS_CHECKPOINT_SECONDS="0") as process:
         output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert output.split("\n")[:-1] == ["killed"] * 3 + ["ended with 0"], errors
-    with program(views, "pupil", "steps=60", "taught=1") as process:
+    with program(views, "pupil", "steps=60", "distill=1") as process:
         assert process.communicate(timeout=200)[1] == ""
     assert written(views / "pupil-killed") == written(views / "pupil")
     curve = (views / "pupil-curves/plots/metrics/train/distill.tsv").read_text().splitlines()
@@ -268,34 +224,34 @@ def test_a_damaged_checkpoint_is_passed_over(views: Path, every_step: None, caps
     capsys.readouterr()
     train(views, "one")
     errors = capsys.readouterr().err
-    assert f"{newest}: not whole, removed" in errors
-    assert "goes on after step 4 of 6" in errors
+    assert f"{newest}: damaged, removed" in errors
+    assert "resumed after step 4 of 6" in errors
     assert written(views / "one") == before
 
 
 @pytest.mark.parametrize("marker", ["[]", "null", "half", '{"sha256": 5}'])
 def test_what_is_not_whole_never_counts_as_one_of_the_newest(views: Path, marker: str):
-    kept = checkpoint.Checkpoints(views / "state", {})
+    checkpoints = checkpoint.Checkpoints(views / "state", {})
     for step in (49, 50):
-        kept.save(step, {"step": step})
+        checkpoints.save(step, {"step": step})
         (views / f"state/step-{step:08d}/{checkpoint.MARKER}").write_text(marker)
     (views / "state/step-junk").touch()
-    assert kept.latest() is None
+    assert checkpoints.latest() is None
     for step in (1, 2, 3):
-        kept.save(step, {"step": step})
-    assert kept.latest() == {"step": 3}
+        checkpoints.save(step, {"step": step})
+    assert checkpoints.latest() == {"step": 3}
     assert sorted(path.name for path in (views / "state").glob("step-0*")) == ["step-00000002", "step-00000003"]
-    kept.close()
+    checkpoints.close()
 
 
 def test_a_full_disk_names_the_file_and_leaves_nothing_unfinished(views: Path, monkeypatch: pytest.MonkeyPatch):
-    kept = checkpoint.Checkpoints(views / "state", {})
+    checkpoints = checkpoint.Checkpoints(views / "state", {})
     monkeypatch.setattr(checkpoint.os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space left") as caught:
-        kept.save(1, {"step": 1})
+        checkpoints.save(1, {"step": 1})
     assert caught.value.filename == str(views / "state/unfinished-00000001/state.pt")
     assert not list((views / "state").glob("*0000*"))
-    kept.close()
+    checkpoints.close()
 
 
 def test_another_training_does_not_go_on_from_it(views: Path, every_step: None, capsys: pytest.CaptureFixture[str]):
@@ -303,8 +259,8 @@ def test_another_training_does_not_go_on_from_it(views: Path, every_step: None, 
     capsys.readouterr()
     train(views, "one", identity={"train.seed": "2", "lora.rank": "4"})
     errors = capsys.readouterr().err
-    assert "not continued, for it was trained otherwise: train.seed 1 -> 2\n" in errors
-    assert "goes on" not in errors
+    assert "not resumed, because the settings, data or code differ: train.seed 1 -> 2\n" in errors
+    assert "resumed after" not in errors
 
 
 def test_two_trainings_of_one_method_at_once_are_refused(views: Path):

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import MistralConfig, MistralForCausalLM
 
-from pipeline.model import causal_lm, collator
+from pipeline.model import causal_lm, collator, lora
 from pipeline.tools.plan import cost, model_shape
 from pipeline.tools.plan.cost import Forward
 from pipeline.training import losses
@@ -29,7 +29,7 @@ def network(*, adapter: bool = True, embedding: str = "lora", window: int | None
     )  # fmt: skip
     made: Any = MistralForCausalLM(config)
     if adapter:
-        made = causal_lm.add_adapter(made, rank=4, alpha=8, dropout=0.0, embedding=embedding, norms=True, mask_id=3)
+        made = lora.add_adapter(made, rank=4, alpha=8, dropout=0.0, embedding=embedding, norms=True, mask_id=3)
     if checkpointing:
         made.activation_checkpointing_enable({"use_reentrant": False})
     return made.train()
@@ -39,14 +39,14 @@ def shape_of(made: Any) -> model_shape.Shape:
     return model_shape.parse(made.config.to_dict(), made.lm_head.weight.element_size(), "test")
 
 
-def view(tokens: int, *, padded: bool = False) -> collator.View:
+def view(tokens: int, *, padded: bool = False) -> collator.ModelInputs:
     lengths = [tokens, tokens - 5 if padded else tokens]
     ids = [np.full(length, 7, dtype=np.int32) for length in lengths]
     places = [np.arange(length, dtype=np.int32) for length in lengths]
     return collator.pad(ids, places, [length - LABELS for length in lengths], tiny.PAD)
 
 
-def measured(made: Any, of: collator.View) -> tuple[float, float]:
+def measured(made: Any, of: collator.ModelInputs) -> tuple[float, float]:
     """FLOPs of the forward, and of forward and backward, by torch's rules (which count every pair of tokens)."""
     aten: Any = torch.ops.aten
     rules = {  # torch has none for the CPU's kernel; these are its rules for CUDA's

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.common import files
-from pipeline.model import causal_lm, loading
+from pipeline.model import loading, lora
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError
 from pipeline.stages import base
@@ -58,7 +58,7 @@ def trained(embedding: str = "lora", method: str = "focused", *, scale: float = 
     card = loading.read_card()
     network = loading.load_base(config.load("base").model, card)
     torch.manual_seed(0)
-    adapted = causal_lm.add_adapter(
+    adapted = lora.add_adapter(
         network, rank=4, alpha=8, dropout=0.0, embedding=embedding, norms=True, mask_id=card.mask_id
     )
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_equal_adapters_are_equal_bytes_from_process_to_process(project):
     """Sets, which PEFT's configuration has, come in an order that differs with the hash seed."""
     found = []
     for seed in ("1", "2"):
-        program = "from tests.test_adapters import trained\ntrained()\n"
+        program = "from tests.model.test_loading import trained\ntrained()\n"
         environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": seed, "HF_HUB_OFFLINE": "1"}
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=environment)
         found.append({path.name: path.read_bytes() for path in (loading.MODELS / "focused").iterdir()})
