@@ -116,14 +116,11 @@ def predictions(
     answer_at = processes.gather_dicts(dict(zip(own, own_answers, strict=True)))
     if not processes.is_main:
         return None
-    answer_of = {key: answer_at[place] for place, key in enumerate(prompt_of)}
-    text_of = {
-        key: score.answer_text(base.tokenizer.decode(answer.output_ids), task) for key, answer in answer_of.items()
-    }
-    return [
-        _row(request, method, text_of[request.prompt.key], answer_of[request.prompt.key].log_probs)
-        for request in requests
-    ]
+    answer_of = {}
+    for place, key in enumerate(prompt_of):
+        text = score.answer_text(base.tokenizer.decode(answer_at[place].output_ids), task)
+        answer_of[key] = text, answer_at[place].log_probs
+    return [_row(request, method, *answer_of[request.prompt.key]) for request in requests]
 
 
 def split_examples(split: str, longest: bool = False) -> pl.DataFrame:
@@ -133,9 +130,9 @@ def split_examples(split: str, longest: bool = False) -> pl.DataFrame:
     """
     columns = ["example_id", "split", "question_id", "num_documents", "chunk_ids"]
     found = tables.frame(tables.FULL_VIEWS, columns).filter(split=split)
-    return (
-        found.filter(pl.col("num_documents") == pl.col("num_documents").max().over("question_id")) if longest else found
-    )
+    if longest:
+        found = found.filter(pl.col("num_documents") == pl.col("num_documents").max().over("question_id"))
+    return found
 
 
 def no_examples(split: str) -> DataError:
