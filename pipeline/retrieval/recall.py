@@ -81,7 +81,7 @@ def rank(example: Row, chunks: index.ChunkIndex, scorer: retrievers.Scorer, retr
 
 
 def best_rank(ranks_C: NDArray[np.int32], flags_C: NDArray[np.bool_]) -> int | None:
-    """The best rank among the flagged chunks; None when none is flagged."""
+    """Return the best rank among the flagged chunks; None when none is flagged."""
     return int(ranks_C[flags_C].min()) if flags_C.any() else None
 
 
@@ -92,7 +92,7 @@ def metrics(ranks: pl.DataFrame) -> dict[str, Any]:
     the examples with a known gold chunk, answer_retention over those with answers, mean_chunks over all. A mean over
     no examples is None.
     """
-    known, answered = gold_known(ranks), ranks.filter("has_answers")
+    known, answered = ranks.drop_nulls("gold_rank"), ranks.filter("has_answers")
     return {
         "num_examples": len(ranks),
         "num_gold_known": len(known),
@@ -102,11 +102,6 @@ def metrics(ranks: pl.DataFrame) -> dict[str, Any]:
         "mrr": (1 / (1 + known["gold_rank"])).mean(),
         "answer_retention": _shares_within(answered["answer_rank"]),
     }
-
-
-def gold_known(ranks: pl.DataFrame) -> pl.DataFrame:
-    """The examples with a known gold chunk."""
-    return ranks.drop_nulls("gold_rank")
 
 
 def _shares_within(ranks: pl.Series, ks: tuple[int, ...] = CONTEXT_KS) -> dict[str, Any]:
@@ -137,7 +132,7 @@ def gold_rows(ranks: pl.DataFrame) -> dict[str, set[int]]:
 
 
 def corpus_rank(scores_N: retrievers.ChunkScores, gold_rows: set[int]) -> int:
-    """Rank from 0 of the best gold chunk in the whole corpus; equal scores rank in the order of the corpus."""
+    """Return the rank from 0 of the best gold chunk in the corpus; equal scores rank in the order of the corpus."""
     rows = np.fromiter(gold_rows, dtype=np.int64)
     best = rows[scores_N[rows] == scores_N[rows].max()].min()
     ahead = scores_N > scores_N[best]
@@ -146,9 +141,9 @@ def corpus_rank(scores_N: retrievers.ChunkScores, gold_rows: set[int]) -> int:
 
 
 def in_corpus(scorer: retrievers.Scorer, num_unique_chunks: int, gold: Mapping[str, set[int]]) -> dict[str, Any] | None:
-    """Recall of the gold chunk when every question ranks all unique chunks; `gold` maps a question to its gold rows.
+    """Return the recall when every question ranks all unique chunks; `gold` maps a question to its gold rows.
 
-    None for retrievers that rank contexts only (the controls), and above MAX_CORPUS unique chunks.
+    It is None for retrievers that rank contexts only (the controls), and above MAX_CORPUS unique chunks.
     """
     if not isinstance(scorer, retrievers.CorpusScorer) or num_unique_chunks > MAX_CORPUS:
         return None

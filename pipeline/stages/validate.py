@@ -103,7 +103,7 @@ def _measured(
 
 
 def _interval(ranks: pl.DataFrame, k: int) -> list[float] | None:
-    known = recall.gold_known(ranks)
+    known = ranks.drop_nulls("gold_rank")
     if not len(known):
         return None
     hits = (known["gold_rank"] < k).cast(pl.Float64).to_numpy()
