@@ -1,19 +1,19 @@
-"""Variants of focused training that are no settings: does one of them win on the dev split?
+"""Variants of focused training for which there is no setting: does one of them win on the dev split?
 
     dvc exp run -S eval.split=dev -S ++data.dev_questions=640 mask teach   # the data, once
     OMP_NUM_THREADS=1 python benchmarks/variants.py [--only NAME ...] [--seeds 1] [--steps 120]
 
 Views, order of the examples, adapter, optimizer and evaluation are those of the pipeline; the loss of a step is written
 here. Masked views are `skip`: the same loss as "masks are not attended to", and half the time. Every training's answers
-are kept in models/.variants, so that a stopped run goes on. The table has, for each variant, exact match at the most
-documents, the paired difference to `vanilla` and to `focused` of the same seeds, the share of distraction errors, and
-the points from a gold document in the first place to one in the last (intervals over questions).
+are kept in models/.variants, so that a stopped run goes on. The table has, for each variant, the score at the most
+documents, the differences from `vanilla` and from `focused`, paired by seed, the share of distraction errors, and the
+points from a gold document in the first place to one in the last, all measured as `make ablations` measures its rows.
 """
 
 import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import polars as pl
 import torch
 import transformers
 from numpy.typing import NDArray
@@ -30,8 +31,9 @@ from tqdm import tqdm
 
 from benchmarks import measuring
 from pipeline.common import tables
-from pipeline.evaluation import bootstrap, predict, schema
+from pipeline.evaluation import predict, schema
 from pipeline.model import causal_lm, collator, distributed, loading, lora
+from pipeline.report import ablation_table
 from pipeline.runtime import config
 from pipeline.runtime.settings import Settings
 from pipeline.tools.ablations import tabulate
@@ -40,6 +42,8 @@ from pipeline.training.dataset import DISTILL_SPLITS, DistillationDataset, conte
 from pipeline.views import masking
 
 KEPT = Path(".variants")  # below models/
+REFERENCES = ("vanilla", "focused")
+RESAMPLES = 4000
 MOST = 10  # chunks that a curriculum over top-k begins or ends with
 
 
@@ -55,13 +59,13 @@ class Example(NamedTuple):
 
 
 Keep = Callable[[Example, float, np.random.Generator], NDArray[np.bool_]]
-"""Which chunks a view shows, by the share of the training that is done."""
+"""Chooses the chunks that a view shows, given the share of the training that is done."""
 Negative = Callable[[Example, Example], collator.TokenRow]
-"""A view that the full view of the first example is to differ from; the second is its neighbour in the batch."""
+"""Makes a hard negative of the first example's full view; the second example is its neighbour in the batch."""
 
 
 def best(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
-    """The paper's: the top 4."""
+    """Keep the top 4 chunks, as the paper does."""
     return masking.keep_top(example.ranks_C, 4)
 
 
@@ -70,19 +74,19 @@ def best_alone(example: Example, done: float, draw: np.random.Generator) -> NDAr
 
 
 def best_and_random(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
-    """The best and three others, drawn anew at each step."""
+    """Keep the best chunk and three others, drawn anew at each step."""
     kept_C = best_alone(example, done, draw)
     kept_C[draw.permutation(np.flatnonzero(~kept_C))[:3]] = True
     return kept_C
 
 
 def falling(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
-    """From ten chunks down to one."""
+    """Keep ten chunks at the start of training, one at its end."""
     return masking.keep_top(example.ranks_C, round(MOST + done * (1 - MOST)))
 
 
 def rising(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
-    """From one chunk up to ten."""
+    """Keep one chunk at the start of training, ten at its end."""
     return masking.keep_top(example.ranks_C, round(1 + done * (MOST - 1)))
 
 
@@ -91,7 +95,7 @@ def whole(example: Example, done: float, draw: np.random.Generator) -> NDArray[n
 
 
 def growing(example: Example, done: float, draw: np.random.Generator) -> NDArray[np.bool_]:
-    """The best chunk among more and more others; all of them in the second half."""
+    """Keep the best chunk and more and more others; all of them in the second half of training."""
     kept_C = best_alone(example, done, draw)
     num_others = round(min(1.0, 2 * done) * (len(kept_C) - 1))
     kept_C[draw.permutation(np.flatnonzero(~kept_C))[:num_others]] = True
@@ -99,36 +103,36 @@ def growing(example: Example, done: float, draw: np.random.Generator) -> NDArray
 
 
 def without_best(example: Example, other: Example) -> collator.TokenRow:
-    """The same question over the same context, the best chunk masked."""
+    """Ask the same question over the same context, the best chunk masked."""
     return shown(example, ~masking.keep_top(example.ranks_C, 1), "skip")
 
 
 def other_context(example: Example, other: Example) -> collator.TokenRow:
-    """The same question over the neighbour's context."""
+    """Ask the same question over the neighbour's context."""
     return alone(other.ids[: other.question_start], example.ids[example.question_start :], example)
 
 
 def other_question(example: Example, other: Example) -> collator.TokenRow:
-    """The neighbour's question over the same context."""
+    """Ask the neighbour's question over the same context."""
     return alone(example.ids[: example.question_start], other.ids[other.question_start :], other)
 
 
 class Variant(NamedTuple):
-    """Where a training differs from the paper's."""
+    """The ways in which a training differs from the paper's."""
 
     masked: Keep | None = best
     full: Keep = whole
     gaps: int = 0
-    """Places left out before each chunk of the full view, at most; drawn anew at each step."""
+    """At most so many positions are left out before each chunk of the full view; drawn anew at each step."""
     weight: float = 0.1
-    """Of the contrastive loss."""
+    """Weight of the contrastive loss."""
     temperature: float | None = None
-    """Of the contrastive loss; None: that of params.yaml."""
+    """Temperature of the contrastive loss; None: the one of params.yaml."""
     masked_weight: float = 1.0
-    """Of the masked view's causal-LM loss."""
+    """Weight of the masked view's causal-LM loss."""
     negative: Negative | None = None
     layer: int | None = None
-    """Whose output is compared, from 0; None: the last one's, behind the final norm."""
+    """The layer whose output is compared, from 0; None: the last one, behind the final norm."""
     fixed: str = ""
     """The view whose representation gets no gradient: full | masked."""
     matched: float = 0.0
@@ -178,7 +182,7 @@ def shown(example: Example, kept_C: NDArray[np.bool_], mode: masking.Mode) -> co
 
 
 def full_view(example: Example, variant: Variant, done: float, draw: np.random.Generator) -> collator.TokenRow:
-    """Closed up where it leaves chunks out; then the gaps, which move all that stands behind them."""
+    """Make the full view without the chunks it leaves out, then draw the gaps, which move everything behind them."""
     row = shown(example, variant.full(example, done, draw), "drop")
     if not variant.gaps:
         return row
@@ -196,7 +200,7 @@ def alone(context: collator.Ints, question: collator.Ints, asked: Example) -> co
 
 
 class Read(NamedTuple):
-    """What the network makes of some rows, in their order."""
+    """Loss, representations and logits of some rows, in their order."""
 
     clm: Tensor
     """Nats per label token."""
@@ -236,7 +240,7 @@ def output_of(network: Any, layer: int | None) -> Iterator[list[Tensor]]:
 
 
 def contrast(variant: Variant, full: Read, masked: Read, negative: Read | None, temperature: float) -> Tensor:
-    """Symmetric InfoNCE; each full view has its hard negative beside the others' masked views."""
+    """Symmetric InfoNCE; each full view has its hard negative beside the other examples' masked views."""
     z_full, z_masked = (functional.normalize(found.z_BD, dim=-1) for found in (full, masked))
     z_full = z_full.detach() if variant.fixed == "full" else z_full
     z_masked = z_masked.detach() if variant.fixed == "masked" else z_masked
@@ -250,7 +254,7 @@ def contrast(variant: Variant, full: Read, masked: Read, negative: Read | None, 
 
 
 def matching(full: Read, masked: Read) -> Tensor:
-    """Nats per label token."""
+    """KL from the masked view's answer, held fixed, to the full view's; nats per label token."""
     logits_NV, fixed_NV = torch.cat(full.logits), torch.cat(masked.logits).detach()
     alone_N = torch.zeros(len(logits_NV), dtype=torch.long)
     return losses.divergence_of_logits(logits_NV, fixed_NV, alone_N, 1).sum() / len(logits_NV)
@@ -271,7 +275,7 @@ def training_examples() -> list[Example]:
 
 
 def train(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> Any:
-    """The adapted network, by the pipeline's schedule of examples, learning rate and teacher."""
+    """Train an adapter with the pipeline's batches, learning rate and teacher."""
     options, card = settings.train, loading.read_card()
     transformers.set_seed(seed)
     network = lora.add_adapter(
@@ -325,87 +329,72 @@ def train(name: str, variant: Variant, seed: int, settings: Settings, examples: 
 
 
 def identity(settings: Settings) -> str:
-    """Of data and settings; edits of this file are not in it: remove models/.variants after one."""
+    """Digest of data and settings. It does not cover this file: remove models/.variants after an edit here."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
     for path in (tables.FULL_VIEWS.path, tables.SCORES.path, tables.TEACHINGS.path):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def answers(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> list[Any]:
-    """The dev answers of a variant with the most documents; kept ones are read, others trained for."""
+def answers(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> pl.DataFrame:
+    """Read the dev answers of a variant; where none are kept, train it and answer first."""
     method = (KEPT / f"{name.replace(' ', '_')}-{seed}-{identity(settings)}").as_posix()
-    place = loading.MODELS / f"{method}.parquet"
-    if not place.is_file():
+    kept = schema.PREDICTIONS.at(loading.MODELS / f"{method}.parquet")
+    if not kept.path.is_file():
         card = loading.read_card()
         loading.save_adapter(train(name, variant, seed, settings, examples), card, loading.MODELS / method)
-        processes = distributed.Processes()
-        rows = predict.predictions(method, settings.model, settings.eval, "dev", {}, processes, name)
-        processes.close()
-        tables.write(schema.PREDICTIONS.at(place), rows or [])
-    rows = list(tables.scan(schema.PREDICTIONS.at(place)))
-    most = max(row["num_documents"] for row in rows)
-    return [row for row in rows if row["num_documents"] == most]
+        team = distributed.Processes()
+        rows = predict.predictions(method, settings.model, settings.eval, "dev", {}, team, name)
+        team.close()
+        tables.write(kept, rows or [])
+    columns = [column for column, _ in schema.ABLATION_RUN.columns]
+    return tables.frame(kept, columns).with_columns(seed=pl.lit(seed, pl.Int64))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = config.load()
-    if not any(row["split"] == "dev" for row in tables.scan(tables.EXAMPLES, ["split"])):
+    if "dev" not in tables.frame(tables.EXAMPLES, ["split"])["split"]:
         raise SystemExit("error: there are no dev questions to compare on; set data.dev_questions or data.dev_fraction")
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"steps": arguments.steps})})
     examples = training_examples()
-    found: dict[str, dict[int, list[Any]]] = {}
+    references: list[tabulate.AblationAnswers] = []
+    found = {}
     for name in arguments.only:
-        for seed in arguments.seeds:
-            found.setdefault(name, {})[seed] = answers(name, VARIANTS[name], seed, settings, examples)
-            print(row_of(name, found), flush=True)
-    return {"rows": {name: measured(name, found) for name in found}}
+        by_seed = [answers(name, VARIANTS[name], seed, settings, examples) for seed in arguments.seeds]
+        mine = tabulate.AblationAnswers(name, name, "", name, "full", {}, pl.concat(by_seed), identity=(name,))
+        references += [mine] * (name in REFERENCES)
+        found[name] = measured(mine, references)
+        print(cells(name, found[name]), flush=True)
+    return {"rows": {name: {to: row.model_dump() for to, row in rows.items()} for name, rows in found.items()}}
 
 
-def measured(name: str, found: dict[str, dict[int, list[Any]]]) -> dict[str, Any]:
-    of_seed = found[name]
-    rows = [row for answers_ in of_seed.values() for row in answers_]
-    values: dict[str, Any] = {
-        "seeds": list(of_seed),
-        "exact_match": float(np.mean([row["exact_match"] for row in rows])),
-        "distraction_rate": float(np.mean([row["error"] == "distraction" for row in rows])),
-        "questions": len({row["question_id"] for row in rows}),
+def measured(
+    mine: tabulate.AblationAnswers, references: Sequence[tabulate.AblationAnswers]
+) -> dict[str, ablation_table.AblationRow]:
+    """Measure a variant as `make ablations` measures a row, against each of the references that are trained."""
+    others = [other for other in references if other.name != mine.name]
+    return {
+        reference: tabulate.tabulate(
+            [mine, *others], reference=reference, claimed=[], seconds=0.0, resamples=RESAMPLES
+        ).rows[0]
+        for reference in REFERENCES
     }
-    places = [row["gold_position"] / (row["num_documents"] - 1) for row in rows]
-    questions = [row["question_id"] for row in rows]
-    slope = bootstrap.slope(places, [row["exact_match"] for row in rows], questions, resamples=2000, seed=0)
-    values["first_to_last"] = None if slope is None else slope._asdict()
-    for other in ("vanilla", "focused"):
-        if other != name and other in found and found[other].keys() >= of_seed.keys():
-            sources = [found[source][seed] for source in (name, other) for seed in of_seed]
-            assert len({tuple(row["example_id"] for row in rows) for rows in sources}) == 1, "not the same questions"
-            mine, theirs = (
-                np.array([[row["exact_match"] for row in source[seed]] for seed in of_seed], dtype=np.float64)
-                for source in (of_seed, found[other])
-            )
-            ids = [row["question_id"] for row in next(iter(of_seed.values()))]
-            values[f"to_{other}"] = tabulate.crossed_difference(
-                mine, theirs, ids, paired=True, resamples=4000, seed=0
-            )._asdict()
-    return values
 
 
-def row_of(name: str, found: dict[str, dict[int, list[Any]]]) -> str:
-    values = measured(name, found)
-    cells = [name, ", ".join(map(str, values["seeds"])), f"{100 * values['exact_match']:.1f}"]
-    for other in ("vanilla", "focused"):
-        difference = values.get(f"to_{other}")
-        if difference is None:
-            cells.append("")
-            continue
-        mean, low, high = (100 * difference[key] for key in ("difference", "low", "high"))
-        cells.append(f"{mean:+.1f} [{low:+.1f}, {high:+.1f}], p {difference['p_value']:.3f}")
-    cells.append(f"{100 * values['distraction_rate']:.1f}")
-    slope = values["first_to_last"]
-    cells.append(
-        "" if slope is None else "{:+.0f} [{:+.0f}, {:+.0f}]".format(*(100 * border for border in slope.values()))
-    )
-    return f"| {' | '.join(cells)} |"
+def cells(name: str, found: Mapping[str, ablation_table.AblationRow]) -> str:
+    """Write one line of the table."""
+    row = found[REFERENCES[0]]
+    texts = [name, ", ".join(map(str, row.seeds)), f"{100 * row.pooled.mean:.1f}"]
+    for to in (found[reference].to_reference for reference in REFERENCES):
+        texts.append("" if to is None else f"{points(to.difference, to.low, to.high)}, p {to.p_value:.3f}")
+    texts.append(f"{100 * row.distraction_rate.mean:.1f}")
+    texts.append("" if row.slope is None else points(row.slope.mean, row.slope.low, row.slope.high, 0))
+    return f"| {' | '.join(texts)} |"
+
+
+def points(value: float, low: float, high: float, digits: int = 1) -> str:
+    shares = [f"{100 * share:+.{digits}f}" for share in (value, low, high)]
+    return "{} [{}, {}]".format(*shares)
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
@@ -415,7 +404,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--results", type=Path, help="where to put the measured values as JSON")
     arguments = parser.parse_args(words)
-    print("| variant | seeds | exact match | to vanilla | to focused | distracted | first to last |")
+    print("| variant | seeds | score | to vanilla | to focused | distracted | first to last |")
     print("|---|---|--:|:--|:--|--:|--:|")
     found = measuring.setting(arguments) | measure(arguments)
     measuring.write(arguments.results, found)

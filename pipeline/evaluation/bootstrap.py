@@ -52,7 +52,7 @@ def interval(
     Raises:
         ValueError: there are no values, or another number of question_ids.
     """
-    sums_Q, counts_Q = _by_question(values, question_ids)
+    sums_Q, counts_Q = by_question(values, question_ids)
     mean = float(sums_Q.sum() / counts_Q.sum())
     means_Q = sums_Q / counts_Q
     if np.all(means_Q == means_Q[0]):
@@ -92,7 +92,7 @@ def paired_difference(
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} values, b has {len(b)}: not the same rows")
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    sums_Q, _ = _by_question(differences, question_ids)
+    sums_Q, _ = by_question(differences, question_ids)
     found = interval(differences, question_ids, resamples=resamples, seed=seed)
     return PairedDifference(*found, _sign_flip_p(sums_Q, resamples, seed), len(sums_Q))
 
@@ -118,7 +118,7 @@ def slope(
     if len(x) == 0 or np.all(x == x[0]):
         return None
     x = x - x.mean()  # the slope is the same, and sums of squares lose no digits
-    sums_5Q = np.stack([_by_question(column, question_ids)[0] for column in (np.ones_like(x), x, y, x * x, x * y)])
+    sums_5Q = np.stack([by_question(column, question_ids)[0] for column in (np.ones_like(x), x, y, x * x, x * y)])
     found, num_questions = float(_slope(sums_5Q.sum(axis=1))), sums_5Q.shape[1]
     rng = np.random.default_rng(seed)
     batch = max(1, _NUMBERS_PER_BATCH // num_questions)
@@ -160,7 +160,7 @@ def _sign_flip_p(differences_Q: Floats, resamples: int, seed: int) -> float:
     return float(result.pvalue)
 
 
-def _by_question(values: Sequence[float] | Floats, question_ids: Sequence[str] | None) -> tuple[Floats, Floats]:
+def by_question(values: Sequence[float] | Floats, question_ids: Sequence[str] | None) -> tuple[Floats, Floats]:
     """Sum and count the rows of each question."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:

@@ -14,6 +14,7 @@ from pipeline.training.dataset import MicroBatch, StepBatch
 from pipeline.training.objective import Encoder, Objective
 from tests.conftest import ROOT
 from tests.model import tiny
+from tests.tools.ablations import test_tabulate
 from tests.training.test_objective import examples
 
 variants = runpy.run_path(str(ROOT / "benchmarks/variants.py"))
@@ -163,3 +164,15 @@ def test_matching_is_zero_for_equal_answers_and_moves_the_full_view_alone():
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     found.backward()
     assert full.logits[0].grad is not None and other.logits[0].grad is None
+
+
+def test_a_variant_is_measured_as_a_row_of_the_ablation_grid_against_both_references():
+    hits = {"vanilla": [1, 0] * 10, "focused": [1, 1, 1, 0] * 5, "distill": [1] * 20}
+    mine, *references = (test_tabulate.row(name, {1: hits[name], 2: hits[name]}) for name in reversed(hits))
+    found = variants["measured"](mine, references)
+    assert found["vanilla"].to_reference.difference == pytest.approx(0.5)
+    assert found["focused"].to_reference.difference == pytest.approx(0.25)
+    cells = variants["cells"]("distill", found).split(" | ")
+    assert cells[:3] == ["| distill", "1, 2", "100.0"]
+    assert cells[3].startswith("+50.0 [") and cells[4].startswith("+25.0 [") and cells[5] == "0.0"
+    assert variants["measured"](references[1], references)["vanilla"].to_reference is None

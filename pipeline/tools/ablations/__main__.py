@@ -197,15 +197,10 @@ def _answers(one: grid.PlannedRow) -> tabulate.AblationAnswers:
         runs.answers(one.run_of[seed], row.input).with_columns(seed=pl.lit(seed, pl.Int64)) for seed in seed_of.values()
     ]
     return tabulate.AblationAnswers(
-        name=row.name,
-        label=row.label,
-        group=row.group,
-        method=row.method,
-        input=row.input,
+        **row.model_dump(exclude={"overrides", "scale", "seeds"}),
         overrides=one.overrides,
         answers=pl.concat(answers),
         identity=(row.input, *seed_of),
-        reference=row.reference,
     )
 
 

@@ -309,8 +309,10 @@ def crossed_bootstrap(
     Returns:
         The sum itself; its resamples (R) in rising order, with the spread and the tails they should have; and Q.
     """
-    by_question = [_by_question(values_SE, question_ids) for values_SE in groups]
-    sums, counts_Q = [sums_SQ for sums_SQ, _ in by_question], by_question[0][1]
+    if not all(map(len, groups)):
+        raise ValueError("no values: a mean over no seeds is not defined")
+    by_question = [[bootstrap.by_question(values_E, question_ids) for values_E in values_SE] for values_SE in groups]
+    sums, counts_Q = [np.stack([sums_Q for sums_Q, _ in found]) for found in by_question], by_question[0][0][1]
     mean = float(sum(sums_SQ.mean(axis=0).sum() for sums_SQ in sums) / counts_Q.sum())
     random = np.random.default_rng(seed)
     num_questions = len(counts_Q)
@@ -329,17 +331,6 @@ def crossed_bootstrap(
     return mean, _rescaled(draws_R, mean, *_variance(sums, counts_Q)), num_questions
 
 
-def _by_question(values_SE: Floats, question_ids: Sequence[str]) -> tuple[Floats, Floats]:
-    """Sum each question's examples under each seed (S, Q), and count them (Q)."""
-    if values_SE.ndim != 2 or 0 in values_SE.shape:
-        raise ValueError("no values: a mean of nothing is not defined")
-    if len(question_ids) != values_SE.shape[1]:
-        raise ValueError(f"{values_SE.shape[1]} examples but {len(question_ids)} question_ids")
-    _, question_of_E = np.unique(np.asarray(question_ids), return_inverse=True)
-    sums_SQ = np.stack([np.bincount(question_of_E, weights=values_E).astype(np.float64) for values_E in values_SE])
-    return sums_SQ, np.bincount(question_of_E).astype(np.float64)
-
-
 def _rescaled(draws_R: Floats, mean: float, variance: float, df: float) -> Floats:
     """Give the resamples, in rising order, this variance and the tails of Student's t.
 
@@ -350,10 +341,8 @@ def _rescaled(draws_R: Floats, mean: float, variance: float, df: float) -> Float
         return draws_R
     rank_R = np.arange(1, len(draws_R) + 1) / (len(draws_R) + 1)
     normal_R = stats.norm.ppf(rank_R)
-    apart_R = np.abs(normal_R) > 1e-6
-    limit = stats.norm.pdf(0.0) / stats.t.pdf(0.0, df)  # of the quotient where both quantiles are 0
-    factor_R = np.full(len(draws_R), limit)
-    factor_R[apart_R] = stats.t.ppf(rank_R[apart_R], df) / normal_R[apart_R]
+    limit_R = np.full(len(draws_R), stats.norm.pdf(0.0) / stats.t.pdf(0.0, df))  # where both quantiles are 0
+    factor_R = np.divide(stats.t.ppf(rank_R, df), normal_R, out=limit_R, where=np.abs(normal_R) > 1e-6)
     rescaled: Floats = np.sort(mean + variance**0.5 / found * factor_R * (draws_R - mean))
     return rescaled
 

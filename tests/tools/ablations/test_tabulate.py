@@ -356,7 +356,7 @@ def test_pairs_of_seeds_are_sharper_than_seeds_drawn_apart_where_they_share_thei
 def test_values_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="no values"):
         tabulate.crossed_mean(np.zeros((0, 3)), names(3), **DRAWS)
-    with pytest.raises(ValueError, match="3 examples but 2 question_ids"):
+    with pytest.raises(ValueError, match="3 values but 2 question_ids"):
         tabulate.crossed_mean(np.zeros((2, 3)), names(2), **DRAWS)
     with pytest.raises(ValueError, match="a has 2 seeds, b has 3: not pairs"):
         tabulate.crossed_difference(np.zeros((2, 3)), np.zeros((3, 3)), names(3), paired=True, **DRAWS)
