@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.common import curves, tables
+from pipeline.common import curves, methods, tables
 from pipeline.evaluation import schema
 from pipeline.runtime.settings import SECTIONS, Settings
 from tests.conftest import ROOT
-from tests.graph.closure import closure
+from tests.graph.closure import INSTANCES, STAGES, closure, reruns, written
 
-STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 NAME_TABLES = {"tables": tables, "schema": schema}
 SECTIONS_OF_BUNDLES = {"data", "retriever", "model"}
 DEFINE_TABLES = ("pipeline/common/tables.py", "pipeline/evaluation/schema.py")
@@ -26,43 +25,6 @@ NOT_READ = {  # paths that the modules of a stage, or of one of its instances, n
     "surface": {"models/base/tokenizer.json", "data/scores.parquet"},  # asks over full contexts only
     "analyze": {"data/examples.parquet"},  # reads the answers of reports/predictions
 }
-
-
-def instances() -> dict[str, dict[str, Any]]:
-    """Every stage as DVC sees it, foreach written out."""
-    found = {}
-    for name, stage in STAGES.items():
-        if "foreach" not in stage:
-            found[name] = stage
-            continue
-        items = stage["foreach"]
-        for key in items:
-            value = items[key] if isinstance(items, dict) else key
-            found[f"{name}@{key}"] = _filled(stage["do"], key, value)
-    return found
-
-
-def written(stage: dict[str, Any]) -> dict[str, bool]:
-    """What a stage writes, outs and metrics, and whether DVC caches it."""
-    outs = [*stage.get("outs", []), *stage.get("metrics", [])]
-    return dict(
-        (next(iter(out)), next(iter(out.values())).get("cache", True)) if isinstance(out, dict) else (out, True)
-        for out in outs
-    )
-
-
-def _filled(node: Any, key: str, item: Any) -> Any:
-    if isinstance(node, dict):
-        return {_filled(name, key, item): _filled(value, key, item) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_filled(value, key, item) for value in node]
-    if isinstance(node, str):
-        node = node.replace("${key}", key)
-        return re.sub(r"\$\{item(?:\.(\w+))?\}", lambda found: item[found[1]] if found[1] else item, node)
-    return node
-
-
-INSTANCES = instances()
 
 
 def sections(name: str) -> set[str]:
@@ -189,3 +151,45 @@ def test_plots_of_training_are_those_of_the_table_of_curves():
             paths = {f"reports/train/{m}/plots/metrics/train/{curve.name}.tsv": curve.name for m in curve.methods}
             expected.setdefault(title_of[curve.beside or curve.name], {}).update(paths)
     assert drawn == expected
+
+
+VANILLA, FOCUSED, DISTILL = (
+    {f"{stage}@{method}" for stage in ("train", "evaluate", "surface")} for method in methods.TRAINED
+)
+ASKED = {f"{stage}@{method}" for stage in ("evaluate", "surface") for method in methods.METHODS}
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("pipeline/runtime/settings.py", set()),
+        ("pipeline/tools/plan/forecast.py", set()),
+        ("conf/ablations.yaml", set()),
+        ("pipeline/report/page.py", {"report"}),
+        ("pipeline/report/templates/page.html.j2", {"report"}),
+        ("pipeline/stages/report.py", {"report"}),
+        ("pipeline/analysis/attention.py", {"analyze", "report"}),
+        ("pipeline/evaluation/schema.py", {*ASKED, "analyze", "report"}),  # a new column of predictions
+        ("pipeline/evaluation/metrics.py", {*ASKED, "analyze", "report"}),
+        ("pipeline/evaluation/bootstrap.py", {"validate", "gate", *FOCUSED, *ASKED, "analyze", "report"}),
+        ("pipeline/training/trackers.py", {*VANILLA, *FOCUSED, *DISTILL, "analyze", "report"}),
+        ("pipeline/stages/teach.py", {"teach", *DISTILL, "analyze", "report"}),
+        ("pipeline/stages/mask.py", {"mask", "gate", *FOCUSED, "analyze", "report"}),
+        ("pipeline/data/benchmarks/nq.py", set(INSTANCES) - {"base"}),
+        ("conf/data/nq.yaml", set()),  # not the chosen bundle
+        ("conf/data/bios.yaml", set(INSTANCES) - {"base"}),
+    ],
+)
+def test_an_edit_reruns_only_what_reads_the_file(file: str, expected: set[str]):
+    assert (ROOT / file).is_file()
+    assert reruns(file) == expected
+
+
+def test_only_the_rooms_behind_training_retrain():
+    """An edit elsewhere must not cost hours: reports, statistics, planning and settings retrain nothing."""
+    retraining = {
+        path.relative_to(ROOT / "pipeline").parts[0]
+        for path in (ROOT / "pipeline").rglob("*.py")
+        if "train@vanilla" in reruns(path.relative_to(ROOT).as_posix())
+    }
+    assert retraining == {"common", "data", "model", "retrieval", "stages", "training", "views"}

@@ -4,15 +4,14 @@ import json
 import re
 import time
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.common import methods
+from tests.graph.closure import INSTANCES, behind, written
 from tests.graph.project import Project
-from tests.graph.test_dvc_yaml import INSTANCES, written
 
 BEFORE_VIEWS = {"prepare", "validate", "chunk", "score", "base"}
 EVALUATE = [f"{stage}@{method}" for stage in ("evaluate", "surface") for method in methods.METHODS]
@@ -163,22 +162,6 @@ def test_what_an_edit_can_rerun(project: Project, file: str, changes: dict[str, 
         assert sorted(behind(changed)) == sorted(reruns)
     finally:
         (project.root / file).write_text(original)
-
-
-def behind(stages: Any) -> set[str]:
-    """The stages and everything that reads their outs, directly or not."""
-    found = set(stages)
-    while True:
-        outs = {Path(out) for name in found for out in written(INSTANCES[name])}
-        more = {
-            name
-            for name, stage in INSTANCES.items()
-            for dep in map(Path, stage["deps"])
-            if any(dep == out or dep in out.parents or out in dep.parents for out in outs)
-        }
-        if more <= found:
-            return found
-        found |= more
 
 
 def test_a_moved_bar_runs_the_gate_alone_and_a_bar_too_high_stops_before_focused_training(project: Project):

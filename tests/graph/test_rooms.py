@@ -94,3 +94,36 @@ def test_views_do_not_import_torch():
         if room(module) == "views":
             for file in closure(module):
                 assert not {name.split(".")[0] for name in imports(ROOT / file)} & HEAVY, (module, file)
+
+
+DEFINED_TWICE = {
+    "Branch": {"model/prefix_cache", "model/collator"},
+    "Processes": {"model/distributed", "training/grad_cache"},
+    "Row": {"model/collator", "common/tables"},
+}
+"""Names still to be made unique."""
+
+
+def test_a_class_name_means_one_thing():
+    """No two modules define a class or a capitalised alias of one name."""
+    found: dict[str, set[str]] = {}
+    for module in MODULES:
+        for node in ast.parse(module.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                name = node.name
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id
+            else:
+                continue
+            if name[0].isupper() and not name.isupper():
+                found.setdefault(name, set()).add(module.relative_to(ROOT / "pipeline").with_suffix("").as_posix())
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == DEFINED_TWICE
+
+
+def test_our_own_modules_keep_their_names():
+    """`import x as y` hides where a function comes from; `import x as x` only exports a name and is fine."""
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
+                renamed = [alias.name for alias in node.names if alias.asname not in (None, alias.name)]
+                assert not renamed, f"{module.relative_to(ROOT)} renames {', '.join(renamed)}"
