@@ -96,14 +96,6 @@ def test_views_do_not_import_torch():
                 assert not {name.split(".")[0] for name in imports(ROOT / file)} & HEAVY, (module, file)
 
 
-DEFINED_TWICE = {
-    "Branch": {"model/prefix_cache", "model/collator"},
-    "Processes": {"model/distributed", "training/grad_cache"},
-    "Row": {"model/collator", "common/tables"},
-}
-"""Names still to be made unique."""
-
-
 def test_a_class_name_means_one_thing():
     """No two modules define a class or a capitalised alias of one name."""
     found: dict[str, set[str]] = {}
@@ -117,7 +109,7 @@ def test_a_class_name_means_one_thing():
                 continue
             if name[0].isupper() and not name.isupper():
                 found.setdefault(name, set()).add(module.relative_to(ROOT / "pipeline").with_suffix("").as_posix())
-    assert {name: modules for name, modules in found.items() if len(modules) > 1} == DEFINED_TWICE
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
 
 
 def test_our_own_modules_keep_their_names():
