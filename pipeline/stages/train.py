@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline.common import files, tables
+from pipeline.common import files, methods, tables
 from pipeline.model import causal_lm, distributed, loading, lora
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError
@@ -23,10 +23,7 @@ CHECKPOINTS = loading.MODELS / ".checkpoints"
 
 
 def main() -> None:
-    method: Any = sys.argv[1] if len(sys.argv) == 2 else ""
-    if method not in OBJECTIVES:
-        given = " ".join(sys.argv[1:]) or "none"
-        raise ConfigError(f"train takes one method, got {given}; choose from {', '.join(OBJECTIVES)}")
+    method: Any = methods.only(sys.argv[1:], "train", OBJECTIVES)
     settings = config.load(f"train@{method}")
     train_adapter(method, settings, OBJECTIVES[method](settings))
 
