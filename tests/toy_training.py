@@ -19,8 +19,9 @@ from pipeline.common import tables
 from pipeline.model import loading
 from pipeline.model.distributed import Processes
 from pipeline.model.lora import add_adapter
+from pipeline.runtime import trackers
 from pipeline.runtime.settings import LoraSettings, TrainSettings
-from pipeline.training import checkpoint, sampler, trackers, trainer
+from pipeline.training import checkpoint, sampler, trainer
 from pipeline.training.dataset import DistillationDataset, TrainingDataset, context_keys
 from pipeline.training.objective import VANILLA, Objective
 from pipeline.views import masking

@@ -1,1 +1,1 @@
-"""Settings, errors and the log of runs: nothing in this room changes a result."""
+"""Settings, errors, the log of runs and experiment trackers: nothing in this room changes a result."""

@@ -10,11 +10,11 @@ from transformers import set_seed
 
 from pipeline.common import files, methods, tables
 from pipeline.model import causal_lm, distributed, loading, lora
-from pipeline.runtime import config
+from pipeline.runtime import config, trackers
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
 from pipeline.runtime.settings import Settings, TrainSettings
-from pipeline.training import checkpoint, sampler, trackers, trainer
+from pipeline.training import checkpoint, sampler, trainer
 from pipeline.training.dataset import DISTILL_SPLITS, DistillationDataset, TrainingDataset, context_keys
 from pipeline.training.objective import OBJECTIVES, Objective
 

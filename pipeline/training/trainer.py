@@ -29,10 +29,10 @@ from pipeline.model import causal_lm, lora
 from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import NumericError, ResourceError
 from pipeline.runtime.settings import TrainSettings
+from pipeline.runtime.trackers import Trackers
 from pipeline.training import checkpoint, grad_cache
 from pipeline.training.dataset import StepBatch, TrainingDataset
 from pipeline.training.objective import Encoder, Objective
-from pipeline.training.trackers import Trackers
 
 PACKAGES = ("accelerate", "dvc", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
 _TRAINABLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)

@@ -172,7 +172,8 @@ ASKED = {f"{stage}@{method}" for stage in ("evaluate", "surface") for method in 
         ("pipeline/evaluation/schema.py", {*ASKED, "analyze", "report"}),  # a new column of predictions
         ("pipeline/evaluation/metrics.py", {*ASKED, "analyze", "report"}),
         ("pipeline/evaluation/bootstrap.py", {"validate", "gate", *FOCUSED, *ASKED, "analyze", "report"}),
-        ("pipeline/training/trackers.py", {*VANILLA, *FOCUSED, *DISTILL, "analyze", "report"}),
+        ("pipeline/runtime/trackers.py", set()),
+        ("pipeline/training/trainer.py", {*VANILLA, *FOCUSED, *DISTILL, "analyze", "report"}),
         ("pipeline/stages/teach.py", {"teach", *DISTILL, "analyze", "report"}),
         ("pipeline/stages/mask.py", {"mask", "gate", *FOCUSED, "analyze", "report"}),
         ("pipeline/data/benchmarks/nq.py", set(INSTANCES) - {"base"}),

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.model.distributed import Processes
+from pipeline.runtime import trackers
 from pipeline.runtime.errors import ConfigError
-from pipeline.training import trackers
 
 
 class Recorder:
