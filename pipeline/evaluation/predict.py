@@ -252,7 +252,7 @@ def generate(
         batch_tokens=batch_tokens,
         progress=progress,
     )
-    answers |= {index: prefix_cache.Completion(output, [], []) for index, output in zip(alone, outputs, strict=True)}
+    answers |= {index: prefix_cache.Completion(output, []) for index, output in zip(alone, outputs, strict=True)}
     for group in groups:
         if group[0] in answers:
             continue

@@ -7,6 +7,7 @@ then the question and answer of each example as a segment of its own.
 # B rows, L tokens of the longest row, E examples of the rows, N label tokens, K tokens of the teacher
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,8 @@ class RowSegment(NamedTuple):
     end: int
 
 
-class TokenRow(NamedTuple):
+@dataclass(frozen=True)
+class TokenRow:
     """One sequence of tokens."""
 
     input_ids: Ints
@@ -38,9 +40,17 @@ class TokenRow(NamedTuple):
     num_shared: int
     """Tokens of the context before the first segment, which all segments read; 0 when the row holds one example."""
     segments: tuple[RowSegment, ...]
+    teacher_ids_NK: NDArray[np.int64] | None = None
+    """For distillation: the teacher's K likeliest tokens at each label."""
+    teacher_log_probs_NK: NDArray[np.float32] | None = None
+    """Their log-probabilities in nats."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def num_labels(self) -> int:
+        return sum(segment.end - segment.prompt_end for segment in self.segments)
 
 
 def row_of_one(input_ids: Ints, position_ids: Ints, prompt_end: int) -> TokenRow:
@@ -126,9 +136,8 @@ class ModelInputs(NamedTuple):
     """Position in the row of the token whose hidden state predicts the label."""
     labels_N: Tensor
     teacher_ids_NK: Tensor | None = None
-    """For distillation: the teacher's K likeliest tokens at each label."""
+    """As in the rows, where all of them have it."""
     teacher_log_probs_NK: Tensor | None = None
-    """Their log-probabilities in nats."""
 
     def to(self, device: torch.device) -> "ModelInputs":
         moved: list[Any] = [None if tensor is None else tensor.to(device) for tensor in self]
@@ -154,15 +163,26 @@ def collate(rows: Sequence[TokenRow], pad_id: int) -> ModelInputs:
             for position in range(segment.prompt_end - 1, segment.end - 1):
                 labels.append((len(examples), position, int(row.input_ids[position + 1])))
             examples.append((row_number, row.num_shared, *segment))
+    example_5E = torch.tensor(examples, dtype=torch.long).T
+    label_3N = torch.tensor(labels, dtype=torch.long).reshape(-1, 3).T
     has_shared_rows = any(len(row.segments) > 1 for row in rows)
-    return ModelInputs(
+    inputs = ModelInputs(
         torch.from_numpy(ids_BL),
         torch.from_numpy(positions_BL),
         torch.from_numpy(mask_BL),
         torch.from_numpy(segment_BL) if has_shared_rows else None,
-        *torch.tensor(examples, dtype=torch.long).T.unbind(),
-        *torch.tensor(labels, dtype=torch.long).reshape(-1, 3).T.unbind(),
+        *example_5E.unbind(),
+        *label_3N.unbind(),
     )
+    return inputs._replace(
+        teacher_ids_NK=_concatenated([row.teacher_ids_NK for row in rows]),
+        teacher_log_probs_NK=_concatenated([row.teacher_log_probs_NK for row in rows]),
+    )
+
+
+def _concatenated(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
+    found = [array for array in arrays if array is not None]
+    return torch.from_numpy(np.concatenate(found)) if found else None
 
 
 def pad(

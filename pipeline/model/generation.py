@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.model import causal_lm, collator
@@ -139,10 +140,8 @@ def _complete(
 
 
 def _padded(rows: Sequence[Prompt], value: int, device: torch.device) -> Tensor:
-    padded_BL = torch.full((len(rows), max(len(row) for row in rows)), value, device=device)
-    for index, row in enumerate(rows):
-        padded_BL[index, : len(row)] = torch.as_tensor(row, device=device)
-    return padded_BL
+    ids = [torch.as_tensor(row, dtype=torch.long, device=device) for row in rows]
+    return pad_sequence(ids, batch_first=True, padding_value=value)
 
 
 def most_likely(logits_BV: Tensor, banned_ids: list[int], lengths_B: Tensor) -> Tensor:

@@ -49,8 +49,6 @@ class Completion:
     """Without EOS."""
     log_probs: list[float]
     """Log-probability of each option, summed over its tokens, in nats."""
-    num_tokens: list[int]
-    """Number of tokens of each option."""
 
 
 @torch.inference_mode()
@@ -85,8 +83,7 @@ def answer(
         for members in passes(suffixes, min(batch_tokens, PASS_TOKENS)):
             log_probs, hidden_BD = _score_options(tree, members)
             outputs = _complete(tree, members, hidden_BD, max_new_tokens, eos_id, list(banned_ids))
-            for suffix, output, found in zip(members, outputs, log_probs, strict=True):
-                completions.append(Completion(output, found, [len(option) for option in suffix.options]))
+            completions += map(Completion, outputs, log_probs)
             tree.crop(tree.num_tokens - len(prefix_ids))
     finally:
         network.train(was_training)

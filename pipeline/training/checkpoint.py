@@ -20,6 +20,7 @@ import torch
 import transformers
 from filelock import FileLock, Timeout
 
+from pipeline.common import files
 from pipeline.runtime.errors import ConfigError, ResourceError
 
 NUM_KEPT = 2
@@ -46,8 +47,8 @@ def interval() -> float:
 def identity(settings: Mapping[str, Any], data: Sequence[Path]) -> dict[str, Any]:
     """Return all that the adapter depends on: settings, digests of data and code, versions of the libraries."""
     names = [name for name in sys.modules if name.partition(".")[0] == "pipeline" or name == "__main__"]
-    files = {getattr(sys.modules[name], "__file__", None) for name in names}  # the stage itself is __main__
-    code = [Path(path) for path in sorted(filter(None, files))]
+    paths = {getattr(sys.modules[name], "__file__", None) for name in names}  # the stage itself is __main__
+    code = [Path(path) for path in sorted(filter(None, paths))]
     versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
     flat = {
         f"{section}.{name}": value for section, values in settings.items() for name, value in sorted(values.items())
@@ -102,28 +103,23 @@ class Checkpoints:
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Write the state after `step` steps; all but the newest NUM_KEPT checkpoints are removed."""
-        place = self._folder / f"step-{step:08d}"
-        unfinished = self._folder / f"unfinished-{step:08d}"
-        for stale in (*self._folder.glob("unfinished-*"), place):
-            shutil.rmtree(stale, ignore_errors=True)
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        try:
-            unfinished.mkdir()
-            _write(unfinished / STATE, buffer.getbuffer())
-            _write(unfinished / MARKER, json.dumps({"step": step, "sha256": digest}).encode())
-            unfinished.rename(place)
-        except OSError:
-            shutil.rmtree(unfinished, ignore_errors=True)  # the disk is full
-            raise
+        name = f"step-{step:08d}"
+        with files.workspace("step", self._folder) as unfinished:
+            (unfinished / name).mkdir()
+            _write(unfinished / name / STATE, buffer.getbuffer())
+            _write(unfinished / name / MARKER, json.dumps({"step": step, "sha256": digest}).encode())
+            files.put(unfinished / name, self._folder / name)
         for old in self._places()[:-NUM_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove all checkpoints: the training is finished, or another one begins."""
-        for place in (*self._places(), *self._folder.glob("unfinished-*")):
-            shutil.rmtree(place)
+        with files.workspace("step", self._folder):  # removes what a killed process left
+            for place in self._places():
+                shutil.rmtree(place)
 
     def _places(self) -> list[Path]:
         """Return the folders of checkpoints, oldest first."""

@@ -7,14 +7,14 @@ that some step uses in memory.
 # B examples of the step, b those of this process, E those of a micro-batch, L tokens, N label tokens, K teacher tokens
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby, zip_longest
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.common import tables
@@ -34,10 +34,6 @@ class MicroBatch(NamedTuple):
     """Place of each example among those of this process; + b where it is the example's masked view."""
     idle: bool = False
     """Computed to keep step with the other processes, but not counted."""
-
-    def is_masked(self, num_own: int) -> bool:
-        """Return whether all rows are masked views, on a process that has `num_own` examples."""
-        return bool((self.places_E >= num_own).all())
 
     def to(self, device: torch.device) -> "MicroBatch":
         return MicroBatch(self.inputs.to(device), self.places_E.to(device), self.idle)
@@ -68,31 +64,8 @@ class StepBatch(NamedTuple):
         )
 
 
-class _TokenView(NamedTuple):
-    """The token ids of one view of an example."""
-
-    input_ids: Ints
-    position_ids: Ints
-    prompt_end: int
-    num_shared: int = 0
-    """Tokens of the context, which questions over it share."""
-    chunks: tuple[Sequence[int], Sequence[int], Sequence[str]] = ((), (), ())
-    """Token spans of the chunks and their documents, where the documents are shuffled."""
-
-    @property
-    def num_labels(self) -> int:
-        return len(self.input_ids) - self.prompt_end
-
-    @property
-    def row(self) -> TokenRow:
-        return collator.row_of_one(self.input_ids, self.position_ids, self.prompt_end)
-
-
-class _PlacedRow(NamedTuple):
-    """A row, and the places of its examples among those of its process."""
-
-    row: TokenRow
-    places: list[int]
+_PlacedRow = tuple[TokenRow, list[int]]
+"""A row, and the places of its examples among those of its process."""
 
 
 class TrainingDataset:
@@ -125,15 +98,25 @@ class TrainingDataset:
         used = sorted({index for batch in batch_indices for index in batch})
         rows, example_ids = ([examples[name][index] for index in used] for name in ("row", "example_id"))
         self.example_ids = dict(zip(used, example_ids, strict=True))
-        columns = ["input_ids", "prompt_end"]
+        self._full: dict[int, TokenRow] = {}
+        self._num_shared: dict[int, int] = {}
+        """Tokens of each full view's context, which questions over it share."""
+        self._chunks: dict[int, tuple[Sequence[int], Sequence[int], Sequence[str]]] = {}
+        """Token spans of each full view's chunks, and their documents."""
+        columns = ["input_ids", "prompt_end", "question_start"]
         spans = [] if shuffle_seed is None else ["chunk_ids", "chunk_starts", "chunk_ends"]
-        found = tables.take(full, [*columns, "question_start", *spans], rows)
-        self._full = {index: _full_view(row) for index, row in zip(used, found, strict=True)}
-        self._masked: dict[int, _TokenView] = {}
+        for index, row in zip(used, tables.take(full, [*columns, *spans], rows), strict=True):
+            positions = np.arange(len(row["input_ids"]), dtype=np.int32)
+            self._full[index] = collator.row_of_one(row["input_ids"], positions, row["prompt_end"])
+            self._num_shared[index] = row["question_start"]
+            if spans:
+                documents = [chunk_id.rpartition("#")[0] for chunk_id in row["chunk_ids"]]
+                self._chunks[index] = row["chunk_starts"], row["chunk_ends"], documents
+        self._masked: dict[int, TokenRow] = {}
         if masked is not None:
-            _require_examples(masked, full, _ids(full))
-            found = tables.take(masked, [*columns, "position_ids"], rows)
-            self._masked = {index: _TokenView(**row) for index, row in zip(used, found, strict=True)}
+            _require_examples(masked, full, tables.frame(full, ["example_id"])["example_id"].to_list())
+            found = tables.take(masked, ["input_ids", "position_ids", "prompt_end"], rows)
+            self._masked = {index: collator.row_of_one(**row) for index, row in zip(used, found, strict=True)}
 
     @property
     def num_examples(self) -> int:
@@ -148,29 +131,20 @@ class TrainingDataset:
     def batch(self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, world_size: int = 1) -> StepBatch:
         """Return what process `rank` of `world_size` computes in a step: an equal share of the examples."""
         indices = self.batch_indices[step]
-        placed = [self._rows(share, step) for share in _shares(indices, world_size)]
         num_own = len(indices) // world_size
-
-        def micro_batch(group: Sequence[int]) -> MicroBatch:
-            own = [placed[rank][index] for index in group]
-            inputs = collator.collate([row for row, _ in own], pad_id)
-            return MicroBatch(inputs, torch.tensor([place for _, places in own for place in places]))
-
+        placed = [self._rows(share, step) for share in _shares(indices, world_size)]
         groups = [self._groups([row for row, _ in rows], num_own, batch_tokens) for rows in placed]
-        distill, num_labels_distill = (
-            ([], 0)
-            if self._distill is None
-            else self._distill.micro_batches(step, batch_tokens, pad_id, rank, world_size)
-        )
-        return StepBatch(
-            _micro_batches(groups, rank, micro_batch),
+        batch = StepBatch(
+            _micro_batches(placed, groups, rank, pad_id),
             num_own,
             sum(self._full[index].num_labels for index in indices),
             sum(self._masked[index].num_labels for index in indices if self._masked),
             self._same_document(indices),
-            distill,
-            num_labels_distill,
         )
+        if self._distill is None:
+            return batch
+        distill, num_labels = self._distill.micro_batches(step, batch_tokens, pad_id, rank, world_size)
+        return batch._replace(distill=distill, num_labels_distill=num_labels)
 
     def _groups(self, rows: Sequence[TokenRow], num_own: int, batch_tokens: int) -> list[list[int]]:
         """Return the indices of the rows of each forward; `rows` in the order of `_rows`."""
@@ -190,31 +164,30 @@ class TrainingDataset:
                 neighbours.append([place])
         placed: list[_PlacedRow] = []
         for places in neighbours:
-            views = [self._view(indices[place], step) for place in places]
-            row = views[0].row
+            views = [self._full_view(indices[place], step) for place in places]
+            row = views[0]
             if len(views) > 1:
-                ids, ends = [view.input_ids for view in views], [view.prompt_end for view in views]
-                row = collator.row_of_many(ids, ends, views[0].num_shared)
-            placed.append(_PlacedRow(row, places))
+                ids, ends = [view.input_ids for view in views], [view.segments[0].prompt_end for view in views]
+                row = collator.row_of_many(ids, ends, self._num_shared[indices[places[0]]])
+            placed.append((row, places))
         if self._masked:
-            placed += [_PlacedRow(self._masked[index].row, [len(indices) + i]) for i, index in enumerate(indices)]
+            placed += [(self._masked[index], [len(indices) + place]) for place, index in enumerate(indices)]
         return placed
 
-    def _view(self, index: int, step: int) -> _TokenView:
+    def _full_view(self, index: int, step: int) -> TokenRow:
         """Return the full view as this step reads it; all questions over one context read it in one order."""
         view = self._full[index]
         if self._shuffle_seed is None:
             return view
         seed = [self._shuffle_seed, step, zlib.crc32(self._keys[index].encode())]
-        return view._replace(input_ids=shuffled(view.input_ids, *view.chunks, seed))
+        return replace(view, input_ids=shuffled(view.input_ids, *self._chunks[index], seed))
 
     def _share_context(self, one: int, other: int) -> bool:
         """Return whether the contexts of two examples are equal token for token."""
-        if self._keys[one] != self._keys[other]:
+        num = self._num_shared[one]
+        if self._keys[one] != self._keys[other] or not 0 < num == self._num_shared[other]:
             return False
-        first, second = self._full[one], self._full[other]
-        num = first.num_shared
-        return 0 < num == second.num_shared and np.array_equal(first.input_ids[:num], second.input_ids[:num])
+        return np.array_equal(self._full[one].input_ids[:num], self._full[other].input_ids[:num])
 
     def _same_document(self, indices: Sequence[int]) -> Tensor | None:
         keys = [self._keys[index] for index in indices]
@@ -225,17 +198,8 @@ class TrainingDataset:
         return torch.from_numpy(same)
 
 
-class _DistillationExample(NamedTuple):
-    """The prompt of a full view with the teacher's answer, and the teacher's likeliest tokens at each answer token."""
-
-    example_id: str
-    row: TokenRow
-    teacher_ids_NK: NDArray[np.int64]
-    teacher_log_probs_NK: NDArray[np.float32]
-
-
 class DistillationDataset:
-    """The examples whose answers come from the teacher."""
+    """The examples whose answers come from the teacher: prompts of full views with the teacher's answers behind."""
 
     def __init__(self, batch_indices: Sequence[Sequence[int]], full: tables.Table, teachings: tables.Table) -> None:
         """Read prompts and teacher's answers of all examples that `batch_indices` names, as places in DISTILL_SPLITS.
@@ -245,17 +209,24 @@ class DistillationDataset:
         """
         self._batch_indices = batch_indices
         examples = _examples(full, DISTILL_SPLITS)
-        _require_examples(teachings, full, examples["example_id"].to_list())
+        self._example_ids: list[str] = examples["example_id"].to_list()
+        _require_examples(teachings, full, self._example_ids)
         used = sorted({index for batch in batch_indices for index in batch})
-        rows = [examples["row"][index] for index in used]
-        views = tables.take(full, ["example_id", "input_ids", "prompt_end"], rows)
+        prompts = tables.take(full, ["input_ids", "prompt_end"], [examples["row"][index] for index in used])
         answers = tables.take(teachings, None, used)
-        self._examples = {
-            index: _distillation_example(view, answer) for index, view, answer in zip(used, views, answers, strict=True)
-        }
+        self._rows: dict[int, TokenRow] = {}
+        for index, prompt, answer in zip(used, prompts, answers, strict=True):
+            ids = np.concatenate([prompt["input_ids"][: prompt["prompt_end"]], answer["output_ids"]])
+            row = collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt["prompt_end"])
+            shape = (len(answer["output_ids"]), answer["num_top"])
+            self._rows[index] = replace(
+                row,
+                teacher_ids_NK=answer["top_ids"].astype(np.int64).reshape(shape),
+                teacher_log_probs_NK=answer["top_log_probs"].reshape(shape),
+            )
 
     def example_ids_of(self, step: int) -> list[str]:
-        return [self._examples[index].example_id for index in self._batch_indices[step]]
+        return [self._example_ids[index] for index in self._batch_indices[step]]
 
     def micro_batches(
         self, step: int, batch_tokens: int, pad_id: int, rank: int = 0, world_size: int = 1
@@ -263,21 +234,10 @@ class DistillationDataset:
         """Return the micro-batches of process `rank`, and the label tokens of the step over all processes."""
         indices = self._batch_indices[step]
         shares = _shares(indices, world_size)
-
-        def micro_batch(group: Sequence[int]) -> MicroBatch:
-            examples = [self._examples[shares[rank][place]] for place in group]
-            inputs = collator.collate([example.row for example in examples], pad_id)._replace(
-                teacher_ids_NK=torch.from_numpy(np.concatenate([example.teacher_ids_NK for example in examples])),
-                teacher_log_probs_NK=torch.from_numpy(
-                    np.concatenate([example.teacher_log_probs_NK for example in examples])
-                ),
-            )
-            return MicroBatch(inputs, torch.arange(len(examples)))
-
-        rows = [[self._examples[index].row for index in share] for share in shares]
-        groups = [collator.group_rows(share, batch_tokens) for share in rows]
-        num_labels = sum(len(self._examples[index].teacher_ids_NK) for index in indices)
-        return _micro_batches(groups, rank, micro_batch), num_labels
+        placed = [[(self._rows[index], [place]) for place, index in enumerate(share)] for share in shares]
+        groups = [collator.group_rows([row for row, _ in rows], batch_tokens) for rows in placed]
+        num_labels = sum(self._rows[index].num_labels for index in indices)
+        return _micro_batches(placed, groups, rank, pad_id), num_labels
 
 
 def context_keys(full: tables.Table, splits: Sequence[str] = TRAIN_SPLITS) -> list[str]:
@@ -321,16 +281,21 @@ def _shares(indices: Sequence[int], world_size: int) -> list[Sequence[int]]:
 
 
 def _micro_batches(
-    groups: Sequence[Sequence[Sequence[int]]], rank: int, micro_batch: Callable[[Sequence[int]], MicroBatch]
+    placed: Sequence[Sequence[_PlacedRow]], groups: Sequence[Sequence[Sequence[int]]], rank: int, pad_id: int
 ) -> list[MicroBatch]:
     """Make the micro-batches of process `rank`, and idle ones until it has as many as every other process.
 
     All processes take part in each forward where layers are sharded, so none may have fewer.
 
     Args:
+        placed: the rows of each process.
         groups: for each process, the groups of rows that share a forward.
     """
-    own = [micro_batch(group) for group in groups[rank]]
+    own: list[MicroBatch] = []
+    for group in groups[rank]:
+        members = [placed[rank][index] for index in group]
+        inputs = collator.collate([row for row, _ in members], pad_id)
+        own.append(MicroBatch(inputs, torch.tensor([place for _, places in members for place in places])))
     return own + [own[-1]._replace(idle=True)] * (max(map(len, groups)) - len(own)) if own else []
 
 
@@ -348,36 +313,11 @@ def _examples(full: tables.Table, splits: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def _ids(table: tables.Table) -> list[str]:
-    ids: list[str] = tables.frame(table, ["example_id"])["example_id"].to_list()
-    return ids
-
-
 def _require_examples(table: tables.Table, full: tables.Table, expected: list[str]) -> None:
     """Check that the rows of a table are of the `expected` examples of the full views, in order."""
-    for number, (found, wanted) in enumerate(zip_longest(_ids(table), expected, fillvalue="no example")):
+    ids = tables.frame(table, ["example_id"])["example_id"]
+    for number, (found, wanted) in enumerate(zip_longest(ids, expected, fillvalue="no example")):
         if found != wanted:
             raise ArtifactError(
                 f"{table}: row {number + 1} is of {found}, in {full} of {wanted}; run `dvc repro -f {table.stage}`"
             )
-
-
-def _full_view(row: tables.Row) -> _TokenView:
-    ids = row["input_ids"]
-    view = _TokenView(ids, np.arange(len(ids), dtype=np.int32), row["prompt_end"], row["question_start"])
-    if "chunk_ids" not in row:
-        return view
-    documents = [chunk_id.rpartition("#")[0] for chunk_id in row["chunk_ids"]]
-    return view._replace(chunks=(row["chunk_starts"], row["chunk_ends"], documents))
-
-
-def _distillation_example(view: tables.Row, answer: tables.Row) -> _DistillationExample:
-    prompt_end, output_ids = view["prompt_end"], answer["output_ids"]
-    ids = np.concatenate([view["input_ids"][:prompt_end], output_ids])
-    shape = (len(output_ids), answer["num_top"])
-    return _DistillationExample(
-        view["example_id"],
-        collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt_end),
-        answer["top_ids"].astype(np.int64).reshape(shape),
-        answer["top_log_probs"].reshape(shape),
-    )

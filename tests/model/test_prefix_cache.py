@@ -127,7 +127,6 @@ def compare(network, prefix, suffixes, tolerance=1e-4, **changes):
     assert [answered.output_ids for answered in found] == expected
     for answered, one in zip(found, suffixes, strict=True):
         np.testing.assert_allclose(answered.log_probs, separate(network, prefix, one), rtol=0, atol=tolerance)
-        assert answered.num_tokens == [len(option) for option in one.options]
     return found
 
 
