@@ -1,1 +1,1 @@
-"""What several rooms read: tables on disk, text matching, files, devices, method names."""
+"""What several rooms read: tables on disk, text matching, files, devices."""

@@ -15,7 +15,7 @@ PREDICTIONS = Table(
         ("example_id", TEXT),
         ("question_id", TEXT),
         ("benchmark", TEXT),
-        ("method", TEXT),  # pipeline/common/methods.py
+        ("method", TEXT),  # pipeline/runtime/methods.py
         ("input", TEXT),  # full: the whole context | retrieval: the top chunks only | longbench: its top 7
         ("num_documents", pa.int32()),
         ("gold_position", pa.int32()),

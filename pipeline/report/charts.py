@@ -6,12 +6,12 @@ To add a figure, write a function here, pass its figures to the template in page
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.common.curves import CURVES
 from pipeline.report import page_tables, svg, text
 from pipeline.report.ablation_table import AblationTable
 from pipeline.report.summary import Measured, Range, Summary, in_order, row_name, row_order
 from pipeline.report.svg import Cell, CurvePoint, Effect, Figure, Label, Share, Step
 from pipeline.report.text import Values
+from pipeline.runtime.curves import CURVES
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 """Method -> name of the curve -> (optimizer step, value)."""
@@ -64,7 +64,7 @@ def errors(rows: Sequence[Measured]) -> Figure:
 
 
 def training(curves: Curves) -> list[Figure]:
-    """Draw the training curves, a figure for each entry of common/curves.py that is not drawn beside another."""
+    """Draw the training curves, a figure for each entry of runtime/curves.py that is not drawn beside another."""
     figures = []
     for curve in CURVES:
         steps = [

@@ -1,6 +1,6 @@
 """Summarises predictions: every measure by method, by length of the context and by position of the gold document.
 
-A method is named after the predictions file that evaluate wrote. The methods of common/methods.py come first, in its
+A method is named after the predictions file that evaluate wrote. The methods of runtime/methods.py come first, in its
 order; others follow by name. Measures are means over examples. Differences from vanilla on the full context are paired
 by example, and intervals resample questions.
 """
@@ -13,9 +13,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.common.methods import METHODS
 from pipeline.evaluation import bootstrap, official
 from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.methods import METHODS
 from pipeline.views import tasks
 
 REFERENCE = ("vanilla", "full")
@@ -184,7 +184,7 @@ def row_name(method: str, given: str) -> str:
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """Sort key of a method: the order of common/methods.py, then by name."""
+    """Sort key of a method: the order of runtime/methods.py, then by name."""
     return (list(METHODS).index(method) if method in METHODS else len(METHODS), method)
 
 

@@ -16,8 +16,8 @@ import vl_convert
 from markupsafe import Markup
 from scipy import optimize
 
-from pipeline.common.methods import METHODS
 from pipeline.report import text
+from pipeline.runtime.methods import METHODS
 
 OTHER_COLOURS = ("#9c7600", "#00838f", "#a1584b", "#b14a92")
 OTHER_SHAPES = ("cross", "triangle-down", "triangle-left", "triangle-right")

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from pipeline.common.methods import DISTILL, FOCUSED, METHODS, VANILLA
 from pipeline.evaluation import score
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.report.summary import Measured, Summary, in_order
+from pipeline.runtime.methods import DISTILL, FOCUSED, METHODS, VANILLA
 
 MEANINGS = {
     "best_subspan_em": "Sub-span: a right answer occurs anywhere in the given one.",

@@ -1,1 +1,1 @@
-"""Settings, errors, the log of runs and experiment trackers: nothing in this room changes a result."""
+"""Settings, errors, the log of runs, trackers, the names of methods and curves: no result depends on this room."""

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from pipeline.analysis import inputs
 from pipeline.analysis.run import probe_answers, probe_network
 from pipeline.common import files
-from pipeline.common.methods import METHODS
 from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.main import run
+from pipeline.runtime.methods import METHODS
 
 ANALYSIS = Path("reports/analysis.json")
 

@@ -12,10 +12,10 @@ To score predictions of another system, use pipeline/tools/score_predictions.py.
 import sys
 from pathlib import Path
 
-from pipeline.common import files, methods, tables
+from pipeline.common import files, tables
 from pipeline.evaluation import predict, schema, score
 from pipeline.model import distributed
-from pipeline.runtime import config
+from pipeline.runtime import config, methods
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
 from pipeline.views import tasks

@@ -6,10 +6,10 @@ Where the benchmark has no questions of split surface (bios alone makes some), r
 import sys
 from pathlib import Path
 
-from pipeline.common import files, methods
+from pipeline.common import files
 from pipeline.evaluation import predict, score
 from pipeline.model import distributed
-from pipeline.runtime import config
+from pipeline.runtime import config, methods
 from pipeline.runtime.main import run
 
 SPLIT = "surface"

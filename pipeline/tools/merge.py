@@ -21,11 +21,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.common import files, tables
 from pipeline.common.device import device
-from pipeline.common.methods import TRAINED
 from pipeline.model import loading, lora
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
 from pipeline.runtime.main import run
+from pipeline.runtime.methods import TRAINED
 from pipeline.tools import arguments
 
 NUM_PROMPTS, PROMPT_TOKENS = 4, 512

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from pipeline.common import methods
 from pipeline.model import causal_lm
 from pipeline.model.collator import ModelInputs
+from pipeline.runtime import methods
 from pipeline.runtime.settings import Settings
 from pipeline.training import losses
 

@@ -24,9 +24,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from tqdm import tqdm
 
-from pipeline.common import curves
 from pipeline.model import causal_lm, lora
 from pipeline.model.distributed import Processes
+from pipeline.runtime import curves
 from pipeline.runtime.errors import NumericError, ResourceError
 from pipeline.runtime.settings import TrainSettings
 from pipeline.runtime.trackers import Trackers

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.common import methods
+from pipeline.runtime import methods
 from tests.graph.closure import INSTANCES, behind, written
 from tests.graph.project import Project
 

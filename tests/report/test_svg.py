@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.common.methods import METHODS
 from pipeline.report.svg import (
     ERRORS,
     OTHER_COLOURS,
@@ -24,6 +23,7 @@ from pipeline.report.svg import (
     stacked_bars,
     training_curve,
 )
+from pipeline.runtime.methods import METHODS
 from tests.report.contrast import contrast
 
 SVG = "{http://www.w3.org/2000/svg}"

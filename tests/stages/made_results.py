@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.answers import KINDS
-from pipeline.common import curves, files, tables
+from pipeline.common import files, tables
 from pipeline.evaluation import schema
+from pipeline.runtime import curves
 
 FIRST = ("Ada", "Bruno", "Clara", "Dmitri", "Elena", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Kaia", "Liam")
 LAST = ("Abbott", "Berger", "Castell", "Dvorak", "Eriksen", "Fontaine", "Garcia", "Holm", "Ivanova", "Jensen")

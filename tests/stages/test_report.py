@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.common import curves, tables
+from pipeline.common import tables
 from pipeline.evaluation import schema
+from pipeline.runtime import curves
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.stages import report
 from tests.conftest import ROOT

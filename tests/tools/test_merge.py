@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.common import methods, tables
+from pipeline.common import tables
 from pipeline.model import loading
+from pipeline.runtime import methods
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
 from pipeline.stages import base
 from pipeline.tools import merge

@@ -15,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.common import curves, methods
+from pipeline.runtime import curves, methods
 from pipeline.runtime.errors import ConfigError, NumericError, ResourceError
 from pipeline.training import checkpoint, objective, trainer
 from tests.conftest import ROOT
@@ -113,7 +113,7 @@ def test_a_curve_that_is_not_in_the_table_is_refused(views: Path, monkeypatch: p
         return outcome._replace(logged=outcome.logged | {"novel": torch.zeros(())})
 
     monkeypatch.setattr(trainer.grad_cache, "accumulate", logging_one_more)
-    with pytest.raises(ValueError, match=r"no curve of the name novel; add it to pipeline/common/curves.py"):
+    with pytest.raises(ValueError, match=r"no curve of the name novel; add it to pipeline/runtime/curves.py"):
         train(views, "one")
 
 

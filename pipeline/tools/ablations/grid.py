@@ -18,9 +18,9 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.common.methods import DISTILL, FOCUSED, METHODS
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, did_you_mean
+from pipeline.runtime.methods import DISTILL, FOCUSED, METHODS
 from pipeline.runtime.settings import Name, Positive, PositiveFloat, Section, Settings
 
 FILE = config.CONF / "ablations.yaml"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.common.methods import BASE, DISTILL, FOCUSED, METHODS, TRAINED, Trained
 from pipeline.runtime import config
+from pipeline.runtime.methods import BASE, DISTILL, FOCUSED, METHODS, TRAINED, Trained
 from pipeline.runtime.settings import EncoderRetriever, Settings
 from pipeline.tools.plan import cost, model_shape, workload
 from pipeline.tools.plan.cost import Forward

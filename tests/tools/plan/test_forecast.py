@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.common.methods import TRAINED
 from pipeline.runtime import config
+from pipeline.runtime.methods import TRAINED
 from pipeline.tools.plan import cost, model_shape
 from pipeline.tools.plan.forecast import Estimate, Plan
 from pipeline.tools.plan.hardware import GIB, Hardware

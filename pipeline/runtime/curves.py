@@ -6,7 +6,7 @@ that is not in this table, so none can vanish from the page.
 
 from typing import NamedTuple
 
-from pipeline.common.methods import DISTILL, FOCUSED, TRAINED, Trained
+from pipeline.runtime.methods import DISTILL, FOCUSED, TRAINED, Trained
 
 
 class Curve(NamedTuple):
@@ -55,4 +55,4 @@ def require_known(names: set[str]) -> None:
         ValueError: some name is not.
     """
     if unknown := names - set(NAMES):
-        raise ValueError(f"no curve of the name {', '.join(sorted(unknown))}; add it to pipeline/common/curves.py")
+        raise ValueError(f"no curve of the name {', '.join(sorted(unknown))}; add it to pipeline/runtime/curves.py")
