@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline.common import files, methods, tables
+from pipeline.common import files, tables
 from pipeline.model import causal_lm, distributed, loading, lora
-from pipeline.runtime import config, trackers
+from pipeline.runtime import config, methods, trackers
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
 from pipeline.runtime.settings import Settings, TrainSettings
