@@ -1,4 +1,4 @@
-"""Where models run: environment, not a setting, so that moving to a GPU reruns nothing by itself."""
+"""The device of the models: an environment variable, not a setting, so that moving to a GPU reruns nothing."""
 
 import os
 
@@ -8,10 +8,10 @@ from pipeline.runtime.errors import ConfigError
 
 
 def device() -> torch.device:
-    """FOCUS_DEVICE, else the GPU when there is one, else the CPU.
+    """Return FOCUS_DEVICE, else the GPU when there is one, else the CPU.
 
     Raises:
-        ConfigError: FOCUS_DEVICE names nothing that is here.
+        ConfigError: FOCUS_DEVICE names a device that is not available.
     """
     chosen = os.environ.get("FOCUS_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = chosen.split(":")[0]

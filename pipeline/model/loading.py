@@ -1,8 +1,7 @@
-"""Base weights and tokenizer on disk: found, checked against what the card says, loaded.
+"""Base weights, tokenizer and adapters on disk: found, checked against the card of the base, loaded, saved.
 
-`models/base/base.json`, the card, is what everybody downstream agrees on: which weights, which tokenizer, which ids.
-
-Adapters on disk: saved with all that tells what they belong to, checked before anything large is read, loaded.
+The card, `models/base/base.json`, names the weights, the tokenizer and the special ids for all later stages. An adapter
+has a copy of the card of its base beside it, which is checked before anything large is read.
 """
 
 import hashlib
@@ -39,12 +38,12 @@ PATTERNS = ["*.safetensors", "*.json", "tokenizer.model"]
 
 @dataclass(frozen=True)
 class BaseCard:
-    """The base's identity."""
+    """The identity of the base."""
 
     source: str
     revision: str | None
     sha256: str
-    """Over the safetensors files, in the order of their names."""
+    """Digest of the safetensors files, in the order of their names."""
     vocab_size: int
     """Tokens of the tokenizer, <mask> and <pad> included."""
     tokenizer_sha256: str
@@ -55,11 +54,11 @@ class BaseCard:
 
 
 def find_base(settings: ModelSettings) -> Path:
-    """The local folder of the base: `source` itself, or the hub's snapshot of it; no code in it is ever run.
+    """Return the local folder of the base: `source` itself, or the hub's snapshot of it. No code in it is ever run.
 
     Raises:
-        ArtifactError: neither a folder nor reachable; without safetensors, or with broken ones; no model that
-            transformers knows by itself.
+        ArtifactError: `source` is neither a folder nor reachable, its safetensors files are missing or broken, or
+            transformers does not know the model by itself.
     """
     folder = Path(settings.source)
     if not folder.is_dir():
@@ -93,7 +92,7 @@ def find_base(settings: ModelSettings) -> Path:
 
 
 def tensor_names(path: Path, remedy: str) -> set[str]:
-    """What a safetensors file holds. Raises ArtifactError, which ends with the remedy, when it is not whole."""
+    """Return the names in a safetensors file. Raises ArtifactError, which ends with the remedy, when it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return set(file.keys())
@@ -102,7 +101,7 @@ def tensor_names(path: Path, remedy: str) -> set[str]:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 over the bytes of all safetensors files, in the order of their names."""
+    """Return the SHA-256 of all safetensors files together, in the order of their names."""
     total = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -115,7 +114,7 @@ def write_card(card: BaseCard, folder: Path) -> None:
 
 
 def read_card(folder: Path = BASE, stage: str = "base") -> BaseCard:
-    """The card of the base, or of the base that an adapter was trained on, which `stage` wrote."""
+    """Read the card of the base, or of an adapter's base, which `stage` wrote."""
     values = files.read_json(folder / CARD, stage)
     try:
         return BaseCard(**values)
@@ -124,7 +123,7 @@ def read_card(folder: Path = BASE, stage: str = "base") -> BaseCard:
 
 
 def load_base(settings: ModelSettings, card: BaseCard, on: str | None = None) -> PreTrainedModel:
-    """The base in evaluation mode on the device (or `on` another), its vocabulary resized to the tokenizer's.
+    """Load the base in evaluation mode on the device (or `on` another), its vocabulary resized to the tokenizer's.
 
     Raises:
         ArtifactError: the weights are not those of the card.
@@ -151,7 +150,7 @@ def load_base(settings: ModelSettings, card: BaseCard, on: str | None = None) ->
 
 
 def copy_tokenizer(card: BaseCard, folder: Path) -> None:
-    """The tokenizer of models/base into the folder. Raises ArtifactError when it is not the card's."""
+    """Copy the tokenizer of models/base into the folder. Raises ArtifactError when it is not the card's."""
     if (found := tokenizer_sha256(BASE)) != card.tokenizer_sha256:
         raise ArtifactError(
             f"{BASE}: its tokenizer has sha256 {found}, the card says {card.tokenizer_sha256}; run `dvc repro -f base`"
@@ -162,7 +161,7 @@ def copy_tokenizer(card: BaseCard, folder: Path) -> None:
 
 
 def tokenizer_sha256(folder: Path) -> str:
-    """SHA-256 of the folder's tokenizer.json; where there is none, words that are equal to no digest."""
+    """Return the SHA-256 of the folder's tokenizer.json, or "of no file", which equals no digest."""
     path = folder / "tokenizer.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "of no file"
 
@@ -179,10 +178,10 @@ def save_adapter(
     folder: Path,
     network_weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """The adapter as PEFT writes it, with the tokenizer and the card of its base beside it.
+    """Save the adapter as PEFT writes it, with the tokenizer and the card of its base beside it.
 
-    Weights are in the base's type, see `model.state_to_save`. Equal adapters are equal bytes. `network_weights` are
-    those of the whole network where it is sharded over processes and does not hold them itself.
+    Weights are in the base's type (lora.state_to_save). Equal adapters give equal bytes. `network_weights` are those of
+    the whole network, where it is sharded over processes and does not hold them itself.
 
     Raises:
         ArtifactError: models/base has another tokenizer than the card.
@@ -208,7 +207,7 @@ def save_adapter(
 
 
 def find_adapter(method: str, card: BaseCard) -> Path:
-    """The folder of the method's adapter, checked in all that can be seen without loading the base.
+    """Return the folder of the method's adapter, after every check that needs no base weights.
 
     Raises:
         ArtifactError: a file is missing or broken, or the adapter was trained on another base or tokenizer.
@@ -233,7 +232,7 @@ def find_adapter(method: str, card: BaseCard) -> Path:
 
 
 def load_method(method: str, settings: ModelSettings) -> PreTrainedModel | PeftModel:
-    """The base itself for `base`, else the base under the adapter in models/<method>; in evaluation mode.
+    """Load the base, for another method than `base` under the adapter in models/<method>, in evaluation mode.
 
     Raises:
         ArtifactError: as `find_adapter` and `load_base`, or weights and configuration of the adapter do not fit.
