@@ -4,12 +4,12 @@ To add a figure, write a function here, pass its figures to the template in page
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from pipeline.common.tables import Row
 from pipeline.report import page_tables, svg, text
 from pipeline.report.ablation_table import AblationTable
 from pipeline.report.summary import Measured, Range, Summary, in_order, row_name, row_order
-from pipeline.report.svg import Cell, CurvePoint, Effect, Figure, Label, Share, Step
+from pipeline.report.svg import Figure, Label
 from pipeline.report.text import Values
 from pipeline.runtime.curves import CURVES
 
@@ -56,7 +56,7 @@ def scores(rows: Sequence[Measured], key: str, x: str, measure: str) -> list[Fig
 def errors(rows: Sequence[Measured]) -> Figure:
     """Draw the shares of correct answers, distraction errors and other errors."""
     shares = [
-        Share(row.name, part, 100 * rate)
+        {"row": row.name, "part": part, "percent": 100 * rate}
         for row in rows
         for part, rate in zip(svg.ERRORS, (row.correct_rate, row.distraction_rate, row.other_rate), strict=True)
     ]
@@ -68,7 +68,7 @@ def training(curves: Curves) -> list[Figure]:
     figures = []
     for curve in CURVES:
         steps = [
-            Step(method, step, value, others=drawn is not curve)
+            {"series": method, "step": step, "value": value, "others": drawn is not curve}
             for drawn in CURVES
             if drawn is curve or drawn.beside == curve.name
             for method, found in in_order(curves)
@@ -87,7 +87,7 @@ def retrieval(quality: Values, summary: Summary, split: str) -> list[Figure]:
         return []
     longest = found["by_num_documents"].get(str(summary.lengths[-1].high), found["all"])
     points = [
-        _point(name, k, dict.fromkeys(("mean", "low", "high"), share))
+        _point(name, k, _exact(share))
         for name, measure in (("gold chunk", "recall"), ("an answer", "answer_retention"))
         for k, share in sorted(longest[measure].items(), key=lambda item: int(item[0]))
         if share is not None
@@ -108,7 +108,7 @@ def validation(found: Values, settings: Values, split: str) -> list[Figure]:
     shown = words if str(words) in found["measured_as"] else named.get(used, used)
     sizes = sorted({row["chunk_words"] for row in rows})
 
-    def point(row: Values, k: str, group: str) -> CurvePoint:
+    def point(row: Values, k: str, group: str) -> Row:
         low, high = row["recall_interval"][k]
         return _point(row["retriever"], group, {"mean": row["recall"][k], "low": low, "high": high})
 
@@ -133,7 +133,7 @@ def attention(analysis: Values) -> list[Figure]:
     first = next(iter(found.values()))
     by_role = {}
     for role in ATTENTION:
-        even = dict.fromkeys(("mean", "low", "high"), first["token_shares"][role])
+        even = _exact(first["token_shares"][role])
         series = [(UNIFORM, layer["layer"], even) for layer in first["layers"]]
         series += [(method, layer["layer"], layer[role]) for method, of in found.items() for layer in of["layers"]]
         by_role[role] = [_point(name, str(layer), share) for name, layer, share in series if share is not None]
@@ -142,15 +142,15 @@ def attention(analysis: Values) -> list[Figure]:
         for method, of in found.items()
         for part in of["by_gold_position"]["gold"]["parts"]
     ]
-    y, top = "Attention (%)", _top([point.high for points in by_role.values() for point in points])
+    y, top = "Attention (%)", _top([point["high"] for points in by_role.values() for point in points])
     figures = [
         svg.curve(Label(f"attention-{role}", ATTENTION[role], "Layer", y), points, top=top)
         for role, points in by_role.items()
     ]
-    if len({point.group for point in by_position}) > 1:
+    if len({point["group"] for point in by_position}) > 1:
         title, x = "Attention to gold by its position, mean of layers", "Position of the gold document (1 = first)"
         label = Label("attention-position", title, x, y)
-        figures.append(svg.curve(label, by_position, top=_top([point.high for point in by_position])))
+        figures.append(svg.curve(label, by_position, top=_top([point["high"] for point in by_position])))
     return figures
 
 
@@ -160,24 +160,26 @@ def kinds(analysis: Values) -> list[Figure]:
     present = [kind for kind in KINDS if any(of[kind]["mean"] > 0 for of in found.values())]
     if not present:
         return []
-    shares = [Share(method, KINDS[kind][0], 100 * of[kind]["mean"]) for method, of in found.items() for kind in present]
+    shares = [
+        {"row": method, "part": KINDS[kind][0], "percent": 100 * of[kind]["mean"]}
+        for method, of in found.items()
+        for kind in present
+    ]
     title = "Answers on the full context, and where the wrong ones occur"
     label = Label("kinds", title, "Share of all answers (%)", "")
     return [svg.stacked_bars(label, shares, dict(KINDS[kind] for kind in present))]
 
 
-def effects(table: AblationTable) -> list[Effect]:
-    """List the differences of all rows that are compared with another, in the order of the table."""
+def effects(table: AblationTable) -> list[Row]:
+    """List the differences of all rows that are compared with another, in points, in the order of the table."""
     return [
-        Effect(
-            row.group,
-            row.label if row.reference is None else f"{row.label} (vs {table.label_of(row.reference)})",
-            row.method,
-            100 * found.difference,
-            100 * found.low,
-            100 * found.high,
-            found.p_corrected < text.SIGNIFICANCE,
-        )
+        {
+            "group": row.group,
+            "name": row.label if row.reference is None else f"{row.label} (vs {table.label_of(row.reference)})",
+            "method": row.method,
+            "significant": found.p_corrected < text.SIGNIFICANCE,
+            **{end: 100 * getattr(found, end) for end in ("difference", "low", "high")},
+        }
         for row in table.rows
         if (found := row.to_reference) is not None
     ]
@@ -209,12 +211,16 @@ def heat_maps(rows: Sequence[Values], measure: str, title: str) -> list[Figure]:
     lengths = [str(length) for length in sorted({row["num_documents"] for row in rows})]
     rates = [_rate(rate) for rate in sorted({row["name_sharing_rate"] for row in rows}, reverse=True)]
     roomy = with_intervals(rows)
-    cells: dict[tuple[str, str], list[Cell]] = {}
+    cells: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         mean, low, high = (100 * row[measure][name] for name in ("mean", "low", "high"))
-        interval = f"{low:.0f}\N{EN DASH}{high:.0f}" if roomy else ""
-        at = str(row["num_documents"]), _rate(row["name_sharing_rate"])
-        cell = Cell(*at, mean, f"{mean:.0f}", interval)
+        cell = {
+            "x": str(row["num_documents"]),
+            "y": _rate(row["name_sharing_rate"]),
+            "percent": mean,
+            "text": f"{mean:.0f}",
+            "below": f"{low:.0f}\N{EN DASH}{high:.0f}" if roomy else "",
+        }
         cells.setdefault((row["method"], row["input"]), []).append(cell)
     figures = []
     for number, key in enumerate(sorted(cells, key=lambda key: row_order(*key))):
@@ -233,8 +239,13 @@ def _rate(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def _point(series: str, group: str, interval: Mapping[str, Any]) -> CurvePoint:
-    return CurvePoint(series, group, *(100 * interval[name] for name in ("mean", "low", "high")))
+def _point(series: str, group: str, share: Values) -> Row:
+    return {"series": series, "group": group, **{end: 100 * share[end] for end in ("mean", "low", "high")}}
+
+
+def _exact(share: float) -> Values:
+    """Make an interval of no width."""
+    return dict.fromkeys(("mean", "low", "high"), share)
 
 
 def _top(highs: Sequence[float]) -> float:

@@ -16,6 +16,7 @@ import vl_convert
 from markupsafe import Markup
 from scipy import optimize
 
+from pipeline.common.tables import Row
 from pipeline.report import text
 from pipeline.runtime.methods import METHODS
 
@@ -69,62 +70,12 @@ class Label(NamedTuple):
     y: str
 
 
-class CurvePoint(NamedTuple):
-    """One point of a curve with its interval; `group` is its place on the x axis."""
+def curve(label: Label, points: Sequence[Row], *, top: float) -> Figure:
+    """Draw means by group, one line and band per series; the y axis goes from 0 to `top`.
 
-    series: str
-    group: str
-    mean: float
-    low: float
-    high: float
-
-
-class Step(NamedTuple):
-    """One logged value of a training curve."""
-
-    series: str
-    step: int
-    value: float
-    others: bool = False
-    """Drawn dashed beside the series: the same measure between different examples."""
-
-
-class Share(NamedTuple):
-    """Part of a bar, 0 to 100."""
-
-    row: str
-    part: str
-    percent: float
-
-
-class Effect(NamedTuple):
-    """One line of a forest plot, in points."""
-
-    group: str
-    name: str
-    method: str
-    difference: float
-    low: float
-    high: float
-    significant: bool
-    """After correction; drawn filled, else hollow."""
-
-
-class Cell(NamedTuple):
-    """One cell of a heat map."""
-
-    x: str
-    y: str
-    percent: float
-    text: str
-    below: str
-    """In small print under the text; may be empty."""
-
-
-def curve(label: Label, points: Sequence[CurvePoint], *, top: float) -> Figure:
-    """Draw means by group, one line and band per series; the y axis goes from 0 to `top`."""
-    series = _names(point.series for point in points)
-    groups = _names(point.group for point in points)
+    Each point has a series, a group (its place on the x axis), mean, low and high.
+    """
+    series, groups = _distinct(points, "series"), _distinct(points, "group")
     x = alt.X(
         "group:N",
         sort=groups,
@@ -134,7 +85,9 @@ def curve(label: Label, points: Sequence[CurvePoint], *, top: float) -> Figure:
     )
     domain = (0.0, top)
     chart = _chart(points).encode(x=x, color=_colour("series", series))
-    ends = [(point.series, point.series, point.mean) for point in points if point.group == groups[-1]]
+    ends = [
+        point | {"name": point["series"], "value": point["mean"]} for point in points if point["group"] == groups[-1]
+    ]
     shapes = _assigned(series, {name: method.shape for name, method in METHODS.items()}, OTHER_SHAPES)
     return draw(
         label,
@@ -144,44 +97,53 @@ def curve(label: Label, points: Sequence[CurvePoint], *, top: float) -> Figure:
             y=_y("mean", label, domain),
             shape=alt.Shape("series:N", scale=alt.Scale(domain=series, range=shapes), legend=None),
         ),
-        _end_labels(ends, {"group": groups[-1]}, domain).encode(x=x),
+        _end_labels(ends, domain).encode(x=x),
     )
 
 
-def training_curve(label: Label, steps: Sequence[Step]) -> Figure:
-    """Draw logged values by optimizer step, one line per series."""
-    low, high = min(step.value for step in steps), max(step.value for step in steps)
+def training_curve(label: Label, steps: Sequence[Row]) -> Figure:
+    """Draw logged values by optimizer step, one line per series.
+
+    Each step has a series, step, value, and `others`: True draws it dashed beside the series, as the same measure
+    between different examples.
+    """
+    values = [step["value"] for step in steps]
+    low, high = min(values), max(values)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     domain = (low - margin if low < margin else max(0.0, low - margin), high + margin)
-    last = max(step.step for step in steps)
+    last = max(step["step"] for step in steps)
     x = alt.X("step:Q", title=label.x, scale=alt.Scale(domain=[0, last], nice=False))
-    ends = {(f"{step.series}: others" if step.others else step.series): (step.series, step.value) for step in steps}
-    lines = _chart(steps).mark_line(strokeWidth=1.8, clip=True)
+    ends = {(step["series"], step["others"]): step | {"step": last} for step in steps}
+    named = [end | {"name": f"{series}: others" if others else series} for (series, others), end in ends.items()]
     return draw(
         label,
-        lines.encode(
+        _chart(steps)
+        .mark_line(strokeWidth=1.8, clip=True)
+        .encode(
             x=x,
             y=_y("value", label, domain),
-            color=_colour("series", _names(step.series for step in steps)),
+            color=_colour("series", _distinct(steps, "series")),
             strokeDash=alt.condition("datum.others", alt.value([5, 3]), alt.value([1, 0])),
             detail="others:N",
         ),
-        _end_labels([(name, *end) for name, end in ends.items()], {"step": last}, domain).encode(x=x),
+        _end_labels(named, domain).encode(x=x),
     )
 
 
-def stacked_bars(label: Label, shares: Sequence[Share], part_colours: Mapping[str, str] = ERRORS) -> Figure:
-    """Draw one bar per row, its parts in the order of `part_colours`, with the percentage in each part it fits into."""
-    rows = _names(share.row for share in shares)
-    parts = list(part_colours)
+def stacked_bars(label: Label, shares: Sequence[Row], part_colours: Mapping[str, str] = ERRORS) -> Figure:
+    """Draw one bar per row, its parts in the order of `part_colours`, with the percentage in each part it fits into.
+
+    Each share has a row, a part and percent, 0 to 100.
+    """
+    rows, parts = _distinct(shares, "row"), list(part_colours)
     colour = alt.Color(
         "part:N",
         scale=alt.Scale(domain=parts, range=list(part_colours.values())),
         legend=alt.Legend(orient="top", title=None, symbolType="square"),
     )
     y = alt.Y("row:N", sort=rows, title=None, axis=alt.Axis(ticks=False, domain=False, labelPadding=8, labelLimit=400))
-    values = [{**share._asdict(), "order": parts.index(share.part), "text": f"{share.percent:.0f}"} for share in shares]
-    chart = alt.Chart(_data(values)).encode(y=y, order="order:Q")
+    values = [share | {"order": parts.index(share["part"]), "text": f"{share['percent']:.0f}"} for share in shares]
+    chart = _chart(values).encode(y=y, order="order:Q")
     x = alt.X("percent:Q", stack="zero", title=label.x, scale=alt.Scale(domain=[0.0, 100.0]))
     return draw(
         label,
@@ -195,34 +157,35 @@ def stacked_bars(label: Label, shares: Sequence[Share], part_colours: Mapping[st
     )
 
 
-def forest_plot(label: Label, effects: Sequence[Effect]) -> Figure:
-    """Draw differences and their intervals beside a zero line, one line per effect under the heading of its group."""
-    rows: list[dict[str, Any]] = []
-    for group, members in groupby(effects, key=lambda effect: effect.group):
-        rows.append({"head": group})
-        rows += [effect._asdict() for effect in members]
-    rows = [{**row, "line": f"{number}"} for number, row in enumerate(rows)]
+def forest_plot(label: Label, effects: Sequence[Row]) -> Figure:
+    """Draw differences and their intervals beside a zero line, one line per effect under the heading of its group.
+
+    Each effect has a group, name, method, difference, low, high, and `significant`: True fills its point.
+    """
+    rows: list[Row] = []
+    for group, members in groupby(effects, key=lambda effect: effect["group"]):
+        rows += [{"head": group}, *members]
+    rows = [row | {"line": f"{number}"} for number, row in enumerate(rows)]
     order = [row["line"] for row in rows]
     # Names are marks, not labels of the axis, because two groups may hold rows of one name.
     y = alt.Y("line:N", sort=order, scale=alt.Scale(domain=order), axis=None)
-    low = min(0.0, *(effect.low for effect in effects))
-    high = max(0.0, *(effect.high for effect in effects))
+    low = min(0.0, *(effect["low"] for effect in effects))
+    high = max(0.0, *(effect["high"] for effect in effects))
     margin = 0.04 * (high - low) or 1.0
     scale = alt.Scale(domain=[low - margin, high + margin], nice=False)
-    methods = _names(effect.method for effect in effects)
+    methods = _distinct(effects, "method")
     colour = _colour("method", methods, alt.Legend(orient="top", title=None) if len(methods) > 1 else None)
-    chart = alt.Chart(_data(row for row in rows if "name" in row)).encode(y=y, color=colour)
+    chart = _chart(row for row in rows if "name" in row).encode(y=y, color=colour)
 
-    def beside(field: str, weight: Literal["bold", "normal"]) -> alt.Chart:
+    def beside(field: str, weight: Literal["bold", "normal"]) -> Any:
         """Write text left of the plot."""
-        marks = alt.Chart(_data(row for row in rows if field in row))
+        marks = _chart(row for row in rows if field in row)
         marks = marks.mark_text(align="right", dx=-10, color="currentColor", fontWeight=weight)
-        written: alt.Chart = marks.encode(y=y, x=alt.value(0), text=f"{field}:N")
-        return written
+        return marks.encode(y=y, x=alt.value(0), text=f"{field}:N")
 
     return draw(
         label,
-        alt.Chart(_data([{"zero": 0.0}]))
+        _chart([{"zero": 0.0}])
         .mark_rule(color="currentColor", opacity=0.6, strokeDash=[4, 3])
         .encode(x=alt.X("zero:Q", scale=scale, title=label.x)),
         chart.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale, title=label.x), x2="high:Q"),
@@ -238,9 +201,12 @@ def forest_plot(label: Label, effects: Sequence[Effect]) -> Figure:
 
 
 def heat_map(
-    label: Label, cells: Sequence[Cell], columns: Sequence[str], rows: Sequence[str], ramp: Sequence[str]
+    label: Label, cells: Sequence[Row], columns: Sequence[str], rows: Sequence[str], ramp: Sequence[str]
 ) -> Figure:
-    """Draw cells by column (from the left) and row (from the top); `ramp` holds the colours of 0 and of 100 percent."""
+    """Draw cells by column (from the left) and row (from the top); `ramp` holds the colours of 0 and of 100 percent.
+
+    Each cell has x, y, percent, text, and `below`: small print under the text, or empty.
+    """
     axis = alt.Axis(labelAngle=0, ticks=False, domain=False, labelPadding=6)
 
     def band(names: Sequence[str]) -> alt.Scale:
@@ -253,7 +219,7 @@ def heat_map(
     fill = alt.Color("percent:Q", scale=alt.Scale(domain=[0, 100], range=list(ramp), clamp=True), legend=None)
     contrast = "contrast(scale('color', datum.percent), '{}')".format
     ink = alt.condition(f"{contrast('black')} >= {contrast('white')}", alt.value("black"), alt.value("white"))
-    two_lines = any(cell.below for cell in cells)
+    two_lines = any(cell["below"] for cell in cells)
     return draw(
         label,
         chart.mark_rect(cornerRadius=2).encode(color=fill),
@@ -278,9 +244,9 @@ def colours(series: Sequence[str]) -> list[str]:
     return _assigned(series, {name: method.colour for name, method in METHODS.items()}, OTHER_COLOURS)
 
 
-def _names(names: Iterable[str]) -> list[str]:
-    """List the distinct names in their order."""
-    return list(dict.fromkeys(names))
+def _distinct(rows: Sequence[Row], column: str) -> list[str]:
+    """List the distinct values of a column in their order."""
+    return list(dict.fromkeys(row[column] for row in rows))
 
 
 def _assigned(series: Sequence[str], fixed: Mapping[str, str], free: Sequence[str]) -> list[str]:
@@ -296,26 +262,20 @@ def _y(field: str, label: Label, domain: tuple[float, float]) -> alt.Y:
     return alt.Y(f"{field}:Q", title=label.y, scale=alt.Scale(domain=list(domain), nice=False))
 
 
-def _end_labels(ends: Sequence[tuple[str, str, float]], last: dict[str, Any], domain: tuple[float, float]) -> alt.Chart:
-    """Write names right of the last points (name, series, value), moved apart where they would touch."""
+def _end_labels(ends: Sequence[Row], domain: tuple[float, float]) -> Any:
+    """Write the name of each line right of its last point, moved apart where names would touch."""
     low, high = domain
-    places = spread([value for _, _, value in ends], (FONT_SIZE + 3) * (high - low) / HEIGHT, low, high)
-    rows = [
-        {"name": name, "series": series, "place": place, **last}
-        for (name, series, _), place in zip(ends, places, strict=True)
-    ]
-    y = alt.Y("place:Q", scale=alt.Scale(domain=[low, high], nice=False))
-    marks = alt.Chart(_data(rows)).mark_text(align="left", dx=10, fontWeight=600)
-    chart: alt.Chart = marks.encode(y=y, text="name:N", color=_colour("series", _names(row["series"] for row in rows)))
-    return chart
+    places = spread([end["value"] for end in ends], (FONT_SIZE + 3) * (high - low) / HEIGHT, low, high)
+    marks = _chart(end | {"place": place} for end, place in zip(ends, places, strict=True))
+    return marks.mark_text(align="left", dx=10, fontWeight=600).encode(
+        y=alt.Y("place:Q", scale=alt.Scale(domain=[low, high], nice=False)),
+        text="name:N",
+        color=_colour("series", _distinct(ends, "series")),
+    )
 
 
-def _chart(rows: Iterable[Any]) -> alt.Chart:
-    return alt.Chart(_data(row._asdict() for row in rows))
-
-
-def _data(rows: Iterable[dict[str, Any]]) -> Any:
-    return alt.InlineData(values=list(rows))
+def _chart(rows: Iterable[Row]) -> Any:
+    return alt.Chart(alt.InlineData(values=list(rows)))
 
 
 def draw(label: Label, *layers: Any, height: int = HEIGHT) -> Figure:

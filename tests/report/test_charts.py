@@ -67,7 +67,7 @@ def test_colours_stand_out_on_a_light_and_on_a_dark_page(colour: str, background
 
 def test_effects_are_the_rows_that_are_compared_in_points():
     found = charts.effects(table(ablation_row(method="vanilla"), ablation_row(0.05, 0.05), ablation_row(0.1)))
-    assert [(one.difference, one.significant) for one in found] == [(5.0, False), (10.0, True)]
+    assert [(one["difference"], one["significant"]) for one in found] == [(5.0, False), (10.0, True)]
 
 
 def row(method: str, length: int, rate: float, score: float, reads: str = "full") -> dict[str, Any]:

@@ -8,14 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.common.tables import Row
 from pipeline.report.svg import (
     ERRORS,
     OTHER_COLOURS,
-    CurvePoint,
-    Effect,
     Label,
-    Share,
-    Step,
     colours,
     curve,
     forest_plot,
@@ -29,13 +26,16 @@ from tests.report.contrast import contrast
 SVG = "{http://www.w3.org/2000/svg}"
 LABEL = Label("made", "A title", "Documents", "Exact match (%)")
 POINTS = [
-    CurvePoint(series, group, mean, mean - 5, mean + 5)
+    {"series": series, "group": group, "mean": mean, "low": mean - 5, "high": mean + 5}
     for series, start in (("base", 50), ("vanilla", 80))
     for group, mean in (("4", start), ("12", start - 30))
 ]
-STEPS = [Step("focused", step, 1 / step) for step in range(1, 9)]
-STEPS += [Step("focused", step, 0.1, others=True) for step in range(1, 9)]
-SHARES = [Share("base", "correct", 60.0), Share("base", "distraction", 37.0), Share("base", "other", 3.0)]
+STEPS = [{"series": "focused", "step": step, "value": 1 / step, "others": False} for step in range(1, 9)]
+STEPS += [{"series": "focused", "step": step, "value": 0.1, "others": True} for step in range(1, 9)]
+SHARES = [
+    {"row": "base", "part": part, "percent": percent}
+    for part, percent in (("correct", 60.0), ("distraction", 37.0), ("other", 3.0))
+]
 
 
 def drawings(label: Label = LABEL) -> list[str]:
@@ -97,9 +97,9 @@ def test_a_bar_shows_each_share_that_has_room_for_its_figure():
 def test_names_are_text_and_never_markup():
     name = '</text><script>alert("1")</script>&amp;'
     svgs = [
-        curve(LABEL, [point._replace(series=name) for point in POINTS[:2]], top=100.0).svg,
-        training_curve(LABEL, [step._replace(series=name) for step in STEPS]).svg,
-        stacked_bars(LABEL, [share._replace(row=name) for share in SHARES]).svg,
+        curve(LABEL, [point | {"series": name} for point in POINTS[:2]], top=100.0).svg,
+        training_curve(LABEL, [step | {"series": name} for step in STEPS]).svg,
+        stacked_bars(LABEL, [share | {"row": name} for share in SHARES]).svg,
         curve(LABEL._replace(title=name, x=name, key='"><script>'), POINTS, top=100.0).svg,
     ]
     for svg in svgs:
@@ -150,18 +150,23 @@ def test_labels_are_a_gap_apart_inside_the_plot_and_in_order(wanted: list[float]
 
 def test_control_characters_in_names_become_pictures_and_end_no_process():
     points = [
-        CurvePoint(f"a\x00\x1b{number}", group, 50.0, 40.0, 60.0) for number in (1, 2) for group in ("1", "5\x07")
+        {"series": f"a\x00\x1b{number}", "group": group, "mean": 50.0, "low": 40.0, "high": 60.0}
+        for number in (1, 2)
+        for group in ("1", "5\x07")
     ]
     drawn = curve(Label("k", "T", "x", "y"), points, top=100.0).svg
     assert "a␀␛1" in drawn and "5␇" in drawn
 
 
-def forest(*effects: Effect) -> ElementTree.Element:
+def forest(*effects: Row) -> ElementTree.Element:
     return ElementTree.fromstring(forest_plot(LABEL, effects).svg)
 
 
-def effect(group: str, name: str, difference: float, significant: bool = True, method: str = "focused") -> Effect:
-    return Effect(group, name, method, difference, difference - 2, difference + 2, significant)
+def effect(group: str, name: str, difference: float, significant: bool = True, method: str = "focused") -> Row:
+    return {
+        "group": group, "name": name, "method": method, "difference": difference, "low": difference - 2,
+        "high": difference + 2, "significant": significant,
+    }  # fmt: skip
 
 
 def rules(svg: ElementTree.Element) -> list[tuple[float, float, float]]:
