@@ -48,7 +48,7 @@ def main() -> None:
     chosen = answer_browser.choose(predictions, num=NUM_EXAMPLES, longest=found.lengths[-1].low)
     surface = [files.read_json(path, "surface")["rows"] for path in sorted(SURFACE.glob("*.json"))]
     versions = {path.parent.name: files.read_json(path, "train") for path in sorted(CURVES.glob("*/versions.json"))}
-    contents = page.Contents(
+    html = page.render(
         title=settings.report.title,
         summary=found,
         curves=_curves(),
@@ -60,7 +60,7 @@ def main() -> None:
         inputs=_digests(),
         ablations=ablation_table.read(),
     )
-    files.write_text(PAGE, page.render(contents))
+    files.write_text(PAGE, html)
     files.write_text(TABLE, text.table(found))
     files.write_text(BY_LENGTH, summary.scores_csv(found.longest, found.by_length, "num_documents"))
     files.write_text(BY_POSITION, summary.scores_csv(found.longest, found.by_position, "gold_position"))
@@ -117,7 +117,7 @@ def _curves() -> charts.Curves:
     return curves
 
 
-def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[answer_browser.ShownExample]:
+def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[tables.Row]:
     """Assemble the chosen examples; files are streamed, because the documents need not fit into memory."""
     example_of = _rows_by_id(tables.EXAMPLES, "example_id", chosen)
     if missing := sorted(set(chosen) - example_of.keys()):

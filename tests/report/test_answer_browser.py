@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.text import find_answer, has_answer
 from pipeline.report import answer_browser
-from pipeline.report.answer_browser import Segment, ShownExample
+from pipeline.report.answer_browser import Segment
 from tests.report.test_summary import answer, frame
 
 DOCUMENTS = {
@@ -29,97 +29,111 @@ CHOICE = EXAMPLE | {
 
 
 def marked(segments: list[Segment]) -> list[tuple[str, str]]:
-    return [(segment.text, segment.mark) for segment in segments if segment.mark]
+    return [(text, mark) for text, mark in segments if mark]
 
 
 def error(prediction: str = "Vienna.", distractor: str = "d2", method: str = "focused", **more: Any) -> dict[str, Any]:
     return answer("q1", 0, method, length=3, **{"prediction": prediction, "distractor_id": distractor, **more})
 
 
+def whole(segments: list[Segment]) -> str:
+    return "".join(text for text, _ in segments)
+
+
 def read(
     answered: list[dict[str, Any]], documents: dict[str, Any] = DOCUMENTS, kept: tuple[str, ...] = (), **changes: Any
-) -> ShownExample:
+) -> dict[str, Any]:
     return answer_browser.assemble(EXAMPLE | changes, documents, kept, answered, 500)
 
 
 def test_every_document_of_the_context_stands_there_in_order_with_what_it_is():
     found = read([error()], kept=("d1#0", "d3#12"))
-    assert [(place.position, place.gold, place.kept, place.answered_by, place.open) for place in found.context] == [
-        (1, False, True, [], False),
-        (2, False, False, ["focused"], True),
-        (3, True, True, [], True),
+    assert [(place["position"], place["gold"], place["kept"], place["answered_by"]) for place in found["context"]] == [
+        (1, False, True, []),
+        (2, False, False, ["focused"]),
+        (3, True, True, []),
     ]
 
 
 def test_right_answers_are_marked_in_gold_documents_and_wrong_ones_where_they_stand():
     found = read([error()])
-    assert [marked(place.text) for place in found.context] == [
+    assert [marked(place["text"]) for place in found["context"]] == [
         [],  # Porto stands here too, but the document is not known to answer the question
         [("Vienna", "wrong"), ("vienna", "wrong")],
         [("Porto", "right")],
     ]
-    assert "".join(segment.text for segment in found.context[2].text) == DOCUMENTS["d1"]["text"]
+    assert whole(found["context"][2]["text"]) == DOCUMENTS["d1"]["text"]
 
 
 def test_an_answer_in_the_title_is_marked_there():
     found = read([error("Ada Berg")])
-    assert marked(found.context[1].title) == marked(found.context[1].text) == [("Ada Berg", "wrong")]
+    assert marked(found["context"][1]["title"]) == marked(found["context"][1]["text"]) == [("Ada Berg", "wrong")]
 
 
 def test_the_evidence_is_marked_where_the_right_answer_is_not_in_these_words():
     found = read([], answers=["Portugal"])
-    assert marked(found.context[2].text) == [("Ada Holm was born in Porto.", "right")]
+    assert marked(found["context"][2]["text"]) == [("Ada Holm was born in Porto.", "right")]
+
+
+def test_pieces_of_evidence_that_overlap_do_not_repeat_the_text():
+    evidence = [{"document_id": "d1", "start": start, "end": end} for start, end in ((0, 27), (9, 40))]
+    found = read([], answers=["Portugal"], evidence=evidence)
+    assert whole(found["context"][2]["text"]) == DOCUMENTS["d1"]["text"]
+    assert marked(found["context"][2]["text"]) == [("Ada Holm was born in Porto.", "right")]
 
 
 def test_answers_of_several_methods_in_one_document_are_all_named_and_marked():
     found = read([error(method="base"), error("born", method="vanilla"), error(method="focused", input="retrieval")])
-    assert found.context[1].answered_by == ["base", "vanilla", "focused + retrieval"]
-    assert [text for text, _ in marked(found.context[1].text)] == ["born", "Vienna", "vienna"]
+    assert found["context"][1]["answered_by"] == ["base", "vanilla", "focused + retrieval"]
+    assert [text for text, _ in marked(found["context"][1]["text"])] == ["born", "Vienna", "vienna"]
 
 
 def test_every_answer_stands_with_its_kind():
     found = read([answer("q1", 1, "vanilla", prediction="Porto"), error(), answer("q1", 1, "focused", "retrieval")])
-    assert [(it.name, it.method, it.input, it.text, it.note, it.kind) for it in found.answers] == [
+    assert [
+        tuple(it[key] for key in ("name", "method", "input", "text", "note", "kind")) for it in found["answers"]
+    ] == [
         ("vanilla", "vanilla", "full", "Porto", "", "correct"),
         ("focused", "focused", "full", "Vienna.", "", "distraction"),
         ("focused + retrieval", "focused", "retrieval", "x", "", "correct"),
     ]
-    assert (found.right, found.options) == (["Porto", "Oporto"], [])
+    assert (found["right"], found["options"]) == (["Porto", "Oporto"], [])
 
 
 def test_of_a_multiple_choice_the_likeliest_option_is_the_answer_and_what_was_generated_stands_beside_it():
     row = error("B, I think", "", error="other", likeliest_option=1, generated_option=1)
     found = answer_browser.assemble(CHOICE, DOCUMENTS, (), [row], 500)
-    assert found.options == [("(A) Porto", True), ("(B) Lyon", False)]
-    assert found.right == ["(A) Porto"]
-    assert (found.answers[0].text, found.answers[0].note) == ("(B) Lyon", "B, I think")
-    assert not any(place.open for place in found.context)
+    assert found["options"] == [("(A) Porto", True), ("(B) Lyon", False)]
+    assert found["right"] == ["(A) Porto"]
+    assert (found["answers"][0]["text"], found["answers"][0]["note"]) == ("(B) Lyon", "B, I think")
+    assert not any(place["gold"] or place["answered_by"] for place in found["context"])
 
 
 def test_without_gold_documents_and_masks_everything_is_folded():
     found = read([error(distractor="", error="other")], gold_document_ids=[], evidence=[])
-    assert [(place.open, place.kept, marked(place.text)) for place in found.context] == [(False, False, [])] * 3
+    assert all(not (place["gold"] or place["answered_by"] or place["kept"]) for place in found["context"])
+    assert not any(marked(place["text"]) for place in found["context"])
 
 
 def test_a_distractor_out_of_the_context_is_left_out():
-    assert not any(place.answered_by for place in read([error(distractor="d9")]).context)
+    assert not any(place["answered_by"] for place in read([error(distractor="d9")])["context"])
 
 
 def test_a_long_document_is_cut_around_the_first_marked_words():
     text = "before " * 1000 + "Vienna" + " after" * 1000
-    segments = read([error()], DOCUMENTS | {"d2": DOCUMENTS["d2"] | {"text": text}}).context[1].text
+    segments = read([error()], DOCUMENTS | {"d2": DOCUMENTS["d2"] | {"text": text}})["context"][1]["text"]
     assert marked(segments) == [("Vienna", "wrong")]
-    assert (segments[0].text, segments[-1].text) == ("… ", " …")
-    assert sum(len(segment.text) for segment in segments[1:-1]) == answer_browser.EXCERPT_CHARACTERS
-    assert "".join(segment.text for segment in segments[1:-1]) in text
+    assert (segments[0][0], segments[-1][0]) == ("… ", " …")
+    assert len(whole(segments[1:-1])) == answer_browser.EXCERPT_CHARACTERS
+    assert whole(segments[1:-1]) in text
 
 
 @given(st.text(max_size=3000), st.text(alphabet="ab ", max_size=3), st.integers(1, 2000))
 def test_segments_are_the_text_or_a_piece_of_it(text: str, prediction: str, folded: int):
     documents = DOCUMENTS | {"d2": DOCUMENTS["d2"] | {"text": text}, "d3": DOCUMENTS["d3"] | {"text": text}}
     found = answer_browser.assemble(EXAMPLE, documents, (), [error(prediction)], folded)
-    for place, length in ((found.context[1], answer_browser.EXCERPT_CHARACTERS), (found.context[0], folded)):
-        shown = "".join(segment.text for segment in place.text)
+    for place, length in ((found["context"][1], answer_browser.EXCERPT_CHARACTERS), (found["context"][0], folded)):
+        shown = whole(place["text"])
         assert shown == text if len(text) <= length else shown.removeprefix("… ").removesuffix(" …") in text
 
 
