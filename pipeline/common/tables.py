@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.common import files
-from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError, one_line
 
 if TYPE_CHECKING:  # its import takes a second, and stages that stream do without
     import polars as pl
@@ -426,7 +426,7 @@ def _open(table: Table) -> pq.ParquetFile:
 
 
 def _damaged(table: Table, error: Exception) -> ArtifactError:
-    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ArtifactError(
-        f"{table}: damaged ({first_line}); delete it and run `dvc checkout {table}` or `dvc repro -f {table.stage}`"
+        f"{table}: damaged ({one_line(error)}); delete it and run `dvc checkout {table}` or "
+        f"`dvc repro -f {table.stage}`"
     )

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pipeline.common import files
-from pipeline.runtime.errors import ConfigError, DataError, ResourceError
+from pipeline.runtime.errors import ConfigError, DataError, ResourceError, one_line
 
 MAX_BYTES = 8 << 30
 MAX_RATIO = 200  # texts reach 10; what zeros and repetitions can reach is 1000 and more
@@ -63,11 +63,11 @@ def extract_member(
     except _Refused as reason:
         raise DataError(f"{archive}: refused, {reason}; fetch it anew from a place you trust") from None
     except _DAMAGE as error:
-        raise DataError(f"{archive}: damaged or cut off ({_one_line(error)}); fetch it again") from None
+        raise DataError(f"{archive}: damaged or cut off ({one_line(error)}); fetch it again") from None
     except OSError as error:
         # gzip raises it without a number for wrong checksums; EINVAL is a seek to where a damaged directory points.
         if error.errno in (None, errno.EINVAL):
-            raise DataError(f"{archive}: damaged ({_one_line(error)}); fetch it again") from None
+            raise DataError(f"{archive}: damaged ({one_line(error)}); fetch it again") from None
         raise ResourceError(
             f"{target}: {error.strerror} while {member} was unpacked from {archive}; free the disk or make the folder "
             "writable, and run again"
@@ -179,7 +179,3 @@ def _missing(archive: Path, member: str, names: Sequence[str]) -> ConfigError:
     near = difflib.get_close_matches(member, names, n=3, cutoff=0.5) or sorted(names)[:3]
     has = f"it has {len(names):,} files, among them {', '.join(near)}" if names else "it has no files"
     return ConfigError(f"{archive}: no file {member!r} in it ({has}); correct `member` in the data bundle")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from pipeline.common import files
 from pipeline.data import archives
-from pipeline.runtime.errors import ConfigError, DataError, ResourceError
+from pipeline.runtime.errors import ConfigError, DataError, ResourceError, one_line
 from pipeline.runtime.settings import DataFile
 
 ATTEMPTS = 4  # in a row without a new byte, at a server that answers with its own errors or hangs up
@@ -228,7 +228,7 @@ def _fetch(url: str, part: Path, name: str) -> tuple[str, bool]:
         return "not downloaded, for HF_HUB_OFFLINE is set", False
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         is_passing = isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.UnsupportedProtocol)
-        return f"{type(error).__name__}: {' '.join(str(error).split())}", is_passing
+        return f"{type(error).__name__}: {one_line(error)}", is_passing
     except OSError as error:
         raise ResourceError(
             f"{part}: {error.strerror}; free the disk or set FOCUS_CACHE, the next run goes on"

@@ -24,7 +24,7 @@ from transformers.utils import logging
 from pipeline.common import files
 from pipeline.common.device import device
 from pipeline.model import causal_lm, lora
-from pipeline.runtime.errors import ArtifactError, ConfigError, ResourceError
+from pipeline.runtime.errors import ArtifactError, ConfigError, ResourceError, one_line
 from pipeline.runtime.settings import ModelSettings
 
 if not sys.stderr.isatty():
@@ -67,11 +67,10 @@ def find_base(settings: ModelSettings) -> Path:
                 settings.source, revision=settings.revision, allow_patterns=PATTERNS, ignore_patterns="*/*"
             )
         except Exception as error:  # the hub's client raises a dozen kinds, those of its HTTP library among them
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise ArtifactError(
                 f"model.source {settings.source!r} is no local folder, and the hub gave nothing at revision "
-                f"{settings.revision or 'main'} ({reason}); put the model's files in a folder and set model.source to "
-                "its path"
+                f"{settings.revision or 'main'} ({one_line(error)}); put the model's files in a folder and set "
+                "model.source to its path"
             ) from None
         folder = Path(snapshot)
     paths = sorted(folder.glob("*.safetensors"))
@@ -250,8 +249,9 @@ def load_method(method: str, settings: ModelSettings) -> PreTrainedModel | PeftM
     except torch.OutOfMemoryError:
         raise
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{folder}: cannot be loaded ({reason}); run `dvc repro -f train@{method}`") from None
+        raise ArtifactError(
+            f"{folder}: cannot be loaded ({one_line(error)}); run `dvc repro -f train@{method}`"
+        ) from None
     asked = get_peft_model_state_dict(adapted, save_embedding_layers=lora.saves_base_embedding(adapted))
     if differing := asked.keys() ^ tensor_names(folder / WEIGHTS, f"run `dvc repro -f train@{method}`"):
         raise ArtifactError(

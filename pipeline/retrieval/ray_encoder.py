@@ -26,8 +26,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.retrieval.encoder import EncoderBatch, TextEncoder, digests, first_line, number_format
-from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, ResourceError
+from pipeline.retrieval.encoder import EncoderBatch, TextEncoder, digests, number_format
+from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, ResourceError, one_line
 
 BLOCKS_PER_ACTOR = 8  # enough that slower actors get fewer
 MAX_BATCHES_PER_BLOCK = 64  # what a killed run loses, for each actor
@@ -118,7 +118,7 @@ def embed_all(encoder: TextEncoder, texts: Sequence[str]) -> Iterator[tuple[Enco
         raise  # a bug of ours in an actor: its traceback is wanted
     except ray.exceptions.RayError as error:
         raise ResourceError(
-            f"score.engine is ray, and the cluster broke down ({first_line(error)}); what was embedded is in "
+            f"score.engine is ray, and the cluster broke down ({one_line(error)}); what was embedded is in "
             "the cache: run the same command again, or set score.engine: local"
         ) from None
 
@@ -175,7 +175,7 @@ def _connected() -> Any:
             where = os.environ.get("RAY_ADDRESS")
             raise ResourceError(
                 f"score.engine is ray, but {f'RAY_ADDRESS {where!r}' if where else 'a cluster on this machine'} gave "
-                f"no connection ({first_line(error)}); start the cluster, correct RAY_ADDRESS, set "
+                f"no connection ({one_line(error)}); start the cluster, correct RAY_ADDRESS, set "
                 "RAY_AUTH_MODE=token if it asks for one, or set score.engine: local"
             ) from None
         if threading.current_thread() is threading.main_thread():

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.runtime.errors import ConfigError, did_you_mean
+from pipeline.runtime.errors import ConfigError, did_you_mean, one_line
 from pipeline.runtime.main import run
 from pipeline.runtime.settings import SECTIONS, RetrieverSettings, Section, Settings
 
@@ -128,7 +128,7 @@ def _compose(use: dict[str, str], root: Path) -> dict[str, Any]:
         try:
             composed = hydra.compose("config", [f"{group}={name}" for group, name in use.items()])
         except hydra.errors.HydraException as error:
-            raise ConfigError(f"{CONF}: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"{CONF}: {one_line(error)}") from None
     container: Any = omegaconf.OmegaConf.to_container(composed)
     return dict(container)
 

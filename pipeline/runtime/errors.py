@@ -50,6 +50,11 @@ class ResourceError(PipelineError):
     exit_code = 6
 
 
+def one_line(error: Exception) -> str:
+    """Join the lines of the error's message; the kind of an error without a message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def did_you_mean(given: object, known: Iterable[str]) -> str:
     """A hint for the end of a clause, ` (did you mean X?)` with the closest known name; empty if none is close."""
     found = difflib.get_close_matches(str(given), list(known), n=1, cutoff=0.5)

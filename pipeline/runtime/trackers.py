@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import tracking
 
-from pipeline.runtime.errors import ConfigError
+from pipeline.runtime.errors import ConfigError, one_line
 
 TRACKERS = "FOCUS_TRACKERS"
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
@@ -80,5 +80,5 @@ def _start(name: str, run: str) -> Any:
 
 
 def _left_out(name: str, error: Exception) -> None:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = one_line(error)[:200]
     print(f"tracker {name} left out ({reason}); the curves are in reports/train all the same", file=sys.stderr)

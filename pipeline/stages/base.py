@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from pipeline.common import files
 from pipeline.model import loading
 from pipeline.runtime import config
-from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError, one_line
 from pipeline.runtime.main import run
 
 
@@ -23,8 +23,7 @@ def main() -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise a dozen kinds, some of them bare
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ArtifactError(f"{folder}: its tokenizer cannot be loaded ({reason}); restore its files") from None
+        raise ArtifactError(f"{folder}: its tokenizer cannot load ({one_line(error)}); restore its files") from None
     # Beside eos: with pad = eos the end of an answer would never be learned.
     tokenizer.add_special_tokens({"pad_token": "<pad>", "mask_token": "<mask>"})
     with files.workspace("base", loading.MODELS) as workspace:

@@ -29,7 +29,7 @@ from pipeline.data import jsonl
 from pipeline.data.benchmarks import hotpot, longbench, nq, own_jsonl, qasper, quality, squality
 from pipeline.data.jsonl import Line, Lines, Reject
 from pipeline.evaluation import metrics, official, schema, score
-from pipeline.runtime.errors import DataError
+from pipeline.runtime.errors import DataError, one_line
 from pipeline.runtime.main import run
 from pipeline.tools.arguments import ArgumentParser, one_of
 
@@ -358,8 +358,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=[name for name in columns if name in file.schema_arrow.names])
     except (OSError, pa.ArrowException) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: not a whole Parquet file ({first_line}); fetch or write it again") from None
+        raise DataError(f"{path}: not a whole Parquet file ({one_line(error)}); fetch or write it again") from None
 
 
 def _is_name(value: Any) -> bool:

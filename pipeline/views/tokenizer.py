@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError, one_line
 from pipeline.views.full_view import Encode
 
 FILE = Path("models/base/tokenizer.json")
@@ -33,8 +33,7 @@ def load() -> Base:
         card = json.loads(FILE.with_name("base.json").read_text(encoding="utf-8"))
         tokenizer = Tokenizer.from_file(str(FILE))
     except Exception as error:  # tokenizers raises bare Exception
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{FILE.parent}: cannot be read ({reason}); run `dvc repro -f base`") from None
+        raise ArtifactError(f"{FILE.parent}: cannot be read ({one_line(error)}); run `dvc repro -f base`") from None
     # `<mask>` or `</s>` inside a document is text and must never become a control token.
     tokenizer.encode_special_tokens = True
     return Base(tokenizer, card["tokenizer_sha256"], card["bos_id"], card["eos_id"], card["mask_id"])
