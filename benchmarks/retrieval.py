@@ -23,6 +23,7 @@ import regex
 from numpy.typing import NDArray
 
 from pipeline.common import files, tables
+from pipeline.common.device import device
 from pipeline.common.tables import Document, Example
 from pipeline.data import splits
 from pipeline.data.benchmarks import hotpot, qasper
@@ -30,6 +31,7 @@ from pipeline.data.jsonl import JsonEntries, JsonLines, Rejects
 from pipeline.data.splits import OfficialFiles
 from pipeline.evaluation import bootstrap
 from pipeline.retrieval import chunking, embed, embedding_cache, recall, retrievers
+from pipeline.retrieval.encoder import TextEncoder
 from pipeline.retrieval.retrievers import Candidates
 from pipeline.runtime import config
 from pipeline.runtime.settings import EncoderRetriever
@@ -141,8 +143,8 @@ class Systems:
 
     def __init__(self, task: Task, encoder: EncoderRetriever, cache: embedding_cache.Cache) -> None:
         self._task, self._cache = task, cache
-        self._embedder_of = {
-            cut: embed.Embedder(encoder.model_copy(update={"max_tokens": cut}), cache) for cut in (256, 512)
+        self._encoder_of = {
+            cut: TextEncoder(encoder.model_copy(update={"max_tokens": cut}), device()) for cut in (256, 512)
         }
         self._questions = list(dict.fromkeys(context.question for context in task.contexts))
         self._with_title = [retrievers.chunk_text(c.document.title, c.text, with_title=True) for c in task.chunks]
@@ -174,17 +176,20 @@ class Systems:
     @property
     def cut_share(self) -> dict[int, float]:
         """max_tokens -> share of the chunks that it truncates."""
-        num_tokens_N = self._embedder_of[256].embed(self._with_title, "chunks").num_tokens_N
-        return {cut: float((num_tokens_N > cut).mean()) for cut in self._embedder_of}
+        num_tokens_N = self._embed(256, self._with_title, "chunks").num_tokens_N
+        return {cut: float((num_tokens_N > cut).mean()) for cut in self._encoder_of}
+
+    def _embed(self, cut: int, texts: Sequence[str], what: str) -> embed.Embedded:
+        return embed.embed(self._encoder_of[cut], self._cache, texts, what)
 
     def _dense(self, texts: Sequence[str], cut: int) -> retrievers.DenseScorer:
         """Embed with max_tokens 256, and only the texts that it truncates with the larger `cut`."""
-        asked = self._embedder_of[256].embed(self._questions, "questions").embedding_ND
-        read = self._embedder_of[256].embed(texts, "chunks")
+        asked = self._embed(256, self._questions, "questions").embedding_ND
+        read = self._embed(256, texts, "chunks")
         embedding_ND = read.embedding_ND.copy()
         longer = np.flatnonzero(read.num_tokens_N > 256)
         if cut > 256 and len(longer):
-            embedding_ND[longer] = self._embedder_of[cut].embed([texts[row] for row in longer], "chunks").embedding_ND
+            embedding_ND[longer] = self._embed(cut, [texts[row] for row in longer], "chunks").embedding_ND
         return retrievers.DenseScorer(self._questions, asked, embedding_ND, "cosine")
 
     def _without_stop_words(self) -> ContextScorer:

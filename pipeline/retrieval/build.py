@@ -33,23 +33,25 @@ def build(
     """Build the scorer for distinct chunk texts and distinct questions; `engine` embeds the texts not in the cache.
 
     Raises:
-        ArtifactError, ConfigError, NumericError, ResourceError: as the encoder's files, its device and the cache do.
+        ArtifactError, ConfigError, NumericError, ResourceError: from the encoder's files, its device and the cache.
     """
     make_scorer = retrievers.SCORERS[settings.kind]
     if not isinstance(settings, EncoderRetriever):
         return Built(make_scorer(settings, texts, None))
     # Here, because torch takes seconds to import, and the other retrievers do without.
-    from pipeline.retrieval import embed
+    from pipeline.common.device import device
+    from pipeline.retrieval.embed import embed
+    from pipeline.retrieval.encoder import TextEncoder
 
+    encoder = TextEncoder(settings, device())
     with closing(embedding_cache.Cache(files.cache_folder() / embedding_cache.FILE)) as cache:
-        embedder = embed.Embedder(settings, cache, engine)
-        questions_embedded = embedder.embed(questions, "questions")
-        chunks = embedder.embed(texts, "chunks")
-    dense = retrievers.DenseScorer(questions, questions_embedded.embedding_ND, chunks.embedding_ND, settings.similarity)
-    number_format = str(embedder.encoder.dtype).removeprefix("torch.")
+        questions_QD = embed(encoder, cache, questions, "questions", engine).embedding_ND
+        chunks = embed(encoder, cache, texts, "chunks", engine)
+    dense = retrievers.DenseScorer(questions, questions_QD, chunks.embedding_ND, settings.similarity)
+    number_format = str(encoder.dtype).removeprefix("torch.")
     return Built(
         make_scorer(settings, texts, dense),
-        {"sha256": embedder.encoder.checkpoint.sha256, "dtype": number_format},
+        {"sha256": encoder.checkpoint.sha256, "dtype": number_format},
         {
             "encodes_per_unique_chunk": (chunks.num_encoded + chunks.num_cached) / len(texts),
             "truncated_chunks": float((chunks.num_tokens_N > settings.max_tokens).mean()),

@@ -22,7 +22,7 @@ from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.runtime.errors import ArtifactError, ConfigError
+from pipeline.runtime.errors import ArtifactError, ConfigError, one_line
 from pipeline.runtime.settings import EncoderRetriever
 
 # B texts of a batch, L tokens of its longest text, D dimensions of an embedding
@@ -124,11 +124,10 @@ def _folder(source: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=[WEIGHTS, *OTHER_FILES]))
     except Exception as error:  # the hub's client raises a dozen kinds, those of its HTTP library among them
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ArtifactError(
             f"retriever.source {source!r} is no local folder, and the hub gave nothing at revision "
-            f"{revision or 'main'} ({reason}); put config.json, {WEIGHTS} and the tokenizer's files in a folder and "
-            "set retriever.source to its path, or choose minilm or bm25 (use.retriever), which need no hub"
+            f"{revision or 'main'} ({one_line(error)}); put config.json, {WEIGHTS} and the tokenizer's files in a "
+            "folder and set retriever.source to its path, or choose minilm or bm25 (use.retriever), which need no hub"
         ) from None
 
 
@@ -165,13 +164,8 @@ def _as_artifact_error(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # transformers, tokenizers and safetensors raise a dozen kinds, some of them bare
         raise ArtifactError(
-            f"{folder}: cannot be loaded as an encoder ({first_line(error)}); restore its files"
+            f"{folder}: cannot be loaded as an encoder ({one_line(error)}); restore its files"
         ) from None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of the message that is not blank, or the kind of an error without a message."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def number_format(on: torch.device) -> torch.dtype:

@@ -3,7 +3,7 @@
 # C candidate chunks of one question, N unique chunks of the corpus
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -33,21 +33,14 @@ RANKS: dict[str, Any] = {
 """Columns of the frame of ranks, which has one row per example."""
 
 
-class Ranking(NamedTuple):
-    """The scored context of one example."""
+def rank(example: Row, chunks: index.ChunkIndex, scorer: retrievers.Scorer, retriever: str) -> tuple[Row, Row]:
+    """Score and rank the context of one row of tables.EXAMPLES: a row of tables.SCORES, a row of the frame of ranks.
 
-    scores: Row
-    """A row of tables.SCORES."""
-    ranks: Row
-    """A row of the frame of ranks."""
-
-
-def rank(example: Row, chunks: index.ChunkIndex, scorer: retrievers.Scorer, retriever: str) -> Ranking:
-    """Score and rank the context of one row of tables.EXAMPLES; messages name the `retriever`.
+    Messages name the `retriever`.
 
     Raises:
         ArtifactError: a document of the context has no chunks.
-        DataError, NumericError: as the scorer and retrievers.ranks do.
+        DataError, NumericError: from the scorer and from retrievers.ranks.
     """
     found = chunks.chunks(example)
     candidates = index.candidates(example, found)
@@ -57,27 +50,26 @@ def rank(example: Row, chunks: index.ChunkIndex, scorer: retrievers.Scorer, retr
     answer_C = np.array([any(has_answer(chunk.text, answer) for answer in example["answers"]) for chunk in found])
     # From the worst rank to the best, so that each document keeps its best.
     best_of = {found[place].document_id: int(ranks_C[place]) for place in np.argsort(-ranks_C) if gold_C[place]}
-    return Ranking(
-        {
-            "example_id": candidates.example_id,
-            "chunk_ids": [chunk.chunk_id for chunk in found],
-            "scores": scores_C.tolist(),
-            "ranks": ranks_C.tolist(),
-            "gold": gold_C.tolist(),
-        },
-        {
-            "split": example["split"],
-            "question_id": example["question_id"],
-            "question": candidates.question,
-            "num_documents": len(example["document_ids"]),
-            "num_chunks": len(found),
-            "has_answers": bool(example["answers"]),
-            "gold_rank": best_rank(ranks_C, gold_C),
-            "all_gold_rank": max(best_of.values(), default=None),
-            "answer_rank": best_rank(ranks_C, answer_C),
-            "gold_rows": candidates.rows_C[gold_C].tolist(),
-        },
-    )
+    scores = {
+        "example_id": candidates.example_id,
+        "chunk_ids": [chunk.chunk_id for chunk in found],
+        "scores": scores_C.tolist(),
+        "ranks": ranks_C.tolist(),
+        "gold": gold_C.tolist(),
+    }
+    ranks = {
+        "split": example["split"],
+        "question_id": example["question_id"],
+        "question": candidates.question,
+        "num_documents": len(example["document_ids"]),
+        "num_chunks": len(found),
+        "has_answers": bool(example["answers"]),
+        "gold_rank": best_rank(ranks_C, gold_C),
+        "all_gold_rank": max(best_of.values(), default=None),
+        "answer_rank": best_rank(ranks_C, answer_C),
+        "gold_rows": candidates.rows_C[gold_C].tolist(),
+    }
+    return scores, ranks
 
 
 def best_rank(ranks_C: NDArray[np.int32], flags_C: NDArray[np.bool_]) -> int | None:

@@ -37,9 +37,9 @@ def main() -> None:
     ranks = []
     with tables.Writer(tables.SCORES) as writer:
         for example in tqdm(tables.scan(tables.EXAMPLES), desc="score", unit=" examples", disable=None):
-            ranking = recall.rank(example, chunks, built.scorer, retriever.kind)
-            writer.write(ranking.scores)
-            ranks.append(ranking.ranks)
+            scores_row, ranks_row = recall.rank(example, chunks, built.scorer, retriever.kind)
+            writer.write(scores_row)
+            ranks.append(ranks_row)
     frame = pl.DataFrame(ranks, schema=recall.RANKS)
     splits = recall.metrics_of_splits(frame)
     num_scores = int(frame["num_chunks"].sum())

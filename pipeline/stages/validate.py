@@ -87,7 +87,7 @@ def _measured(
     built = build.build(retriever, chunks.texts, list(dict.fromkeys(example["question"] for example in examples)))
     progress = tqdm(examples, desc=f"validate {name}", unit=" examples", disable=None)
     ranks = pl.DataFrame(
-        [recall.rank(example, chunks, built.scorer, name).ranks for example in progress], schema=recall.RANKS
+        [recall.rank(example, chunks, built.scorer, name)[1] for example in progress], schema=recall.RANKS
     )
     for split in SPLITS:
         part = ranks.filter(split=split)

@@ -198,14 +198,15 @@ import json, runpy, sys
 from pathlib import Path
 runpy.run_module("pipeline.stages.base", run_name="__main__")
 from pipeline.model import loading
-from pipeline.retrieval import embed, embedding_cache
+from pipeline.common.device import device
+from pipeline.retrieval import embed, embedding_cache, encoder
 from pipeline.runtime import config
 network = loading.load_base(config.load("base").model, loading.read_card())
-embedder = embed.Embedder(config.load("score").retriever, embedding_cache.Cache(Path(sys.argv[1])))
-embedded = embedder.embed(["a document"], "documents")
+text_encoder = encoder.TextEncoder(config.load("score").retriever, device())
+embedded = embed.embed(text_encoder, embedding_cache.Cache(Path(sys.argv[1])), ["a document"], "documents")
 print(json.dumps({
     "kind": type(network).__name__, "window": network.config.sliding_window, "vocabulary": network.config.vocab_size,
-    "embedding": embedded.embedding_ND.tolist(), "encoder": embedder.encoder.checkpoint.sha256,
+    "embedding": embedded.embedding_ND.tolist(), "encoder": text_encoder.checkpoint.sha256,
 }))
 """
 
@@ -267,8 +268,8 @@ def test_the_named_models_are_loaded_from_the_hub_and_then_from_its_cache(hub, h
     network = loading.load_base(config.load("base").model, loading.read_card())
     assert network.config.vocab_size == 288
     with closing(embedding_cache.Cache(project / "second.sqlite")) as cache:
-        embedder = embed.Embedder(config.load("score").retriever, cache)
-        embedded = embedder.embed(["a document"], "documents")
+        text_encoder = encoder.TextEncoder(config.load("score").retriever, torch.device("cpu"))
+        embedded = embed.embed(text_encoder, cache, ["a document"], "documents")
     assert embedded.num_encoded == 1 and embedded.embedding_ND.tolist() == found["embedding"]
     assert hub.asked == []
     assert not (saved[0].parent / "canary").exists()

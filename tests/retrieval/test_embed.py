@@ -32,13 +32,13 @@ def other(tmp_path):
         yield opened
 
 
-def embedder(folder, cache, **changes):
-    return embed.Embedder(tiny_bert.retriever(folder, **changes), cache)
+def embedded(folder, cache, texts=TEXTS, **changes):
+    return embed.embed(encoder.TextEncoder(tiny_bert.retriever(folder, **changes), device()), cache, texts, "chunks")
 
 
 def test_each_text_is_encoded_once_ever_and_comes_back_to_the_last_bit(folder, cache):
-    first = embedder(folder, cache).embed(TEXTS, "chunks")
-    again = embedder(folder, cache).embed(TEXTS[::-1], "chunks")
+    first = embedded(folder, cache)
+    again = embedded(folder, cache, TEXTS[::-1])
     assert (first.num_encoded, first.num_cached) == (5, 0)
     assert (again.num_encoded, again.num_cached) == (0, 5)
     assert (again.embedding_ND[::-1] == first.embedding_ND).all()
@@ -46,43 +46,43 @@ def test_each_text_is_encoded_once_ever_and_comes_back_to_the_last_bit(folder, c
 
 
 def test_half_a_cache_gives_the_same_bits_as_none(folder, cache, other):
-    whole = embedder(folder, cache).embed(TEXTS, "chunks").embedding_ND
-    embedder(folder, other).embed(TEXTS[1:3], "chunks")
-    found = embedder(folder, other).embed(TEXTS, "chunks")
+    whole = embedded(folder, cache).embedding_ND
+    embedded(folder, other, TEXTS[1:3])
+    found = embedded(folder, other)
     assert (found.num_encoded, found.num_cached) == (3, 2)
     assert (found.embedding_ND == whole).all()
 
 
 def test_slabs_bound_memory_and_change_nothing(folder, cache, other, monkeypatch):
-    whole = embedder(folder, cache).embed(TEXTS, "chunks").embedding_ND
+    whole = embedded(folder, cache).embedding_ND
     monkeypatch.setattr(encoder, "TEXTS_PER_SLAB", 2)
-    assert (embedder(folder, other).embed(TEXTS, "chunks").embedding_ND == whole).all()
+    assert (embedded(folder, other).embedding_ND == whole).all()
 
 
 def test_tokens_are_counted_before_truncation(folder, cache):
-    found = embedder(folder, cache, max_tokens=32).embed(TEXTS, "chunks")
+    found = embedded(folder, cache, max_tokens=32)
     assert found.num_tokens_N.tolist() == [5, 2, 26, 8, 52]
 
 
 @pytest.mark.parametrize("change", [{"max_tokens": 16}, {"pooling": "cls"}])
 def test_what_changes_an_embedding_changes_its_key(folder, cache, change):
-    before = embedder(folder, cache).embed(TEXTS, "chunks")
-    after = embedder(folder, cache, **change).embed(TEXTS, "chunks")
+    before = embedded(folder, cache)
+    after = embedded(folder, cache, **change)
     assert after.num_cached == 0
     assert not np.array_equal(before.embedding_ND, after.embedding_ND)
 
 
 def test_similarity_and_the_name_of_the_source_change_no_embedding(folder, cache, monkeypatch):
-    embedder(folder, cache).embed(TEXTS, "chunks")
+    embedded(folder, cache)
     monkeypatch.chdir(folder.parent)
-    assert embedder(folder, cache, similarity="cosine", source=folder.name).embed(TEXTS, "chunks").num_encoded == 0
+    assert embedded(folder, cache, similarity="cosine", source=folder.name).num_encoded == 0
 
 
 def test_bfloat16_is_close_and_kept_apart(folder, cache, monkeypatch):
     monkeypatch.setattr(encoder, "number_format", lambda on: torch.float32)
-    exact = embedder(folder, cache).embed(TEXTS, "chunks")
+    exact = embedded(folder, cache)
     monkeypatch.setattr(encoder, "number_format", lambda on: torch.bfloat16)
-    rough = embedder(folder, cache).embed(TEXTS, "chunks")
+    rough = embedded(folder, cache)
     assert rough.num_cached == 0
     assert rough.embedding_ND == pytest.approx(exact.embedding_ND, abs=0.1)
     assert not np.array_equal(rough.embedding_ND, exact.embedding_ND)
@@ -99,10 +99,9 @@ def test_an_embedding_that_is_no_number_stops_the_run_and_is_not_kept(folder, ca
     weights = load_file(tmp_path / "broken/model.safetensors")
     weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
     save_file(weights, tmp_path / "broken/model.safetensors", metadata={"format": "pt"})
-    broken = embedder(tmp_path / "broken", cache)
     for _ in range(2):
         with pytest.raises(NumericError, match=r"broken.*NaN"):
-            broken.embed(TEXTS, "chunks")
+            embedded(tmp_path / "broken", cache)
 
 
 def test_the_device_comes_from_the_environment(monkeypatch):

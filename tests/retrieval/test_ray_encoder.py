@@ -102,24 +102,21 @@ def test_an_embedding_that_is_no_number_stops_the_run(tmp_path, cache, cluster):
     weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
     save_file(weights, tmp_path / "broken/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(errors.NumericError, match=r"broken.*NaN"):
-        embed.Embedder(tiny_bert.retriever(tmp_path / "broken"), cache, "ray").embed(TEXTS, "chunks")
+        embed.embed(encoder.TextEncoder(tiny_bert.retriever(tmp_path / "broken"), CPU), cache, TEXTS, "chunks", "ray")
 
 
 def test_other_files_on_an_actors_machine_end_the_run_in_one_line(tmp_path, cache, cluster, monkeypatch, capfd):
-    embedder = embed.Embedder(tiny_bert.retriever(tiny_bert.save(tmp_path / "bert")), cache, "ray")
+    found = encoder.TextEncoder(tiny_bert.retriever(tiny_bert.save(tmp_path / "bert")), CPU)
     tiny_bert.save(tmp_path / "bert", seed=1)
     terminate = signal.getsignal(signal.SIGTERM)
     capfd.readouterr()
     with pytest.raises(SystemExit) as caught:
-        main.run(lambda: embedder.embed(TEXTS, "chunks"))
+        main.run(lambda: embed.embed(found, cache, TEXTS, "chunks", "ray"))
     signal.signal(signal.SIGTERM, terminate)
     assert caught.value.code == errors.ArtifactError.exit_code
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"error: retriever.source '{tmp_path / 'bert'}': the files in ")
-    assert (
-        f"and {embedder.encoder.checkpoint.files_sha256} on the one that started the stage; put the encoder where"
-        in line
-    )
+    assert f"and {found.checkpoint.files_sha256} on the one that started the stage; put the encoder where" in line
 
 
 def test_a_machine_that_lacks_the_files_or_calculates_otherwise_is_named(folder):
@@ -135,7 +132,7 @@ def test_a_machine_that_lacks_the_files_or_calculates_otherwise_is_named(folder)
 def test_without_ray_the_line_says_how_to_install_it(folder, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(errors.ConfigError, match=r'`pip install "ray\[data\]"`, or set score.engine: local') as caught:
-        embed.Embedder(tiny_bert.retriever(folder), cache, "ray").embed(TEXTS, "chunks")
+        embed.embed(encoder.TextEncoder(tiny_bert.retriever(folder), CPU), cache, TEXTS, "chunks", "ray")
     assert "\n" not in str(caught.value)
 
 
@@ -146,13 +143,16 @@ def test_a_cluster_that_does_not_answer_is_named(folder, cache, monkeypatch):
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(errors.ResourceError, match=f"RAY_ADDRESS '{address}' gave no connection .*refused"):
-        embed.Embedder(tiny_bert.retriever(folder), cache, "ray").embed(TEXTS, "chunks")
+        embed.embed(encoder.TextEncoder(tiny_bert.retriever(folder), CPU), cache, TEXTS, "chunks", "ray")
 
 
 def test_a_full_cache_needs_no_ray(folder, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    embed.Embedder(tiny_bert.retriever(folder), cache).embed(TEXTS, "chunks")
-    assert embed.Embedder(tiny_bert.retriever(folder), cache, "ray").embed(TEXTS, "chunks").num_cached == 5
+    embed.embed(encoder.TextEncoder(tiny_bert.retriever(folder), CPU), cache, TEXTS, "chunks")
+    assert (
+        embed.embed(encoder.TextEncoder(tiny_bert.retriever(folder), CPU), cache, TEXTS, "chunks", "ray").num_cached
+        == 5
+    )
 
 
 def test_there_are_as_many_actors_as_the_cluster_can_run(monkeypatch):
