@@ -343,12 +343,8 @@ def curve(
 ) -> list[dict[str, float]]:
     """Exact match on questions of the dev split, by documents in the context; whose value the wrong answers are."""
     network.eval()
-    documents, examples = bios.generate(
-        seed=SEED,
-        num_questions={"dev": num_questions},
-        num_documents={"dev": sizes},
-        name_sharing_rate=NAME_SHARING_RATE,
-    )
+    asked = bios.SplitQuestions("dev", num_questions, sizes, [NAME_SHARING_RATE])
+    documents, examples = bios.generate(SEED, [asked])
     by_id = {document.document_id: document for document in documents}
 
     def encode(text: str) -> list[int]:

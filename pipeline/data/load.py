@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.common.tables import Benchmark
 from pipeline.data import download, jsonl, splits
 from pipeline.data.benchmarks import bios, hotpot, longbench, nq, own_jsonl, qasper, quality, squality
+from pipeline.data.benchmarks.bios import SplitQuestions
 from pipeline.data.jsonl import JsonByName, JsonEntries, JsonLines, Rejects
 from pipeline.data.splits import OfficialFiles
 from pipeline.runtime.settings import BiosData, DataFile, DataSettings, JsonlData, NqData, OfficialData
@@ -38,26 +39,21 @@ def find(data: DataSettings) -> Source:
 
 
 def _bios(data: BiosData) -> Source:
+    rates = [data.name_sharing_rate]
+    asked = [
+        SplitQuestions("train", data.train_questions, data.train_documents, rates),
+        SplitQuestions("unlabelled", data.unlabelled_questions, data.train_documents, rates),
+        SplitQuestions("dev", data.dev_questions, data.dev_documents, rates),
+        SplitQuestions("test", data.test_questions, data.test_documents, rates),
+        SplitQuestions("surface", data.surface_questions, data.surface_documents, data.surface_name_sharing_rates),
+    ]
     return Source(
         bios.generate(
-            seed=data.seed,
-            num_questions={
-                "train": data.train_questions,
-                "unlabelled": data.unlabelled_questions,
-                "dev": data.dev_questions,
-                "test": data.test_questions,
-            },
-            num_documents={
-                "train": data.train_documents,
-                "unlabelled": data.train_documents,
-                "dev": data.dev_documents,
-                "test": data.test_documents,
-            },
-            name_sharing_rate=data.name_sharing_rate,
+            data.seed,
+            asked,
             gold_position=data.gold_position,
             facts_per_person=data.facts_per_person,
             wording=data.wording,
-            surface=bios.Surface(data.surface_questions, data.surface_documents, data.surface_name_sharing_rates),
         )
     )
 

@@ -10,7 +10,7 @@ without answers are asked about train's people, questions of the difficulty surf
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import resources
 from itertools import pairwise
@@ -165,85 +165,60 @@ PEOPLE_PER_QUESTION = 0.75
 Wording = Literal["fixed", "paraphrased"]
 
 
-class Surface(NamedTuple):
-    """Test questions asked over every number of documents with every name-sharing rate."""
+class SplitQuestions(NamedTuple):
+    """Questions of a split, each asked over one context of every size, and that with every rate.
 
+    The rate is the share of the distractors that have a name in common with the person asked about. Split `surface`
+    alone has several rates; an example's `subset` names its rate there.
+    """
+
+    split: str
     num_questions: int
     num_documents: Sequence[int]
     name_sharing_rates: Sequence[float]
 
 
-class _SplitQuestions(NamedTuple):
-    """Questions of a split, each over contexts of several sizes."""
-
-    split: str
-    people: People
-    num_questions: int
-    sizes: Sequence[int]
-    sharing_rate: float
-
-
 def generate(
-    *,
     seed: int,
-    num_questions: Mapping[str, int],
-    num_documents: Mapping[str, Sequence[int]],
-    name_sharing_rate: float,
+    asked: Sequence[SplitQuestions],
+    *,
     gold_position: GoldPosition = "spread",
     facts_per_person: Sequence[int] = FACTS_PER_PERSON,
     wording: Wording = "fixed",
-    surface: Surface | None = None,
 ) -> Benchmark:
     """Generate documents and examples of the splits `train`, `unlabelled`, `dev`, `test` and `surface`.
 
-    A question is asked once for each entry of num_documents[split]; the larger context holds the distractors of the
-    smaller one, and the gold document's place is drawn for each. Unlabelled questions have no answers, and no field
-    tells where these stand. Equal arguments give equal results.
-
-    Args:
-        num_questions: of each split, `surface` apart.
-        num_documents: per context, of the same splits.
-        name_sharing_rate: share of the distractors that have a name in common with the person asked about.
-        gold_position: where the gold document stands in its context; `spread`: anywhere, drawn.
-        facts_per_person: how many of the eight attributes a biography tells, one drawn for each.
-        wording: `paraphrased`: each question in one of several wordings, drawn.
-        surface: its questions in every combination; an example's `subset` names its name-sharing rate.
+    The larger context of a question holds the distractors of the smaller one, and the gold document's place is drawn
+    for each. Unlabelled questions have no answers, and no field tells where these stand. Equal arguments give equal
+    results; the settings (runtime/settings.py, BiosData) explain them.
 
     Raises:
         ConfigError: a context needs more people than there are, or the same size is asked for twice.
     """
-    asked: list[_SplitQuestions] = []
-
-    def add(split: str, count: int, sizes: Sequence[int], sharing_rates: Sequence[float]) -> None:
+    people_of: dict[str, People] = {}
+    for split, num_questions, sizes, rates in asked:
         if len(set(sizes)) != len(sizes):
             raise ConfigError(f"data.{split}_documents has a size twice: {list(sizes)}; name each size once")
-        if count:
-            side = max(_side(split, count, max(sizes), rate, min(facts_per_person)) for rate in sharing_rates)
-            people = People(seed, SHARE_OF.get(split, split), side, facts_per_person)
-            asked.extend(_SplitQuestions(split, people, count, sizes, rate) for rate in sharing_rates)
-
-    for split, count in num_questions.items():
-        add(split, count, num_documents[split], [name_sharing_rate])
-    if surface is not None:
-        add("surface", surface.num_questions, surface.num_documents, surface.name_sharing_rates)
+        if num_questions:
+            side = max(_side(split, num_questions, max(sizes), rate, min(facts_per_person)) for rate in rates)
+            people_of[split] = People(seed, SHARE_OF.get(split, split), side, facts_per_person)
+    everyone = ((people, person) for people in people_of.values() for person in range(len(people)))
     return Benchmark(
-        documents=_documents([found.people for found in asked]),
-        examples=(example for found in asked for example in _examples(found, gold_position, wording)),
+        splits.distinct(people.biography(person).document for people, person in everyone),
+        (
+            example
+            for questions in asked
+            if questions.num_questions
+            for rate in questions.name_sharing_rates
+            for example in _examples(questions, people_of[questions.split], rate, gold_position, wording)
+        ),
     )
 
 
-def _documents(peoples: Sequence[People]) -> Iterator[Document]:
-    """Yield every biography once; people of two splits of one share are the same."""
-    told: set[str] = set()
-    for people in peoples:
-        for person, document_id in enumerate(people.document_ids):
-            if document_id not in told:
-                told.add(document_id)
-                yield people.biography(person).document
-
-
-def _examples(asked: _SplitQuestions, gold_position: GoldPosition, wording: Wording) -> Iterator[Example]:
-    split, people, sizes = asked.split, asked.people, asked.sizes
+def _examples(
+    asked: SplitQuestions, people: People, sharing_rate: float, gold_position: GoldPosition, wording: Wording
+) -> Iterator[Example]:
+    split, sizes = asked.split, asked.num_documents
     # The other splits of a share ask other questions over other contexts.
     key = () if split == people.share else (split,)
     facts_each = min(people.facts_per_person)
@@ -253,7 +228,7 @@ def _examples(asked: _SplitQuestions, gold_position: GoldPosition, wording: Word
     for index in range(asked.num_questions):
         person, fact_index = divmod(order[index % num_facts], facts_each)
         random = people.random(*key, "context", index)
-        distractors = people.distractors(person, max(sizes) - 1, asked.sharing_rate, random)
+        distractors = people.distractors(person, max(sizes) - 1, sharing_rate, random)
         fact = people.biography(person).facts[fact_index]
         drawn = people.random(*key, "wording", index) if wording == "paraphrased" else None
         question, answer_lead = ask(people.names[person], fact, drawn)
@@ -272,10 +247,9 @@ def _examples(asked: _SplitQuestions, gold_position: GoldPosition, wording: Word
                 [fact.value] if known else [],
                 document_ids,
                 [Evidence(gold_id, fact.start, fact.end)] if known else [],
-                example_id=f"{question_id}-in-{size}"
-                + (f"-sharing-{asked.sharing_rate:g}" if split == "surface" else ""),
+                example_id=f"{question_id}-in-{size}" + (f"-sharing-{sharing_rate:g}" if split == "surface" else ""),
                 answer_lead=answer_lead,
-                subset=subset_of(asked.sharing_rate) if split == "surface" else "",
+                subset=subset_of(sharing_rate) if split == "surface" else "",
             )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.common.tables import name_sharing_rate_of
 from pipeline.common.text import has_answer
 from pipeline.data.benchmarks import bios
+from pipeline.data.benchmarks.bios import SplitQuestions
 from pipeline.runtime.errors import ConfigError
 
 DEFAULT = {
@@ -22,8 +23,11 @@ DEFAULT = {
 }
 
 
-def generate(seed=1, **changes):
-    documents, examples = bios.generate(seed=seed, **{**DEFAULT, **changes})
+def generate(seed=1, surface=(), **changes):
+    settings = {**DEFAULT, **changes}
+    num_documents, rate = settings.pop("num_documents"), settings.pop("name_sharing_rate")
+    asked = [SplitQuestions(*item, num_documents[item[0]], [rate]) for item in settings.pop("num_questions").items()]
+    documents, examples = bios.generate(seed, [*asked, *surface], **settings)
     return {document.document_id: document for document in documents}, list(examples)
 
 
@@ -197,7 +201,7 @@ def test_the_largest_possible_contexts_are_made_and_larger_ones_refused(rate, la
     documents, (example,) = generate(num_documents={"test": [largest]}, **changes)
     assert len(set(example.document_ids)) == len(example.document_ids) == largest <= len(documents)
     with pytest.raises(ConfigError, match=rf"data\.test_documents {largest + 1} .* lower one of the two"):
-        bios.generate(seed=1, num_documents={"test": [largest + 1]}, **changes)
+        generate(num_documents={"test": [largest + 1]}, **changes)
 
 
 def test_unlabelled_questions_say_nothing_of_their_answers_and_change_no_other_split(default):
@@ -216,8 +220,7 @@ def test_unlabelled_questions_say_nothing_of_their_answers_and_change_no_other_s
 
 
 def test_the_surface_asks_the_same_questions_in_every_combination(default):
-    surface = bios.Surface(num_questions=40, num_documents=[2, 8], name_sharing_rates=[0.0, 0.5, 1.0])
-    documents, examples = generate(surface=surface)
+    documents, examples = generate(surface=[SplitQuestions("surface", 40, [2, 8], [0.0, 0.5, 1.0])])
     cells = {}
     for example in examples:
         if example.split == "surface":
@@ -268,9 +271,7 @@ def test_a_context_size_named_twice_is_refused():
 
 
 def test_a_million_examples_stream_in_bounded_memory():
-    documents, examples = bios.generate(
-        seed=1, num_questions={"train": 1_000_000}, num_documents={"train": [4]}, name_sharing_rate=0.25
-    )
+    documents, examples = bios.generate(1, [SplitQuestions("train", 1_000_000, [4], [0.25])])
     assert sum(1 for _ in documents) == 6400  # every biography is cached now
     stream = iter(examples)
     collections.deque(itertools.islice(stream, 2_000), maxlen=0)
