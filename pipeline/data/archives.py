@@ -15,7 +15,8 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -39,6 +40,10 @@ class _Refused(Exception):
     """The reason why an archive is not unpacked."""
 
 
+Member = tuple[str, bool, Callable[[], IO[bytes] | None] | None]
+"""Name, whether it is a folder, and a function that opens it (None: it is no regular file)."""
+
+
 def extract_member(
     archive: Path, member: str, target: Path, *, max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO
 ) -> None:
@@ -56,10 +61,14 @@ def extract_member(
         start = file.read(2)
     if start not in (_GZIP, _ZIP):
         raise DataError(f"{archive}: neither a .tar.gz nor a .zip (it begins with {start!r}); fetch it again")
-    take = _from_tar if start == _GZIP else _from_zip
+    members = (_tar_members if start == _GZIP else _zip_members)(archive, limit)
     try:
         with files.atomic(target) as temporary:
-            take(archive, str(PurePosixPath(member)), temporary, limit)
+            names = _write(members, str(PurePosixPath(member)), temporary)
+            if not temporary.exists():
+                near = difflib.get_close_matches(member, names, n=3, cutoff=0.5) or sorted(names)[:3]
+                has = f"it has {len(names):,} files, among them {', '.join(near)}" if names else "it has no files"
+                raise ConfigError(f"{archive}: no file {member!r} in it ({has}); correct `member` in the data bundle")
     except _Refused as reason:
         raise DataError(f"{archive}: refused, {reason}; fetch it anew from a place you trust") from None
     except _DAMAGE as error:
@@ -74,56 +83,39 @@ def extract_member(
         ) from None
 
 
-def _from_tar(archive: Path, member: str, temporary: Path, limit: int) -> None:
-    """Extract in one pass: write the member when it comes by, and check all others up to the end."""
+def _tar_members(archive: Path, limit: int) -> Iterator[Member]:
     if not hasattr(tarfile, "data_filter"):
         raise ResourceError(
             f"{archive}: unpacking it safely needs Python 3.11.4 or newer, this is {platform.python_version()}; make "
             "the environment anew with PYTHON=..., or unpack it by hand and name the folder as data.source"
         )
-    names = _Names()
-    found = False
     with gzip.open(archive, "rb") as unpacked:
-        counted = _Counted(unpacked, limit)
-        with tarfile.open(fileobj=counted, mode="r|") as tar:  # type: ignore[call-overload]  # read is all it needs
-            for info in tar:
-                path = names.add(info.name, info.isdir())
-                try:
-                    tarfile.data_filter(info, str(temporary.parent / "unpacked"))
-                except tarfile.SpecialFileError:
-                    raise _Refused(f"its member {info.name!r} is a device") from None
-                except tarfile.FilterError:
-                    raise _Refused(f"its member {info.name!r} is a link that leads out of the archive") from None
-                if info.issparse():
-                    raise _Refused(f"its member {info.name!r} is a sparse file")
-                if path == member and info.isreg():
-                    found = True
-                    source = tar.extractfile(info)
-                    assert source is not None
-                    _copy(source, temporary)
-        while counted.read(_BLOCK):  # the checksum stands at the end
-            pass
-    if not found:
-        raise _missing(archive, member, names.files)
+        while block := unpacked.read(_BLOCK):  # up to the checksum, behind whatever the tar calls its end
+            limit = _left(limit, len(block))
+    with tarfile.open(archive, "r:gz") as tar:
+        for info in tar:
+            try:
+                tarfile.data_filter(info, str(archive.parent / "unpacked"))
+            except tarfile.SpecialFileError:
+                raise _Refused(f"its member {info.name!r} is a device") from None
+            except tarfile.FilterError:
+                link = "is a link that " if info.issym() or info.islnk() else ""
+                raise _Refused(f"its member {info.name!r} {link}leads out of the archive") from None
+            if info.issparse():
+                raise _Refused(f"its member {info.name!r} is a sparse file")
+            yield info.name, info.isdir(), partial(tar.extractfile, info) if info.isreg() else None
 
 
-def _from_zip(archive: Path, member: str, temporary: Path, limit: int) -> None:
-    names = _Names()
+def _zip_members(archive: Path, limit: int) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as opened:
-        infos = {}
         for info in opened.infolist():
-            path = names.add(info.orig_filename, info.is_dir())
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _Refused(f"its member {info.filename!r} is a link or a device")
             if info.flag_bits & _ENCRYPTED:
                 raise _Refused(f"its member {info.filename!r} is encrypted")
             limit = _left(limit, info.file_size)
-            if not info.is_dir():
-                infos[path] = info
-        if member not in infos:
-            raise _missing(archive, member, names.files)
-        with opened.open(infos[member]) as source:  # reads no more bytes than its header tells, and checks them
-            _copy(source, temporary)
+            # Reads no more bytes than its header tells, and checks them.
+            yield info.orig_filename, info.is_dir(), None if info.is_dir() else partial(opened.open, info)
 
 
 def _left(limit: int, num_bytes: int) -> int:
@@ -133,49 +125,25 @@ def _left(limit: int, num_bytes: int) -> int:
     return limit - num_bytes
 
 
-class _Counted:
-    """A stream that refuses to yield more than `limit` bytes."""
+def _write(members: Iterable[Member], wanted: str, temporary: Path) -> list[str]:
+    """Write the wanted file, if it is there; return the names of all files, without `./`.
 
-    def __init__(self, stream: gzip.GzipFile, limit: int) -> None:
-        self._stream, self._limit = stream, limit
-
-    def read(self, size: int) -> bytes:
-        block = self._stream.read(size)
-        self._limit = _left(self._limit, len(block))
-        return block
-
-
-class _Names:
-    """The names of an archive, each checked as it comes."""
-
-    def __init__(self) -> None:
-        self.files: list[str] = []
-        self._seen: dict[str, tuple[str, bool]] = {}
-
-    def add(self, name: str, is_folder: bool) -> str:
-        """Take `./` off a name. Raises _Refused: it is absolute, leads out of the archive, or another system takes it
-        for an earlier one."""
+    Raises:
+        _Refused: a name is absolute, leads out of the archive, or another system takes it for an earlier one.
+    """
+    seen: dict[str, tuple[str, bool]] = {}
+    for name, is_folder, open_member in members:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or re.match(r"[A-Za-z]:", name) or "\0" in name:
             raise _Refused(f"its member {name!r} has an absolute path or a drive")
         if ".." in path.parts:
             raise _Refused(f"its member {name!r} leads out of the archive")
         key = unicodedata.normalize("NFC", str(path)).casefold()
-        before = self._seen.get(key)
+        before = seen.get(key)
         if before and (before != (str(path), is_folder) or not is_folder):
             raise _Refused(f"its members {before[0]!r} and {str(path)!r} clash where letter case does not count")
-        self._seen[key] = (str(path), is_folder)
-        if not is_folder:
-            self.files.append(str(path))
-        return str(path)
-
-
-def _copy(source: IO[bytes], temporary: Path) -> None:
-    with temporary.open("wb") as file:
-        shutil.copyfileobj(source, file, _BLOCK)
-
-
-def _missing(archive: Path, member: str, names: Sequence[str]) -> ConfigError:
-    near = difflib.get_close_matches(member, names, n=3, cutoff=0.5) or sorted(names)[:3]
-    has = f"it has {len(names):,} files, among them {', '.join(near)}" if names else "it has no files"
-    return ConfigError(f"{archive}: no file {member!r} in it ({has}); correct `member` in the data bundle")
+        seen[key] = (str(path), is_folder)
+        if str(path) == wanted and open_member and (source := open_member()):
+            with source, temporary.open("wb") as file:
+                shutil.copyfileobj(source, file, _BLOCK)
+    return [name for name, is_folder in seen.values() if not is_folder]
