@@ -187,12 +187,11 @@ def _probe(url: str) -> tuple[int | None, str]:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     try:
-        answer = get_session().head(url, headers=WHOLE, timeout=TIMEOUT_SECONDS)
+        headers = get_session().head(url, headers=WHOLE, timeout=TIMEOUT_SECONDS).raise_for_status().headers
     except (httpx2.HTTPError, httpx2.InvalidURL, OfflineModeIsEnabled):
         return None, ""
-    length = answer.headers.get("Content-Length", "")
-    mark = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-    return (int(length) if length.isdecimal() else None, mark or "") if answer.is_success else (None, "")
+    length = headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None, headers.get("ETag") or headers.get("Last-Modified") or ""
 
 
 def _fetch(url: str, part: Path, name: str) -> tuple[str, bool]:

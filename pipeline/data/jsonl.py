@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
-from pydantic_core import PydanticCustomError
 
 from pipeline.runtime.errors import DataError, did_you_mean
 
@@ -168,10 +167,10 @@ def _entries(path: Path) -> Iterator[tuple[str, Any, str]]:
     try:
         opening, at = _sign(text, 0, "[", "{")
         closing = "]" if opening == "[" else "}"
-        sign = text[at : at + 1]
-        if sign == closing:
-            _, at = _sign(text, at, closing)
-        while sign != closing:
+        sign = ","
+        if text.startswith(closing, at):
+            sign, at = _sign(text, at, closing)
+        while sign == ",":
             number += 1
             place, start = f"{path}, entry {number}", at
             if opening == "{":
@@ -262,13 +261,13 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise PydanticCustomError("blank", "must not be empty")
+        raise ValueError("must not be empty")
     return text
 
 
 def _not_empty(items: list[Any]) -> list[Any]:
     if not items:
-        raise PydanticCustomError("empty", "must not be an empty list")
+        raise ValueError("must not be an empty list")
     return items
 
 
@@ -292,22 +291,19 @@ def parse(lines: Lines, record: type[Parsed], reject: Reject) -> Iterator[tuple[
 
 
 def _reasons(error: ValidationError, record: type[BaseModel], given: set[str]) -> Iterator[str]:
-    items = error.errors(include_url=False)
-    missing = [str(item["loc"][-1]) for item in items if item["type"] == "missing"]
-    misspelt: dict[str, str] = {}
-    for key in missing:
-        strangers = sorted(given - set(record.model_fields))
-        misspelt |= {near: key for near in difflib.get_close_matches(key, strangers, n=1, cutoff=0.5)}
-    for item in items:
+    strangers = sorted(given - set(record.model_fields))
+    misspelt = set()
+    for item in error.errors(include_url=False):  # missing keys come before those that are not known
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"])[1:]
         if item["type"] == "extra_forbidden" and key not in misspelt:
             hint = did_you_mean(key, record.model_fields)
             yield f"{key} is not a key of this file{hint}; keys of your own open with an underscore"
         elif item["type"] == "missing":
-            found = [near for near, wanted in misspelt.items() if wanted == key]
-            yield f"{key} is missing" + (f" (rename {found[0]}?)" if found else "")
-        elif item["type"] in ("blank", "empty"):
-            yield f"{key} {item['msg']}"
+            near = difflib.get_close_matches(str(item["loc"][-1]), strangers, n=1, cutoff=0.5)
+            misspelt.update(near)
+            yield f"{key} is missing" + (f" (rename {near[0]}?)" if near else "")
+        elif item["type"] == "value_error":  # of a validator of ours
+            yield f"{key} {item['ctx']['error']}"
         elif item["type"] != "extra_forbidden":
             yield f"{key} is {_shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
 

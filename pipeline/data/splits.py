@@ -99,6 +99,11 @@ def benchmark(read: Read, files: OfficialFiles) -> Benchmark:
     )
 
 
+def digest(*texts: str) -> str:
+    """Digest texts into 16 hexadecimal digits, for an id."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
 def distinct(documents: Iterable[Document]) -> Iterator[Document]:
     """Yield the first document of each id."""
     seen: set[str] = set()

@@ -447,7 +447,7 @@ def _squality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
     for place, record in jsonl.parse(found, squality.SqualityRecord, reject):
         for question in record.questions:
             number = question.question_number
-            names = (f"{record.document_id}-{number}", f"{record.metadata.passage_id}-{number}")
+            names = (f"{record.document_id}-{number}", f"{record.passage_id}-{number}")
             yield place, Reference(names, _columns(question.summaries))
 
 

@@ -80,11 +80,10 @@ def read(files: OfficialFiles) -> Iterator[Group]:
 
 def shuffled(paragraphs: list[Paragraph], question_id: str, seed: int) -> list[Paragraph]:
     """Order the paragraphs by seed, question and their own texts, whatever order they come in."""
-
-    def drawn(paragraph: Paragraph) -> bytes:
-        return hashlib.sha256(f"{seed}\n{question_id}\n{paragraph.document.document_id}".encode()).digest()
-
-    return sorted(paragraphs, key=drawn)
+    return sorted(
+        paragraphs,
+        key=lambda found: hashlib.sha256(f"{seed}\n{question_id}\n{found.document.document_id}".encode()).digest(),
+    )
 
 
 def _paragraphs(record: HotpotRecord) -> Iterator[Paragraph]:
@@ -92,8 +91,7 @@ def _paragraphs(record: HotpotRecord) -> Iterator[Paragraph]:
     seen = set()
     for title, sentences in record.context:
         text = "".join(sentences)
-        digest = hashlib.sha256("\0".join((title, text)).encode()).hexdigest()
-        name = f"hotpot-paragraph-{digest[:16]}"
+        name = f"hotpot-paragraph-{splits.digest(title, text)}"
         if text.strip() and name not in seen:
             seen.add(name)
             yield Paragraph(Document(name, title, text, whole=True), sentences)

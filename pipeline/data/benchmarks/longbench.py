@@ -5,7 +5,6 @@ The multi-passage tasks (hotpotqa, 2wikimqa, musique) join their passages in one
 document. Which passages hold the answer is not told. The name of the task is the example's subset.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator
 
@@ -39,7 +38,7 @@ def read(files: OfficialFiles) -> Iterator[Group]:
             asked = splits.example(
                 "longbench", split, record.id, record.input, record.answers, list(documents), subset=record.dataset
             )
-            yield Group(split, place, _digest(record.context), list(documents.values()), [asked])
+            yield Group(split, place, splits.digest(record.context), list(documents.values()), [asked])
         else:
             files.reject(place, 'context does not split at its lines "Passage <n>:", n from 1, into passages')
 
@@ -52,7 +51,7 @@ def passages(context: str) -> list[Document]:
     """
     before, *written = _HEADER.split(context)
     if not written:
-        return [Document(f"longbench-context-{_digest(before)}", "", before)]
+        return [Document(f"longbench-context-{splits.digest(before)}", "", before)]
     written = [*(passage.removesuffix("\n") for passage in written[:-1]), written[-1]]
     joined = "\n".join(f"Passage {number}:\n{passage}" for number, passage in enumerate(written, start=1))
     return [_passage(passage) for passage in written] if joined == context else []
@@ -62,8 +61,4 @@ def _passage(written: str) -> Document:
     title, _, text = written.partition("\n")
     if not title.strip() or not text.strip() or len(title) > TITLE_CHARACTERS:
         title, text = "", written
-    return Document(f"longbench-passage-{_digest(title, text)}", title, text, whole=True)
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    return Document(f"longbench-passage-{splits.digest(title, text)}", title, text, whole=True)

@@ -17,16 +17,16 @@ Gold is found by distant supervision, as DPR does where a data set has no passag
 the parameters of BM25 are our defaults: we do not know how the paper made its training contexts.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from pipeline.common.tables import Benchmark, Document, Evidence, Example
 from pipeline.common.text import has_answer, tokens
@@ -51,7 +51,15 @@ class Passage(OfficialRecord):
 
     @cached_property
     def document_id(self) -> str:
-        return f"nq-passage-{_digest(self.title, self.text)}"
+        return f"nq-passage-{splits.digest(self.title, self.text)}"
+
+
+def _one_context(passages: list[Passage]) -> list[Passage]:
+    if len(passages) == 1 and not passages[0].isgold:
+        raise ValueError("holds one passage, and it is not marked `isgold: true`")
+    if len({passage.document_id for passage in passages}) < len(passages):
+        raise ValueError("holds one passage twice")
+    return passages
 
 
 class NqRecord(OfficialRecord):
@@ -59,7 +67,7 @@ class NqRecord(OfficialRecord):
 
     question: Text
     answers: Some[Text]
-    ctxs: Some[Passage]
+    ctxs: Annotated[Some[Passage], AfterValidator(_one_context)]
 
 
 class OpenQuestion(OfficialRecord):
@@ -86,10 +94,7 @@ def questions(lines: Lines, reject: Reject) -> Iterator[NqQuestion]:
         match line:
             case (_, {"ctxs": _}):
                 for place, record in jsonl.parse([line], NqRecord, reject):
-                    if problem := _problem(record):
-                        reject(place, problem)
-                    else:
-                        yield _question(place, record.question, record.answers, record.ctxs)
+                    yield _question(place, record.question, record.answers, record.ctxs)
             case _:
                 for place, asked in jsonl.parse([line], OpenQuestion, reject):
                     yield _question(place, asked.question, asked.answer, [])
@@ -109,17 +114,16 @@ class Survey(NamedTuple):
 def survey(files: OfficialFiles) -> Survey:
     """Read the files of all splits once."""
     owner_of: dict[str, str] = {}
-    text_of: dict[str, str] = {}
+    test_texts: set[str] = set()
     gold: dict[str, Passage] = {}
     for name in SPLITS:
         for question in questions(files.lines.get(name, ()), files.reject):
             owner_of[question.question_id] = name
-            for passage in question.passages if name == "test" else ():
-                if passage.document_id not in text_of:
-                    text_of[passage.document_id] = text_digest(passage)
+            if name == "test":
+                test_texts.update(map(text_digest, question.passages))
                 if len(question.passages) == 1:
-                    gold[passage.document_id] = passage
-    return Survey(owner_of, set(text_of.values()), list(gold.values()))
+                    gold[question.passages[0].document_id] = question.passages[0]
+    return Survey(owner_of, test_texts, list(gold.values()))
 
 
 class PassageCollection:
@@ -355,27 +359,14 @@ def _examples(contexts: _Contexts) -> Iterator[Example]:
 
 def text_digest(passage: Passage) -> str:
     """Digest the words of the text, whatever their case, blanks and the encoding of accents."""
-    return _digest(tokens(passage.text))
-
-
-def _problem(record: NqRecord) -> str:
-    """Tell what is wrong with a record's passages; empty: nothing."""
-    if len(record.ctxs) == 1 and not record.ctxs[0].isgold:
-        return "ctxs holds one passage, and it is not marked `isgold: true`"
-    if len({passage.document_id for passage in record.ctxs}) < len(record.ctxs):
-        return "ctxs holds one passage twice"
-    return ""
+    return splits.digest(tokens(passage.text))
 
 
 def _question(place: str, text: str, references: Sequence[str], passages: Sequence[Passage]) -> NqQuestion:
     words = " ".join(text.casefold().split()).rstrip("? ")
-    return NqQuestion(place, f"nq-{_digest(words)}", text, references, passages)
+    return NqQuestion(place, f"nq-{splits.digest(words)}", text, references, passages)
 
 
 def _wanted(references: Sequence[str]) -> list[str]:
     """Write each answer as its tokens, without answers that have no token."""
     return [found for found in map(tokens, references) if found.strip()]
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

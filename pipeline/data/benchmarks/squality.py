@@ -8,17 +8,13 @@ whole story: gold document and evidence stay unknown. Stories that QuALITY has t
 
 from collections.abc import Iterator
 
+from pydantic import AliasPath, Field
+
 from pipeline.common.tables import Document
 from pipeline.data import jsonl, splits
 from pipeline.data.benchmarks import stories
 from pipeline.data.jsonl import OfficialRecord, Some, Text
 from pipeline.data.splits import Group, OfficialFiles
-
-
-class Metadata(OfficialRecord):
-    """The origin of a story."""
-
-    passage_id: Text
 
 
 class Response(OfficialRecord):
@@ -44,13 +40,13 @@ class SqualityQuestion(OfficialRecord):
 class SqualityRecord(OfficialRecord):
     """One line: a story and the questions about it."""
 
-    metadata: Metadata
+    passage_id: Text = Field(validation_alias=AliasPath("metadata", "passage_id"))
     document: Text
     questions: Some[SqualityQuestion]
 
     @property
     def document_id(self) -> str:
-        return f"squality-{self.metadata.passage_id}"
+        return f"squality-{self.passage_id}"
 
 
 def read(files: OfficialFiles) -> Iterator[Group]:
