@@ -3,7 +3,6 @@
 `make ablations` writes the record; the report and the README read it.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -123,8 +122,7 @@ class AblationTable(_Record):
     @property
     def documents(self) -> str:
         """The number of documents of the longest contexts, in words."""
-        low, high = self.min_documents or self.num_documents or 0, self.num_documents or 0
-        return f"{Range(low, high).label()} document{'s' * (high != 1)}"
+        return Range(self.min_documents or self.num_documents or 0, self.num_documents or 0).documents()
 
     @property
     def shows_distraction(self) -> bool:
@@ -135,31 +133,21 @@ class AblationTable(_Record):
         return any(row.slope is not None for row in self.rows)
 
 
-def parse(value: Any) -> AblationTable:
-    """Read the table from its JSON.
-
-    Raises:
-        ArtifactError: naming the first field that is wrong.
-    """
-    try:
-        return AblationTable.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the whole"
-        raise ArtifactError(f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
-
-
 def read() -> AblationTable:
     """Read RECORD.
 
     Raises:
-        ArtifactError: the file is missing, or is not an ablation table of this version.
+        ArtifactError: the file is missing, or is not an ablation table of this version; the first wrong field is named.
     """
     try:
-        return parse(json.loads(RECORD.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, ArtifactError) as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else f"not an ablation table ({error})"
-        raise ArtifactError(f"{RECORD}: {what}; run `git checkout {RECORD}` or `make ablations`") from None
+        return AblationTable.model_validate_json(RECORD.read_bytes())
+    except FileNotFoundError:
+        what = "no such file"
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the whole"
+        what = f"not an ablation table ({field}: {first['msg'][0].lower()}{first['msg'][1:]})"
+    raise ArtifactError(f"{RECORD}: {what}; run `git checkout {RECORD}` or `make ablations`")
 
 
 def claims(table: AblationTable) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from pipeline.evaluation.bootstrap import Interval
 from pipeline.report import text
 from pipeline.report.summary import in_order
 from pipeline.report.text import Values, percent
@@ -15,12 +16,7 @@ class PageTable(NamedTuple):
     rows: list[tuple[str, list[str]]]
 
 
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _decimal(value: float) -> str:
-    return f"{value:,.1f}"
+_count, _decimal = "{:,.0f}".format, "{:,.1f}".format
 
 
 def _hundredths(value: float) -> str:
@@ -28,11 +24,15 @@ def _hundredths(value: float) -> str:
 
 
 def _share(values: Values) -> str:
-    return f"{percent(values['mean'])} {text.percent_interval(text.interval(values))}"
+    return f"{percent(values['mean'])} {text.percent_interval(_interval(values))}"
 
 
 def _change(values: Values) -> str:
-    return f"{text.points(values['mean'])} {text.points_interval(text.interval(values))}"
+    return f"{text.points(values['mean'])} {text.points_interval(_interval(values))}"
+
+
+def _interval(values: Values) -> Interval:
+    return Interval(values["mean"], values["low"], values["high"])
 
 
 ColumnFormats = Mapping[str, tuple[str, Callable[[Any], str]]]
@@ -108,9 +108,9 @@ def by_split(values: Values, columns: ColumnFormats) -> PageTable:
     return _table(dict(_splits(values)), columns)
 
 
-def views(analysis: Values) -> PageTable:
-    """Show how similar the two views are, by method."""
-    return _table(dict(in_order(analysis.get("methods", {}))), VIEWS)
+def by_method(analysis: Values, columns: ColumnFormats, part: str | None = None) -> PageTable:
+    """Lay out what analyze measured of each method: VIEWS, or the columns of one part, such as OUTCOMES."""
+    return _table(_measured(analysis, part) if part else dict(in_order(analysis.get("methods", {}))), columns)
 
 
 def matching(analysis: Values) -> PageTable:
@@ -121,11 +121,6 @@ def matching(analysis: Values) -> PageTable:
         first = next(iter(found.values()))
         rows.append(("by chance", [percent(first[name]["chance"]) for name in MATCHING]))
     return PageTable(headings, rows)
-
-
-def outcomes(analysis: Values) -> PageTable:
-    """Show which of the two views are answered correctly, by method."""
-    return _table(_measured(analysis, "outcomes"), OUTCOMES)
 
 
 def slopes(analysis: Values) -> PageTable:

@@ -45,6 +45,10 @@ class Range(NamedTuple):
         low, high = self.low + shift, self.high + shift
         return f"{low}" if low == high else f"{low}\N{EN DASH}{high}"
 
+    def documents(self) -> str:
+        """Say that there are so many documents."""
+        return f"{self.label()} document{'s' * (self.high != 1)}"
+
 
 def ranges(values: Sequence[int], *, most: int, parts: int) -> list[Range]:
     """Group whole numbers for the axis of a figure.
@@ -124,11 +128,10 @@ class Summary:
     @property
     def documents(self) -> str:
         """The number of documents of the longest context, in words."""
-        label = self.lengths[-1].label()
-        return "1 document" if label == "1" else f"{label} documents"
+        return self.lengths[-1].documents()
 
 
-def summarise(predictions: pl.DataFrame, *, resamples: int, seed: int = 0) -> Summary:
+def summarise(predictions: pl.DataFrame, *, resamples: int) -> Summary:
     """Measure every method and input.
 
     Args:
@@ -150,7 +153,7 @@ def summarise(predictions: pl.DataFrame, *, resamples: int, seed: int = 0) -> Su
         ids = examples.filter(chosen).select("example_id")
         rows = {row: ids.join(found, on="example_id", maintain_order="left") for row, found in answers.items()}
         return [
-            _measure(found, rows.get(REFERENCE) if row != REFERENCE else None, group, resamples, seed)
+            _measure(found, rows.get(REFERENCE) if row != REFERENCE else None, group, resamples)
             for row, found in rows.items()
         ]
 
@@ -220,22 +223,20 @@ def _by_row(predictions: pl.DataFrame) -> dict[tuple[Any, ...], pl.DataFrame]:
     return ordered
 
 
-def _measure(rows: pl.DataFrame, reference: pl.DataFrame | None, group: str, resamples: int, seed: int) -> Measured:
+def _measure(rows: pl.DataFrame, reference: pl.DataFrame | None, group: str, resamples: int) -> Measured:
     """Measure one method and input; `reference` holds the same examples, answered by vanilla on the full context."""
     questions = rows["question_id"].to_list()
     scores = _numbers(rows, "score")
     to_vanilla = None
     if reference is not None:
-        to_vanilla = bootstrap.paired_difference(
-            scores, _numbers(reference, "score"), questions, resamples=resamples, seed=seed
-        )
+        to_vanilla = bootstrap.paired_difference(scores, _numbers(reference, "score"), questions, resamples=resamples)
     errors = rows["error"].to_list()
     return Measured(
         method=rows["method"][0],
         input=rows["input"][0],
         group=group,
         num_examples=len(rows),
-        score=bootstrap.interval(scores, questions, resamples=resamples, seed=seed),
+        score=bootstrap.interval(scores, questions, resamples=resamples),
         **{name: float(_numbers(rows, name).mean()) for name in _MEANS},
         **{f"{kind}_rate": errors.count(kind) / len(rows) for kind in ("correct", "distraction", "other")},
         mean_prompt_tokens=float(_numbers(rows, "prompt_tokens").mean()),
@@ -283,12 +284,9 @@ def _record(row: Measured) -> dict[str, Any]:
 
 
 def scores_csv(rows: Iterable[Measured], grouped: Sequence[Measured], x: str) -> str:
-    """Write the scores (0 to 1) of every group as CSV for `dvc plots`: a line per group, a column per row.
+    """Write the scores (0 to 1) of every group as CSV for `dvc plots`: a line per group, a column per row of the table.
 
-    Args:
-        rows: the rows of the main table; they name the columns.
-        grouped: the same rows by group; without groups there is only the heading.
-        x: heading of the groups.
+    `x` is the heading of the groups; without groups there is only the line of headings.
     """
     groups = list(dict.fromkeys(row.group for row in grouped))
     score_of = {(row.group, row.key): round(row.score.mean, 6) for row in grouped}

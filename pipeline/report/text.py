@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pipeline.evaluation import score
-from pipeline.evaluation.bootstrap import Interval
 from pipeline.report.summary import Measured, Summary, in_order
 from pipeline.runtime.methods import DISTILL, FOCUSED, METHODS, VANILLA
 
@@ -49,11 +48,6 @@ class Bounds(Protocol):
     def low(self) -> float: ...
     @property
     def high(self) -> float: ...
-
-
-def interval(values: Values) -> Interval:
-    """Read an interval from JSON."""
-    return Interval(values["mean"], values["low"], values["high"])
 
 
 def percent(share: float) -> str:
@@ -212,15 +206,15 @@ def caption(summary: Summary) -> str:
 
 def _same_reading(summary: Summary) -> list[str]:
     """Name the lengths at which the best chunks are the whole context, so that both inputs are the same prompt."""
-    rows = {(row.method, row.input, row.group): row for row in summary.by_length}
+    read = {(row.group, row.method, row.input): (row.mean_prompt_tokens, row.score) for row in summary.by_length}
     same = []
-    for length in map(str, (length.label() for length in summary.lengths)):
+    for length in (length.label() for length in summary.lengths):
         pairs = [
-            (row, rows[method, "retrieval", length])
-            for (method, given, group), row in rows.items()
-            if (given, group) == ("full", length) and (method, "retrieval", length) in rows
+            (reading, read[length, method, "retrieval"])
+            for (group, method, given), reading in read.items()
+            if (group, given) == (length, "full") and (length, method, "retrieval") in read
         ]
-        if pairs and all((a.mean_prompt_tokens, a.score) == (b.mean_prompt_tokens, b.score) for a, b in pairs):
+        if pairs and all(full == retrieved for full, retrieved in pairs):
             same.append(length)
     if not same:
         return []

@@ -7,7 +7,6 @@ because they do not follow from its inputs, the git commit and the times of the 
 import csv
 import hashlib
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
 import polars as pl
@@ -119,28 +118,23 @@ def _curves() -> charts.Curves:
 
 def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[tables.Row]:
     """Assemble the chosen examples; files are streamed, because the documents need not fit into memory."""
-    example_of = _rows_by_id(tables.EXAMPLES, "example_id", chosen)
-    if missing := sorted(set(chosen) - example_of.keys()):
-        raise ArtifactError(
-            f"{tables.EXAMPLES}: example {missing[0]} of {schema.PREDICTIONS} is not there; run `dvc repro evaluate`"
-        )
+    example_of = _rows_by_id(tables.EXAMPLES, "example_id", set(chosen))
+    _refuse_missing(tables.EXAMPLES, "example", set(chosen) - example_of.keys(), schema.PREDICTIONS, "evaluate")
     shown = {document_id for example in example_of.values() for document_id in example["document_ids"]}
     document_of = _rows_by_id(tables.DOCUMENTS, "document_id", shown)
-    if missing := sorted(shown - document_of.keys()):
-        raise ArtifactError(
-            f"{tables.DOCUMENTS}: document {missing[0]} of {tables.EXAMPLES} is not there; run `dvc repro -f prepare`"
-        )
-    masked_of = _rows_by_id(tables.MASKED_VIEWS, "example_id", chosen, ["example_id", "kept_chunk_ids"])
-    answers: dict[str, list[tables.Row]] = {example_id: [] for example_id in chosen}
-    for row in predictions.filter(pl.col("example_id").is_in(chosen)).to_dicts():
-        answers[row["example_id"]].append(row)
+    _refuse_missing(tables.DOCUMENTS, "document", shown - document_of.keys(), tables.EXAMPLES, "-f prepare")
+    masked_of = _rows_by_id(tables.MASKED_VIEWS, "example_id", set(chosen), ["example_id", "kept_chunk_ids"])
+    answers = sorted(
+        predictions.filter(pl.col("example_id").is_in(chosen)).to_dicts(),
+        key=lambda row: summary.row_order(row["method"], row["input"]),
+    )
     folded = answer_browser.folded_characters(sum(len(example["document_ids"]) for example in example_of.values()))
     return [
         answer_browser.assemble(
             example_of[example_id],
             document_of,
             masked_of.get(example_id, {}).get("kept_chunk_ids", ()),
-            sorted(answers[example_id], key=lambda row: summary.row_order(row["method"], row["input"])),
+            [row for row in answers if row["example_id"] == example_id],
             folded,
         )
         for example_id in chosen
@@ -148,22 +142,22 @@ def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[tables.Row]:
 
 
 def _rows_by_id(
-    table: tables.Table, key: str, wanted: Collection[str], columns: list[str] | None = None
+    table: tables.Table, key: str, wanted: set[str], columns: list[str] | None = None
 ) -> dict[str, tables.Row]:
     return {row[key]: row for row in tables.scan(table, columns) if row[key] in wanted}
 
 
+def _refuse_missing(table: tables.Table, kind: str, missing: set[str], source: tables.Table, stage: str) -> None:
+    if missing:
+        raise ArtifactError(f"{table}: {kind} {min(missing)} of {source} is not there; run `dvc repro {stage}`")
+
+
 def _digests() -> dict[str, str]:
     """Path -> md5 of the files behind the page, as in dvc.lock; the digests of folders are in dvc.lock alone."""
-    predictions = sorted(schema.PREDICTIONS.path.glob("*.parquet"))
+    paths = [table.path for table in (tables.EXAMPLES, tables.DOCUMENTS, tables.MASKED_VIEWS)]
+    paths += [*schema.PREDICTIONS.path.glob("*.parquet"), *(path for path, _ in SOURCES.values())]
     digests = {}
-    for path in (
-        tables.EXAMPLES.path,
-        tables.DOCUMENTS.path,
-        tables.MASKED_VIEWS.path,
-        *predictions,
-        *(path for path, _ in SOURCES.values()),
-    ):
+    for path in paths:
         with path.open("rb") as file:
             digests[path.as_posix()] = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     return digests

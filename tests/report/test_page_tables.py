@@ -63,7 +63,9 @@ def test_what_the_official_evaluator_prints_is_shown_where_there_is_one():
 
 
 def test_a_row_that_lacks_a_figure_has_a_dash():
-    table = page_tables.views({"methods": {"later": {"uniformity": -1.5}, "focused": {"alignment": 0.875}, "base": {}}})
+    table = page_tables.by_method(
+        {"methods": {"later": {"uniformity": -1.5}, "focused": {"alignment": 0.875}, "base": {}}}, page_tables.VIEWS
+    )
     assert table.headings == ["Cosine, own views", "Uniformity"]
     assert table.rows == [
         ("base", [text.NONE, text.NONE]),
@@ -78,7 +80,7 @@ def test_the_tables_by_literal_cells():
     assert matched.headings == ["Own question", "Shuffled questions", "One for all", "Same context"]
     assert [name for name, _ in matched.rows] == ["base", "focused", "later", "by chance"]
     assert (matched.rows[0][1][0], matched.rows[-1][1][0]) == ("50.0 [45.0, 55.0]", "2.0")
-    assert page_tables.outcomes(found).rows[0] == ("base", ["25.0 [20.0, 30.0]"] * 4)
+    assert page_tables.by_method(found, page_tables.OUTCOMES, "outcomes").rows[0] == ("base", ["25.0 [20.0, 30.0]"] * 4)
     bias = page_tables.slopes(found)
     attention = f"{MINUS}25.0 [{MINUS}30.0, {MINUS}20.0]"
     assert bias.rows[0] == ("base", ["+20.0 [+15.0, +25.0]", attention])
@@ -103,5 +105,7 @@ def test_gold_tokens_out_of_reach_are_shown_by_layer_if_there_are_any():
     [{}, {"methods": {"base": {}}, "answers": {}}, {"methods": {"base": {"attention": None, "matching": None}}}],
 )
 def test_an_analysis_that_lacks_everything_has_no_table(found: dict[str, Any]):
-    for table in (page_tables.views, page_tables.matching, page_tables.outcomes, page_tables.slopes, page_tables.reach):
+    for table in (page_tables.matching, page_tables.slopes, page_tables.reach):
         assert table(found) == PageTable([], [])
+    assert page_tables.by_method(found, page_tables.VIEWS) == PageTable([], [])
+    assert page_tables.by_method(found, page_tables.OUTCOMES, "outcomes") == PageTable([], [])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation import bootstrap
 from pipeline.report import ablation_table
+from pipeline.report.ablation_table import AblationTable
 from pipeline.runtime.errors import ArtifactError
 from pipeline.tools.ablations import tabulate
 
@@ -173,22 +175,28 @@ def test_two_rows_of_one_name_are_no_table():
         tabulate.tabulate([VANILLA, VANILLA], **FAST)
 
 
-def test_the_record_is_read_back_and_a_broken_one_is_named():
+def test_the_record_is_read_back_and_a_broken_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ablation_table, "RECORD", tmp_path / "ablations.json")
+
+    def read(record: object) -> AblationTable:
+        ablation_table.RECORD.write_text(json.dumps(record))
+        return ablation_table.read()
+
     table = tabulate.tabulate([VANILLA, row("focused", {1: [1] * 20})], **FAST)
-    record = json.loads(json.dumps(table.model_dump(mode="json")))
-    assert ablation_table.parse(record) == table
-    assert ablation_table.parse({"rows": []}).rows == []
+    record = table.model_dump(mode="json")
+    assert read(record) == table
+    assert read({"rows": []}).rows == []
     assert set(record) == {
         "benchmark", "min_documents", "num_documents", "num_questions", "measure", "correction", "num_comparisons",
         "reference", "claimed", "seconds", "code", "rows",
     }  # fmt: skip
     with pytest.raises(ArtifactError, match="the whole: value error, there are rows, but no measure"):
-        ablation_table.parse(record | {"measure": None})
+        read(record | {"measure": None})
     del record["rows"][0]["pooled"]["low"]
     with pytest.raises(ArtifactError, match=r"rows.0.pooled.low: field required"):
-        ablation_table.parse(record)
+        read(record)
     with pytest.raises(ArtifactError, match="the whole: input should be"):
-        ablation_table.parse([])
+        read([])
 
 
 def test_equal_answers_give_equal_tables():
