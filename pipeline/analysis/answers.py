@@ -7,7 +7,7 @@ import polars as pl
 
 from pipeline.common.tables import Row
 from pipeline.common.text import normalize
-from pipeline.evaluation import bootstrap, metrics, score
+from pipeline.evaluation import bootstrap, metrics, multiple_choice, score
 
 Kind = Literal["correct", "distraction", "in_gold", "in_context", "hallucinated", "no_answer", "wrong_option"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -77,7 +77,7 @@ def compare(masked_answers: Sequence[str], full: Sequence[Row], resamples: int) 
 
 def _right(answer: str, row: Row) -> bool:
     if row["options"]:
-        return metrics.parse_option(answer, row["options"]) == int(row["gold_option"])
+        return multiple_choice.parse_option(answer, row["options"]) == int(row["gold_option"])
     return metrics.exact_match(answer, row["answers"]) == 1.0
 
 
@@ -125,14 +125,3 @@ def by_position(
             [abs(2 * position - num_documents + 1) / (num_documents - 1) for position in frame["position"]]
         ),
     }
-
-
-def scores_by_position(predictions: Sequence[Row], resamples: int) -> dict[str, Any]:
-    """Compute `by_position` of the scores of a method's answers to contexts of one number of documents."""
-    return by_position(
-        [row["gold_position"] for row in predictions],
-        [row["score"] for row in predictions],
-        [row["question_id"] for row in predictions],
-        predictions[0]["num_documents"],
-        resamples=resamples,
-    )

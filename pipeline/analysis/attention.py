@@ -11,15 +11,13 @@ O(L) in each layer, and RoPE, grouped queries, adapters and windows have their e
     rest      tokens outside of all chunks: BOS, instruction, question
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
-from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.analysis import answers
@@ -94,7 +92,9 @@ def _batch(decoder: Any, prompts: Sequence[generation.Prompt], pad_id: int) -> l
     cache = DynamicCache(config=decoder.config)
     # Padding stands on the right, so that without a mask causal attention is exact for the prompt's own tokens.
     backbone(input_ids=view.input_ids_BL, past_key_values=cache, use_cache=True)
-    with _eager(decoder):
+    implementation = decoder.config._attn_implementation
+    decoder.set_attn_implementation("eager")  # the one that returns its weights
+    try:
         output = backbone(
             input_ids=torch.tensor([[int(prompt[-1])] for prompt in prompts], device=device),
             attention_mask=torch.nn.functional.pad(view.mask_BL, (0, 1), value=1),
@@ -103,13 +103,10 @@ def _batch(decoder: Any, prompts: Sequence[generation.Prompt], pad_id: int) -> l
             use_cache=True,
             output_attentions=True,
         )
-    found_NBK = [_mean(weights_BH1K) for weights_BH1K in output.attentions]
+    finally:
+        decoder.set_attn_implementation(implementation)
+    found_NBK = [weights_BH1K[:, :, 0].float().mean(dim=1).cpu().numpy() for weights_BH1K in output.attentions]
     return [np.stack([_own(found_BK[row], len(ids)) for found_BK in found_NBK]) for row, ids in enumerate(before)]
-
-
-def _mean(weights_BH1K: Tensor) -> NDArray[np.float32]:
-    mean_BK: NDArray[np.float32] = weights_BH1K[:, :, 0].float().mean(dim=1).cpu().numpy()
-    return mean_BK
 
 
 def _own(row_K: NDArray[np.float32], num_before: int) -> NDArray[np.float32]:
@@ -117,17 +114,6 @@ def _own(row_K: NDArray[np.float32], num_before: int) -> NDArray[np.float32]:
     cached_K, last_1 = row_K[:-1], row_K[-1:]
     dropped = np.zeros(max(0, num_before - len(cached_K)), dtype=np.float32)
     return np.concatenate([dropped, cached_K[: num_before - len(dropped)], last_1])
-
-
-@contextmanager
-def _eager(decoder: Any) -> Iterator[None]:
-    """Switch to eager attention, the one implementation that returns its weights."""
-    before = decoder.config._attn_implementation
-    decoder.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        decoder.set_attn_implementation(before)
 
 
 def roles(document_ids: Sequence[str], titles: Sequence[str], gold: Sequence[bool]) -> list[Role]:
@@ -177,6 +163,7 @@ def figures(
 ) -> dict[str, Any]:
     """Average over the examples by layer, and over the layers by gold position, with 95 % intervals over questions.
 
+    `token_shares` are the mean shares of a prompt's tokens by role: the level to compare attention with.
     Where a window cuts gold tokens off, an example does not count in that layer: the zeros there are no lack of
     attention. `gold_out_of_reach` is the share of gold tokens cut off, `num_examples` the number of examples that
     count; shares of none are None.
@@ -207,12 +194,14 @@ def figures(
         }
         for layer, reach in enumerate(reaches)
     ]
+    tokens_R = np.stack([shares.tokens_R for shares in found]).mean(axis=0)
     kept = np.flatnonzero(any_E).tolist()
     positions, names = [gold_positions[place] for place in kept], [question_ids[place] for place in kept]
     return {
         "num_examples": len(found),
         "layers": layers,
         "all_layers": by_role(mean_ER, any_E),
+        "token_shares": dict(zip(ROLES, tokens_R.tolist(), strict=True)),
         "by_gold_position": {
             role: answers.by_position(
                 positions, mean_ER[kept, ROLES.index(role)].tolist(), names, num_documents, resamples=resamples
@@ -220,9 +209,3 @@ def figures(
             for role in ("gold", "namesake")
         },
     }
-
-
-def token_shares(found: Sequence[Shares]) -> dict[str, float]:
-    """Average the prompts' shares of tokens by role: the level to compare attention with."""
-    mean_R = np.stack([shares.tokens_R for shares in found]).mean(axis=0)
-    return {role: float(share) for role, share in zip(ROLES, mean_R, strict=True)}

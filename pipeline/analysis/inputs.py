@@ -1,13 +1,12 @@
 """Reads the examples that stage analyze examines: both views, gold chunks, documents, and the methods' answers."""
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
 import polars as pl
 
 from pipeline.common import tables
-from pipeline.evaluation import predict, schema, score
+from pipeline.evaluation import predict, schema
 from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.views.full_view import ContextChunk
 
@@ -29,18 +28,8 @@ class Longest(NamedTuple):
     """The examples of a split with the most documents."""
 
     num_documents: int
-    chunk_ids_of: dict[str, list[str]]
-    """Example id -> ids of the chunks of its context, in the order of the file."""
-    chunk_of: dict[str, ContextChunk]
-    """Every chunk of these contexts."""
-
-    def context(self, example_id: str) -> list[ContextChunk]:
-        """Look up the chunks of an example's context, in order."""
-        return [self.chunk_of[chunk_id] for chunk_id in self.chunk_ids_of[example_id]]
-
-    def texts(self, example_id: str) -> list[str]:
-        """Join the texts of each document of an example's context."""
-        return list(score.document_texts(self.context(example_id)).values())
+    context_of: dict[str, list[ContextChunk]]
+    """Example id -> chunks of its context, in order; examples in the order of the file."""
 
 
 def longest(split: str) -> Longest:
@@ -53,31 +42,27 @@ def longest(split: str) -> Longest:
     found = predict.split_examples(split).filter(pl.col("num_documents") == pl.col("num_documents").max())
     if found.is_empty():
         raise predict.no_examples(split)
-    chunk_ids_of = dict(zip(found["example_id"], found["chunk_ids"].to_list(), strict=True))
     chunk_of = predict.read_chunks(found["chunk_ids"].explode().drop_nulls())
-    return Longest(found["num_documents"][0], chunk_ids_of, chunk_of)
+    examples = found.select("example_id", "chunk_ids").iter_rows()
+    context_of = {example_id: [chunk_of[name] for name in chunk_ids] for example_id, chunk_ids in examples}
+    return Longest(found["num_documents"][0], context_of)
 
 
 def first(found: Longest, num_examples: int) -> list[Pair]:
     """Read the first of these examples. Raises DataError for fewer than two: they are compared with each other."""
-    pairs = list(islice(_pairs(found), num_examples))
+    rows = tables.side_by_side(
+        (tables.FULL_VIEWS, None),
+        (tables.MASKED_VIEWS, None),
+        (tables.SCORES, ["example_id", "chunk_ids", "gold"]),
+    )
+    wanted = (row for row in rows if row[0]["example_id"] in found.context_of)
+    pairs = [Pair(full, masked, scored["gold"]) for full, masked, scored in islice(wanted, num_examples)]
     if len(pairs) < 2:
         raise DataError(
             f"{tables.FULL_VIEWS}: analyze compares the examples with {found.num_documents} documents with each other, "
             f"{len(pairs)} found; give at least 2"
         )
     return pairs
-
-
-def _pairs(found: Longest) -> Iterator[Pair]:
-    rows = tables.side_by_side(
-        (tables.FULL_VIEWS, None),
-        (tables.MASKED_VIEWS, None),
-        (tables.SCORES, ["example_id", "chunk_ids", "gold"]),
-    )
-    for full, masked, scored in rows:
-        if full["example_id"] in found.chunk_ids_of:
-            yield Pair(full, masked, scored["gold"])
 
 
 def methods() -> list[str]:
@@ -92,14 +77,10 @@ def full_answers(method: str, found: Longest) -> dict[str, tables.Row]:
         ArtifactError: an answer is missing.
     """
     table = schema.predictions_of(method)
-    rows = {
-        row["example_id"]: row
-        for row in tables.scan(table)
-        if row["input"] == "full" and row["example_id"] in found.chunk_ids_of
-    }
-    if missing := found.chunk_ids_of.keys() - rows.keys():
+    rows = {row["example_id"]: row for row in tables.scan(table) if row["input"] == "full"}
+    if missing := found.context_of.keys() - rows.keys():
         raise ArtifactError(
             f"{table}: has no answer to example {min(missing)} over its full context; run `dvc repro -f "
             f"evaluate@{method}`"
         )
-    return rows
+    return {example_id: row for example_id, row in rows.items() if example_id in found.context_of}

@@ -40,17 +40,23 @@ def probe_network(
 
 def probe_answers(rows: Mapping[str, tables.Row], longest: Longest, resamples: int) -> dict[str, Any]:
     """Run the probes of a method's predictions: kinds of `errors`, and the score by `position` of the gold document."""
-    kinds = [answers.kind(row, longest.texts(example_id)) for example_id, row in rows.items()]
+    kinds = [
+        answers.kind(row, score.document_texts(longest.context_of[example_id]).values())
+        for example_id, row in rows.items()
+    ]
+    found = list(rows.values())
+    question_ids = [row["question_id"] for row in found]
+    positions, points = [row["gold_position"] for row in found], [row["score"] for row in found]
     return {
-        "errors": answers.kind_shares(kinds, [row["question_id"] for row in rows.values()], resamples),
-        "position": answers.scores_by_position(list(rows.values()), resamples),
+        "errors": answers.kind_shares(kinds, question_ids, resamples),
+        "position": answers.by_position(positions, points, question_ids, longest.num_documents, resamples=resamples),
     }
 
 
 def _attention(
     network: Network, pairs: Sequence[Pair], longest: Longest, card: loading.BaseCard, settings: EvalSettings
 ) -> dict[str, Any] | None:
-    """Compute attention.figures and `token_shares` over the full views with a gold token; None: there are none."""
+    """Compute attention.figures over the full views with a gold token; None: there are none."""
     known = [pair for pair in pairs if pair.has_gold_token()]
     if not known:
         return None
@@ -59,10 +65,10 @@ def _attention(
     reaches = attention.reaches(network)
     divided = []
     for pair, row_NL in zip(known, rows, strict=True):
-        context = longest.context(pair.full["example_id"])
+        context = longest.context_of[pair.full["example_id"]]
         roles = attention.roles([chunk.document_id for chunk in context], [chunk.title for chunk in context], pair.gold)
         divided.append(attention.divide(row_NL, pair.full["chunk_starts"], pair.full["chunk_ends"], roles, reaches))
-    found = attention.figures(
+    return attention.figures(
         divided,
         [pair.full["gold_position"] for pair in known],
         [pair.full["question_id"] for pair in known],
@@ -70,7 +76,6 @@ def _attention(
         reaches,
         settings.bootstrap_resamples,
     )
-    return {**found, "token_shares": attention.token_shares(divided)}
 
 
 def _agreement(

@@ -136,11 +136,7 @@ def test_every_known_place_is_in_one_part_and_parts_follow_each_other(num_docume
     json.dumps(found, allow_nan=False)
 
 
-def test_predictions_of_any_method_will_do():
-    rows = [
-        {"gold_position": place, "score": float(place > 1), "question_id": f"q{place}", "num_documents": 4}
-        for place in range(4)
-    ]
-    found = answers.scores_by_position(rows, 100)
+def test_right_or_wrong_answers_will_do():
+    found = answers.by_position(range(4), [0.0, 0.0, 1.0, 1.0], NAMES[:4], 4, resamples=100)
     assert found["num_documents"] == found["num_examples"] == 4
     assert found["slope"]["mean"] == pytest.approx(1.2)

@@ -214,5 +214,5 @@ def test_a_window_that_reaches_no_gold_leaves_a_gap_and_no_zero():
 
 def test_the_level_of_the_tokens_is_a_mean_over_prompts():
     other = shares([0.2], [0])._replace(tokens_R=np.array([0.3, 0.2, 0.1, 0.4]))
-    found = attention.token_shares([shares([0.2], [0]), other])
-    assert found == pytest.approx({"gold": 0.2, "namesake": 0.2, "other": 0.2, "rest": 0.4})
+    found = figures([shares([0.2], [0]), other], [None])
+    assert found["token_shares"] == pytest.approx({"gold": 0.2, "namesake": 0.2, "other": 0.2, "rest": 0.4})
