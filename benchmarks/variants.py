@@ -32,7 +32,7 @@ from tqdm import tqdm
 from benchmarks import measuring
 from pipeline.common import tables
 from pipeline.evaluation import predict, schema
-from pipeline.model import causal_lm, collator, distributed, loading, lora
+from pipeline.model import causal_lm, collator, loading, lora
 from pipeline.report import ablation_table
 from pipeline.runtime import config
 from pipeline.runtime.settings import Settings
@@ -343,9 +343,7 @@ def answers(name: str, variant: Variant, seed: int, settings: Settings, examples
     if not kept.path.is_file():
         card = loading.read_card()
         loading.save_adapter(train(name, variant, seed, settings, examples), card, loading.MODELS / method)
-        team = distributed.Processes()
-        rows = predict.predictions(method, settings.model, settings.eval, "dev", {}, team, name)
-        team.close()
+        rows = predict.predictions(method, settings.model, settings.eval, "dev", {}, name)
         tables.write(kept, rows or [])
     columns = [column for column, _ in schema.ABLATION_RUN.columns]
     return tables.frame(kept, columns).with_columns(seed=pl.lit(seed, pl.Int64))

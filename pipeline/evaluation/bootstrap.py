@@ -59,7 +59,7 @@ def interval(
         return Interval(mean, mean, mean)
     result = stats.bootstrap(
         (sums_Q, counts_Q),
-        _ratio,
+        lambda sums, counts, axis: sums.sum(axis=axis) / counts.sum(axis=axis),
         paired=True,
         vectorized=True,
         n_resamples=resamples,
@@ -150,7 +150,7 @@ def _sign_flip_p(differences_Q: Floats, resamples: int, seed: int) -> float:
         return float(stats.binomtest(int((changed > 0).sum()), len(changed)).pvalue)
     result = stats.permutation_test(
         (changed,),
-        _sum,
+        np.sum,
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
@@ -172,13 +172,3 @@ def by_question(values: Sequence[float] | Floats, question_ids: Sequence[str] | 
     _, question_of_row = np.unique(np.asarray(question_ids), return_inverse=True)
     sums_Q = np.bincount(question_of_row, weights=values).astype(np.float64)
     return sums_Q, np.bincount(question_of_row).astype(np.float64)
-
-
-def _ratio(sums: Floats, counts: Floats, axis: int = -1) -> Floats:
-    ratio: Floats = sums.sum(axis=axis) / counts.sum(axis=axis)
-    return ratio
-
-
-def _sum(values: Floats, axis: int = -1) -> Floats:
-    total: Floats = values.sum(axis=axis)
-    return total

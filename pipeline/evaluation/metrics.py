@@ -8,15 +8,14 @@ All evaluators normalise alike (common/text.py). Every score is the best over th
     qasper_evidence_f1      the same, of the paragraphs that were given as evidence
     longbench_qa_f1         LongBench, metrics.py (THUDM/LongBench)
     hotpot_f1               HotpotQA, hotpot_evaluate_v1.py (hotpotqa/hotpot)
-    quality_accuracy        QuALITY, of many answers at once (multiple_choice.py)
+
+ROUGE is in rouge.py, and QuALITY's accuracy in multiple_choice.py.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
 from pipeline.common.text import bag_f1, has_answer, normalize, normalize_marks
-from pipeline.evaluation.multiple_choice import parse_option as parse_option
-from pipeline.evaluation.multiple_choice import quality_accuracy as quality_accuracy
 
 TYPES = ("extractive", "abstractive", "boolean", "none")
 """Types of a reference in Qasper."""
@@ -85,9 +84,8 @@ def _evidence_f1(found: Sequence[str], expected: Sequence[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def longbench_qa_f1(prediction: str, references: Sequence[str]) -> float:
-    """Compute LongBench's F1, which has Qasper's formula."""
-    return qasper_token_f1(prediction, references)
+longbench_qa_f1 = qasper_token_f1
+"""LongBench's F1, which has Qasper's formula."""
 
 
 def hotpot_f1(prediction: str, references: Sequence[str]) -> float:

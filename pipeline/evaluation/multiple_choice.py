@@ -5,8 +5,8 @@ accuracy over all questions and over the hard ones, labels from 1, -1 abstains. 
 2112.08608) subtracts a third of a point for a wrong answer and nothing for an abstention.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import regex
 
@@ -30,33 +30,23 @@ _REACH = 60  # characters before a letter that may announce it
 _ENGLISH_WORDS = "AaIi"
 
 
-class QualityAccuracy(TypedDict):
-    """Shares of n and of n_hard; a SAT-style score may be below 0. None: there are no such questions."""
-
-    n: int
-    accuracy: float | None
-    n_hard: int
-    accuracy_hard: float | None
-    sat_style: float | None
-    sat_style_hard: float | None
-
-
-def quality_accuracy(predictions: Mapping[str, int], references: Mapping[str, Mapping[str, Any]]) -> QualityAccuracy:
+def quality_accuracy(predictions: Mapping[str, int], references: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Score labels from 1 (-1 abstains) by id, against {"gold_label": 1 to 4, "difficult": 1, 0 or None} by id.
 
-    A question without a prediction counts as wrong, in the SAT-style scores too. Other predictions are ignored.
+    Returns `n`, `accuracy` and `sat_style` (from -1/3 to 1) over all questions, and the same with suffix `_hard` over
+    the hard ones; scores over no questions are None. A question without a prediction counts as wrong, in the SAT-style
+    scores too. Other predictions are ignored.
     """
+    found: dict[str, Any] = {}
     hard = [name for name, question in references.items() if question["difficult"] == 1]
-    accuracy, sat_style = _totals(references, predictions, references)
-    accuracy_hard, sat_style_hard = _totals(hard, predictions, references)
-    return {
-        "n": len(references),
-        "accuracy": accuracy,
-        "n_hard": len(hard),
-        "accuracy_hard": accuracy_hard,
-        "sat_style": sat_style,
-        "sat_style_hard": sat_style_hard,
-    }
+    for suffix, names in (("", list(references)), ("_hard", hard)):
+        num_right = sum(predictions.get(name) == references[name]["gold_label"] for name in names)
+        num_abstained = sum(predictions.get(name) == ABSTAINS for name in names)
+        num_wrong = len(names) - num_right - num_abstained
+        found[f"n{suffix}"] = len(names)
+        found[f"accuracy{suffix}"] = num_right / len(names) if names else None
+        found[f"sat_style{suffix}"] = (num_right - num_wrong / 3) / len(names) if names else None
+    return found
 
 
 def parse_option(text: str, options: Sequence[str]) -> int:
@@ -116,15 +106,3 @@ def _mentions(text: str, at: int) -> bool:
 def _equal(found: str, texts: Sequence[str]) -> int:
     """Find the one text that equals `found`; -1: none, or several."""
     return texts.index(found) if found and texts.count(found) == 1 else -1
-
-
-def _totals(
-    names: Collection[str], predictions: Mapping[str, int], references: Mapping[str, Mapping[str, Any]]
-) -> tuple[float | None, float | None]:
-    """Compute accuracy and SAT-style score of these questions; None where there are none."""
-    if not names:
-        return None, None
-    num_right = sum(predictions.get(name) == references[name]["gold_label"] for name in names)
-    num_abstained = sum(predictions.get(name) == ABSTAINS for name in names)
-    num_wrong = len(names) - num_right - num_abstained
-    return num_right / len(names), (num_right - num_wrong / 3) / len(names)

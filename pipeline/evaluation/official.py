@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pipeline.common.tables import Row
-from pipeline.evaluation import metrics
+from pipeline.evaluation import metrics, multiple_choice, rouge
 
 
 class OfficialScore(NamedTuple):
@@ -34,11 +34,6 @@ _COUNTED = {"accuracy_hard_likeliest": "num_hard"} | {
     f"answer_f1_first_{kind}": f"num_first_{kind}" for kind in metrics.TYPES
 }
 """Score over a part of the questions -> the name under which `figures` counts these questions."""
-
-
-def rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """Compute ROUGE-L of one summary: the best over the references."""
-    return _rouge(prediction, references)["rouge_l"]
 
 
 def scores(rows: Sequence[Row]) -> OfficialScores:
@@ -73,11 +68,10 @@ def _quality(rows: Sequence[Row]) -> OfficialScores:
     for name, column in (("likeliest", "likeliest_option"), ("generated", "generated_option")):
         # Labels count from 1. Label 0 is no option: an answer that names none is wrong and does not abstain.
         labels = {row["example_id"]: row[column] + 1 for row in rows}
-        total = metrics.quality_accuracy(labels, references)
-        found[f"accuracy_{name}"] = OfficialScore(total["accuracy"], total["n"])
-        found[f"accuracy_hard_{name}"] = OfficialScore(total["accuracy_hard"], total["n_hard"])
-        found[f"sat_style_{name}"] = OfficialScore(total["sat_style"], total["n"])
-        found[f"sat_style_hard_{name}"] = OfficialScore(total["sat_style_hard"], total["n_hard"])
+        total = multiple_choice.quality_accuracy(labels, references)
+        for kind in ("accuracy", "sat_style"):
+            for hard in ("", "_hard"):
+                found[f"{kind}{hard}_{name}"] = OfficialScore(total[f"{kind}{hard}"], total[f"n{hard}"])
     return found | {"unparseable": mean([float(row["generated_option"] == -1) for row in rows])}
 
 
@@ -99,7 +93,7 @@ def _hotpot(rows: Sequence[Row]) -> OfficialScores:
 
 
 def _squality(rows: Sequence[Row]) -> OfficialScores:
-    found = [_rouge(row["prediction"], row["answers"]) for row in rows]
+    found = [rouge.rouge(row["prediction"], row["answers"]) for row in rows]
     return {name: mean([scores[name] for scores in found]) for name in ("rouge_1", "rouge_2", "rouge_l")}
 
 
@@ -111,10 +105,3 @@ _EVALUATORS: dict[str, Callable[[Sequence[Row]], OfficialScores]] = {
     "longbench": column_means("score"),
     "squality": _squality,
 }
-
-
-def _rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
-    # Imported here, because the library takes seconds to import and only summaries need it.
-    from pipeline.evaluation import rouge
-
-    return rouge.rouge(prediction, references)

@@ -70,7 +70,6 @@ def predictions(
     settings: EvalSettings,
     split: str,
     top_k_of: Mapping[str, int],
-    processes: Processes,
     stage: str,
     *,
     longest: bool = False,
@@ -78,12 +77,13 @@ def predictions(
     """Answer the questions of a split: rows of schema.PREDICTIONS, example by example; none where the split is empty.
 
     Each example (with `longest`, of each question only those with most documents) is asked over its `full` context,
-    and for each entry of `top_k_of` over that many of its best-ranked chunks. With several processes the first one
-    returns the rows, the others None.
+    and for each entry of `top_k_of` over that many of its best-ranked chunks. The progress bar is called `stage`. With
+    several processes the first one returns the rows, the others None; all leave their group.
 
     Raises:
         ArtifactError: a file is missing or was made from other data.
     """
+    processes = Processes()
     card, base = loading.read_card(), tokenizer.load()
     if (found := tables.metadata(tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
         raise ArtifactError(
@@ -96,6 +96,7 @@ def predictions(
     encode = tokenizer.encoder(base.tokenizer)
     requests = list(make_requests(rows, chunk_of, top_k_of, model.max_tokens, encode, base.bos_id))
     if not requests:
+        processes.close()
         return [] if processes.is_main else None
     prompt_of = {request.prompt.key: request.prompt for request in requests}
     distinct = list(prompt_of.values())
@@ -114,6 +115,7 @@ def predictions(
             progress=bar.update,
         )
     answer_at = processes.gather_dicts(dict(zip(own, own_answers, strict=True)))
+    processes.close()
     if not processes.is_main:
         return None
     answer_of = {}

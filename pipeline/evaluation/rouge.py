@@ -4,17 +4,13 @@ SQuALITY's authors score in this way (nyu-mll/SQuALITY @dc08d4f5, utils/metrics/
 use_stemmer=True by run_summarization.py): every kind of ROUGE takes its own best reference. Their split into sentences
 matters to ROUGE-Lsum alone, which we leave out; they print the median of a bootstrap, we take the mean. Words are runs
 of a-z and 0-9 in lower case: a text in another script has none and scores 0.
-
-The library takes seconds to import; import this module where it is used.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-
-from rouge_score.rouge_scorer import RougeScorer
+from functools import cache, lru_cache
+from typing import Any
 
 _KINDS = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
-_SCORER = RougeScorer(list(_KINDS.values()), use_stemmer=True)
 
 
 def rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
@@ -27,8 +23,20 @@ def rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
     return {name: max(score[place] for score in scores) for place, name in enumerate(_KINDS)}
 
 
+def rouge_l(prediction: str, references: Sequence[str]) -> float:
+    """Compute ROUGE-L alone, from 0 to 1."""
+    return rouge(prediction, references)["rouge_l"]
+
+
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # takes seconds to import, and only summaries need it
+
+    return RougeScorer(list(_KINDS.values()), use_stemmer=True)
+
+
 @lru_cache(maxsize=1 << 16)
 def _score(prediction: str, reference: str) -> tuple[float, ...]:
     # Cached, because a pair takes 50 ms and is scored once for its row and once for the whole benchmark.
-    found = _SCORER.score(reference, prediction)
+    found = _scorer().score(reference, prediction)
     return tuple(float(found[kind].fmeasure) for kind in _KINDS.values())

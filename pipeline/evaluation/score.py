@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pipeline.common.tables import Row, name_sharing_rate_of
-from pipeline.evaluation import bootstrap, metrics, official
+from pipeline.evaluation import bootstrap, metrics, multiple_choice, official, rouge
 from pipeline.views import tasks
 from pipeline.views.full_view import ContextChunk
 
@@ -54,7 +54,7 @@ MEASURES = {
     "longbench_f1": Measure(
         metrics.longbench_qa_f1, "F1", "answer F1", {"exact_match": "EM", "best_subspan_em": "Sub-span"}
     ),
-    "rouge_l": Measure(official.rouge_l, "ROUGE-L", "ROUGE-L", {}),
+    "rouge_l": Measure(rouge.rouge_l, "ROUGE-L", "ROUGE-L", {}),
 }
 """By the names that pipeline/views/tasks.py gives benchmarks."""
 
@@ -82,7 +82,7 @@ def answer_text(generated: str, task: tasks.Task) -> str:
 def generated_score(prediction: str, example: Row) -> float:
     """Score the generated text alone: by the benchmark's measure, or by whether it names the right option."""
     if example["options"]:
-        return float(metrics.parse_option(prediction, example["options"]) == example["gold_option"])
+        return float(multiple_choice.parse_option(prediction, example["options"]) == example["gold_option"])
     measure = MEASURES[tasks.of(example["benchmark"]).measure].function
     assert measure is not None, "a multiple-choice question has options"
     return measure(prediction, example["answers"])
@@ -96,40 +96,29 @@ def score(
     A multiple-choice question is scored twice: its `score` is that of the likeliest option (the first of equals), its
     `exact_match` that of the option the prediction names, and an answer that names none is wrong.
     """
-    if example["options"]:
-        return _score_choice(prediction, example, option_log_probs)
-    references = example["answers"]
-    error, index = metrics.error_class(prediction, references, list(distractor_texts.values()))
-    return {
-        "prediction": prediction,
-        "generated_option": -1,
-        "likeliest_option": -1,
-        "option_log_probs": [],
-        "score": generated_score(prediction, example),
-        "exact_match": metrics.exact_match(prediction, references),
-        "token_f1": metrics.token_f1(prediction, references),
-        "best_subspan_em": metrics.best_subspan_em(prediction, references),
-        "error": error,
-        "distractor_id": list(distractor_texts)[index] if index >= 0 else "",
-    }
-
-
-def _score_choice(prediction: str, example: Row, option_log_probs: Sequence[float]) -> dict[str, Any]:
-    options, gold = example["options"], example["gold_option"]
-    generated = metrics.parse_option(prediction, options)
-    likeliest = max(range(len(options)), key=lambda place: option_log_probs[place])
-    chosen = options[generated] if generated >= 0 else ""
+    options, references = example["options"], example["answers"]
+    generated = likeliest = index = -1
+    if options:
+        generated = multiple_choice.parse_option(prediction, options)
+        likeliest = max(range(len(options)), key=lambda place: option_log_probs[place])
+        answer = options[generated] if generated >= 0 else ""
+        points, exact = float(likeliest == example["gold_option"]), float(generated == example["gold_option"])
+        error = "correct" if points else "other"
+    else:
+        answer = prediction
+        points, exact = generated_score(prediction, example), metrics.exact_match(prediction, references)
+        error, index = metrics.error_class(prediction, references, list(distractor_texts.values()))
     return {
         "prediction": prediction,
         "generated_option": generated,
         "likeliest_option": likeliest,
         "option_log_probs": list(option_log_probs),
-        "score": float(likeliest == gold),
-        "exact_match": float(generated == gold),
-        "token_f1": metrics.token_f1(chosen, example["answers"]),
-        "best_subspan_em": metrics.best_subspan_em(chosen, example["answers"]),
-        "error": "correct" if likeliest == gold else "other",
-        "distractor_id": "",
+        "score": points,
+        "exact_match": exact,
+        "token_f1": metrics.token_f1(answer, references),
+        "best_subspan_em": metrics.best_subspan_em(answer, references),
+        "error": error,
+        "distractor_id": list(distractor_texts)[index] if index >= 0 else "",
     }
 
 

@@ -34,20 +34,11 @@ def main() -> None:
     settings = config.load("evaluate")
     split = settings.eval.split
     distributed.launch("pipeline.stages.evaluate", [method])
-    longbench = {"longbench": LONGBENCH_TOP_K} if settings.eval.longbench else {}
-    top_k_of = {"retrieval": settings.eval.retrieval_top_k} | longbench
-    processes = distributed.Processes()
-    rows = predict.predictions(
-        method,
-        settings.model,
-        settings.eval,
-        split,
-        top_k_of,
-        processes,
-        f"evaluate@{method}",
-        longest=settings.eval.contexts == "longest",
-    )
-    processes.close()
+    top_k_of = {"retrieval": settings.eval.retrieval_top_k}
+    if settings.eval.longbench:
+        top_k_of["longbench"] = LONGBENCH_TOP_K
+    stage, longest_only = f"evaluate@{method}", settings.eval.contexts == "longest"
+    rows = predict.predictions(method, settings.model, settings.eval, split, top_k_of, stage, longest=longest_only)
     if rows is None:
         return
     if not rows:

@@ -20,9 +20,7 @@ def main() -> None:
     method = methods.only(sys.argv[1:], "surface")
     settings = config.load("surface")
     distributed.launch("pipeline.stages.surface", [method])
-    processes = distributed.Processes()
-    rows = predict.predictions(method, settings.model, settings.eval, SPLIT, {}, processes, f"surface@{method}")
-    processes.close()
+    rows = predict.predictions(method, settings.model, settings.eval, SPLIT, {}, f"surface@{method}")
     if rows is None:
         return
     cells = score.surface(rows, resamples=settings.eval.bootstrap_resamples)

@@ -28,7 +28,7 @@ from pipeline.common import files, tables
 from pipeline.data import jsonl
 from pipeline.data.benchmarks import hotpot, longbench, nq, own_jsonl, qasper, quality, squality
 from pipeline.data.jsonl import Line, Lines, Reject
-from pipeline.evaluation import metrics, official, schema, score
+from pipeline.evaluation import metrics, multiple_choice, official, schema, score
 from pipeline.runtime.errors import DataError, one_line
 from pipeline.runtime.main import run
 from pipeline.tools.arguments import ArgumentParser, one_of
@@ -238,7 +238,7 @@ def _row(benchmark: str, reference: Reference, prediction: ForeignPrediction | N
     value = "" if prediction is None else prediction.value
     if benchmark == "quality":
         # Options count from 0, labels from 1: an abstention, label -1, is option -2; -1 is an answer that names none.
-        option = value - 1 if isinstance(value, int) else metrics.parse_option(value, row["options"])
+        option = value - 1 if isinstance(value, int) else multiple_choice.parse_option(value, row["options"])
         return {**row, "generated_option": option, "likeliest_option": option}
     row |= score.score(reference.cut(str(value)), row, {}, [])
     if prediction is None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.text import normalize
-from pipeline.evaluation import metrics
+from pipeline.evaluation import metrics, multiple_choice
 
 WORDS = st.lists(st.sampled_from(["the", "a", "red", "Red", "fox", "fox.", "-", "1,000", "café"]), max_size=6)
 TEXTS = WORDS.map(" ".join)
@@ -49,7 +49,7 @@ def test_every_golden_vector_of_quality_is_met(shared):
     rows = vectors(shared, "quality_accuracy")
     assert len(rows) == 10
     for row in rows:
-        found = metrics.quality_accuracy(row["prediction"], row["references"])
+        found = multiple_choice.quality_accuracy(row["prediction"], row["references"])
         assert found == pytest.approx(row["expected"], abs=1e-9), row["id"]
 
 
