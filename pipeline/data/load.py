@@ -29,12 +29,7 @@ class Source:
 
 
 def find(data: DataSettings) -> Source:
-    """Open the benchmark that the settings choose.
-
-    Raises:
-        ArtifactError, ConfigError, DataError, ResourceError: a file is not there, cannot be fetched, is not the pinned
-            one or cannot be read.
-    """
+    """Open the benchmark that the settings choose. Raises what `download.locate` and the readers raise."""
     return BENCHMARKS[data.kind](data)
 
 

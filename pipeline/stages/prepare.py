@@ -30,17 +30,9 @@ def main() -> None:
             examples.write(asdict(example))
         rejects.check()
         summary = checks.summary()
-    left_out = {reason: number for reason, number in source.left_out.items() if number}
-    files.write_json(
-        SUMMARY,
-        {
-            "benchmark": data.kind,
-            **summary,
-            "files": source.files,
-            "left_out": left_out,
-            "rejects": rejects.summary(),
-        },
-    )
+    left_out = dict(+source.left_out)  # without zeros
+    origin = {"benchmark": data.kind, "files": source.files, "left_out": left_out, "rejects": rejects.summary()}
+    files.write_json(SUMMARY, {**summary, **origin})
     print(_summary_line(summary, rejects.num_bad, left_out))
 
 

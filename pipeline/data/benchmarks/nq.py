@@ -193,13 +193,8 @@ def position_of_gold(where: GoldPosition, num_documents: int, question: int, see
     return {"first": 0, "middle": (num_documents - 1) // 2, "last": num_documents - 1}[where]
 
 
-class NqContext(NamedTuple):
-    """A question over passages in order; `gold` has the places of its gold passages, from 0 (empty: unknown)."""
-
-    split: str
-    question: NqQuestion
-    passages: Sequence[Passage]
-    gold: Sequence[int]
+NqContext = tuple[str, NqQuestion, Sequence[int]]
+"""Split, question over a whole context, and the places of its gold passages, from 0 (empty: unknown)."""
 
 
 def benchmark(files: OfficialFiles, *, num_documents: Sequence[int], gold_position: GoldPosition) -> Benchmark:
@@ -220,7 +215,7 @@ def benchmark(files: OfficialFiles, *, num_documents: Sequence[int], gold_positi
             passages to build a context from.
     """
     contexts = _Contexts(files, num_documents, gold_position)
-    passages = (passage for context in contexts for passage in context.passages)
+    passages = (passage for _, question, _ in contexts for passage in question.passages)
     documents = (Document(passage.document_id, passage.title, passage.text, whole=True) for passage in passages)
     return Benchmark(splits.distinct(documents), _examples(contexts))
 
@@ -254,7 +249,7 @@ class _Contexts:
                         yield from self._built(split, question, number, chosen)
                     else:
                         gold = [place for place, passage in enumerate(question.passages) if passage.isgold]
-                        yield NqContext(split, question, question.passages, gold)
+                        yield split, question, gold
         for reason, number in counts.items():
             self.files.left_out[reason] = number  # every iteration counts the same
 
@@ -309,9 +304,8 @@ class _Contexts:
             sizes = [(self.num_documents[index], turn)]
         for size, turn in sizes:
             position = position_of_gold(self.gold_position, size, turn, self.files.seed)
-            yield NqContext(
-                split, question, [*distractors[:position], gold, *distractors[position : size - 1]], [position]
-            )
+            passages = [*distractors[:position], gold, *distractors[position : size - 1]]
+            yield split, question._replace(passages=passages), [position]
 
     @cached_property
     def _survey(self) -> Survey:
@@ -341,7 +335,8 @@ class _Contexts:
 
 def _examples(contexts: _Contexts) -> Iterator[Example]:
     place_of: dict[str, str] = {}
-    for split, question, passages, gold in contexts:
+    for split, question, gold in contexts:
+        passages = question.passages
         found = splits.example(
             "nq",
             split,
