@@ -1,6 +1,6 @@
 """The page's figures: which numbers are drawn, in which order, and what titles and axes say. svg.py draws them.
 
-To add a figure, write a function here, pass its figures to the template in page.py and place them in templates/.
+To add a figure, write a function here and call it in a template of templates/.
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.evaluation.bootstrap import Interval
 from pipeline.report import text
 from pipeline.report.summary import in_order
 from pipeline.report.text import Values, percent
@@ -16,24 +15,20 @@ class PageTable(NamedTuple):
     rows: list[tuple[str, list[str]]]
 
 
-_count, _decimal = "{:,.0f}".format, "{:,.1f}".format
+_count = "{:,.0f}".format
+_decimal = "{:,.1f}".format
 
 
 def _hundredths(value: float) -> str:
     return f"{value:.2f}".replace("-", text.MINUS)
 
 
-def _share(values: Values) -> str:
-    return f"{percent(values['mean'])} {text.percent_interval(_interval(values))}"
+def _with_interval(write: Callable[[float], str]) -> Callable[[Values], str]:
+    return lambda values: f"{write(values['mean'])} [{write(values['low'])}, {write(values['high'])}]"
 
 
-def _change(values: Values) -> str:
-    return f"{text.points(values['mean'])} {text.points_interval(_interval(values))}"
-
-
-def _interval(values: Values) -> Interval:
-    return Interval(values["mean"], values["low"], values["high"])
-
+_share = _with_interval(percent)
+_change = _with_interval(text.points)
 
 ColumnFormats = Mapping[str, tuple[str, Callable[[Any], str]]]
 """Name of a value in a stage's JSON -> its heading, and how it is written."""

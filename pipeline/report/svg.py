@@ -88,7 +88,7 @@ def curve(label: Label, points: Sequence[Row], *, top: float) -> Figure:
     ends = [
         point | {"name": point["series"], "value": point["mean"]} for point in points if point["group"] == groups[-1]
     ]
-    shapes = _assigned(series, {name: method.shape for name, method in METHODS.items()}, OTHER_SHAPES)
+    shapes = _assigned("shape", series, OTHER_SHAPES)
     return draw(
         label,
         chart.mark_area(opacity=0.16).encode(y=_y("low", label, domain), y2="high:Q"),
@@ -241,7 +241,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 def colours(series: Sequence[str]) -> list[str]:
     """Assign a colour to each name: that of the method, or another one by the order of the names."""
-    return _assigned(series, {name: method.colour for name, method in METHODS.items()}, OTHER_COLOURS)
+    return _assigned("colour", series, OTHER_COLOURS)
 
 
 def _distinct(rows: Sequence[Row], column: str) -> list[str]:
@@ -249,9 +249,11 @@ def _distinct(rows: Sequence[Row], column: str) -> list[str]:
     return list(dict.fromkeys(row[column] for row in rows))
 
 
-def _assigned(series: Sequence[str], fixed: Mapping[str, str], free: Sequence[str]) -> list[str]:
-    others = [name for name in series if name not in fixed]
-    return [fixed.get(name) or free[others.index(name) % len(free)] for name in series]
+def _assigned(field: Literal["colour", "shape"], series: Sequence[str], free: Sequence[str]) -> list[str]:
+    others = [name for name in series if name not in METHODS]
+    return [
+        getattr(METHODS[name], field) if name in METHODS else free[others.index(name) % len(free)] for name in series
+    ]
 
 
 def _colour(field: str, names: Sequence[str], legend: alt.Legend | None = None) -> alt.Color:
