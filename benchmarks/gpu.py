@@ -34,7 +34,7 @@ import torch
 from benchmarks import measuring, random_training
 from benchmarks.random_training import FOCUSED, LORA
 from pipeline.model import causal_lm, collator
-from pipeline.tools.plan import cost
+from pipeline.tools.plan import cost, model_shape
 from pipeline.tools.plan.model_shape import Shape
 from pipeline.training import objective as focus
 from pipeline.training.dataset import StepBatch
@@ -135,17 +135,16 @@ def equal_gradients(arguments: argparse.Namespace) -> dict[str, float]:
 
 def shape_of(arguments: argparse.Namespace) -> Shape:
     heads = 32 if arguments.hidden >= 1024 else 4
-    return Shape(
-        layers=arguments.layers,
-        hidden=arguments.hidden,
-        intermediate=7 * arguments.hidden // 2,
-        heads=heads,
-        kv_heads=heads // 4,
-        head_dim=arguments.hidden // heads,
-        vocabulary=arguments.vocab,
-        window=None,
-        bytes_per_weight=2,
-    )
+    config = {
+        "model_type": "mistral",
+        "num_hidden_layers": arguments.layers,
+        "hidden_size": arguments.hidden,
+        "intermediate_size": 7 * arguments.hidden // 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 4,
+        "vocab_size": arguments.vocab,
+    }
+    return model_shape.parse(config, 2, "the arguments")
 
 
 def encoder_of(arguments: argparse.Namespace, tokens: int, dtype: torch.dtype) -> focus.Encoder:

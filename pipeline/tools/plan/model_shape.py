@@ -8,76 +8,64 @@ the last layer. ALBERT's shared weights are counted in each of its layers, so th
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
 from pipeline.runtime.errors import ArtifactError
-from pipeline.runtime.settings import EncoderRetriever, ModelSettings
+from pipeline.runtime.settings import EncoderRetriever, ModelSettings, Positive
 
 GATED = ("llama", "mistral", "qwen2", "qwen3", "ministral")
-DISTILBERT = {
-    "dim": "hidden_size",
-    "hidden_dim": "intermediate_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-}
-"""The keys of DistilBERT's config.json that differ from those of all others."""
 BYTES = {"float32": 4, "bfloat16": 2}
-
-_CONTRIEVER = {
-    "model_type": "bert",
-    "num_hidden_layers": 12,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_attention_heads": 12,
-    "vocab_size": 30522,
+PUBLISHED = {
+    "mistralai/Mistral-7B-v0.1": "mistral",
+    "facebook/contriever": "bert",
+    "facebook/contriever-msmarco": "bert",
 }
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "mistralai/Mistral-7B-v0.1": {
-        "model_type": "mistral",
-        "num_hidden_layers": 32,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 32000,
-        "sliding_window": 4096,
-    },
-    "facebook/contriever": _CONTRIEVER,
-    "facebook/contriever-msmarco": _CONTRIEVER,
-}
-"""config.json of the models that conf/ names, so that a plan needs no network."""
+"""Models of conf/ whose sizes are the defaults of their kind in transformers, so that a plan needs no network."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of one transformer."""
+class Shape(BaseModel):
+    """The sizes of one transformer, read from the keys of its config.json; DistilBERT's have names of their own."""
 
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    window: int | None
-    """Tokens that a token sees, itself included; None: all before it."""
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    model_type: str
+    layers: Positive = Field(validation_alias=AliasChoices("num_hidden_layers", "n_layers"))
+    hidden: Positive = Field(validation_alias=AliasChoices("hidden_size", "dim"))
+    intermediate: Positive = Field(validation_alias=AliasChoices("intermediate_size", "hidden_dim"))
+    heads: Positive = Field(validation_alias=AliasChoices("num_attention_heads", "n_heads"))
+    kv_heads: Positive | None = Field(default=None, validation_alias="num_key_value_heads")
+    """None: as many as heads."""
+    head_dim: Positive | None = None
+    vocabulary: Positive = Field(validation_alias="vocab_size")
+    sliding_window: Positive | None = None
+    use_sliding_window: bool = True
+    """Qwen names a window and does not use it."""
+    tied: bool = Field(default=False, validation_alias="tie_word_embeddings")
+    """The output layer is the embedding."""
     bytes_per_weight: int
     """Bytes of a weight and of a number computed with it: 4 (float32) or 2 (bfloat16)."""
-    tied: bool = False
-    """The output layer is the embedding."""
-    mlp_matrices: int = 3
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that a token sees, itself included; None: all before it."""
+        return self.sliding_window if self.use_sliding_window else None
+
+    @property
+    def mlp_matrices(self) -> int:
+        return 3 if self.model_type in GATED else 2
 
     @property
     def attention(self) -> int:
         """Width of the queries of all heads."""
-        return self.heads * self.head_dim
+        return self.heads * (self.head_dim or self.hidden // self.heads)
 
     @property
     def key_value(self) -> int:
         """Width of the keys of all heads; the values are as wide."""
-        return self.kv_heads * self.head_dim
+        return self.attention * (self.kv_heads or self.heads) // self.heads
 
     @property
     def matrix_weights(self) -> int:
@@ -148,28 +136,14 @@ def parse(config: Mapping[str, Any], bytes_per_weight: int, where: str) -> Shape
             f"{where}: model_type is {kind!r}; the cost is known for {', '.join(known)}; choose another model, or run "
             "without a plan"
         )
-    if kind == "distilbert":
-        config = {DISTILBERT.get(name, name): value for name, value in config.items()}
-    needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-    found = {name: config.get(name) for name in needed}
-    wrong = [f"{name} is {value!r}" for name, value in found.items() if type(value) is not int or value < 1]
-    if wrong:
-        raise ArtifactError(f"{where}: {', '.join(wrong)}; whole numbers of 1 and more are needed; restore the file")
-    heads, hidden = config["num_attention_heads"], config["hidden_size"]
-    windowed = config.get("use_sliding_window", True)  # Qwen names a window and does not use it
-    return Shape(
-        layers=config["num_hidden_layers"],
-        hidden=hidden,
-        intermediate=config["intermediate_size"],
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or hidden // heads,
-        vocabulary=config["vocab_size"],
-        window=config.get("sliding_window") if windowed else None,
-        bytes_per_weight=bytes_per_weight,
-        tied=bool(config.get("tie_word_embeddings", False)),
-        mlp_matrices=3 if kind in GATED else 2,
-    )
+    try:
+        return Shape.model_validate({**config, "bytes_per_weight": bytes_per_weight})
+    except ValidationError as error:
+        wrong = ", ".join(
+            f"{each['loc'][0]} is {'missing' if each['type'] == 'missing' else repr(each['input'])}"
+            for each in error.errors()
+        )
+        raise ArtifactError(f"{where}: {wrong}; whole numbers of 1 and more are needed; restore the file") from None
 
 
 def _config(source: str, revision: str | None, setting: str) -> dict[str, Any]:
@@ -180,10 +154,10 @@ def _config(source: str, revision: str | None, setting: str) -> dict[str, Any]:
         spec = importlib.util.find_spec(package) if package.isidentifier() else None
         places = spec.submodule_search_locations if spec else None
         path = Path(places[0]) / inside / "config.json" if places else path
-    elif not path.is_file():
+    elif not path.is_file() and source.count("/") == 1:
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(source, "config.json", revision=revision) if source.count("/") == 1 else None
+        cached = try_to_load_from_cache(source, "config.json", revision=revision)
         path = Path(cached) if isinstance(cached, str) else path
     if path.is_file():
         try:
@@ -192,7 +166,9 @@ def _config(source: str, revision: str | None, setting: str) -> dict[str, Any]:
         except ValueError as error:
             raise ArtifactError(f"{path}: not valid JSON ({error}); restore the file") from None
     if source in PUBLISHED:
-        return PUBLISHED[source]
+        from transformers import AutoConfig
+
+        return AutoConfig.for_model(PUBLISHED[source]).to_dict()
     raise ArtifactError(
         f"{setting} {source!r}: its config.json is neither in a folder of that name nor in the hub's cache; fetch the "
         f"model with `dvc repro base`, or put its config.json in a folder and set {setting} to that"

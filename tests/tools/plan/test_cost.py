@@ -16,9 +16,8 @@ from pipeline.training import losses
 from tests.model import tiny
 
 LABELS, ROWS = 6, 2
-MISTRAL_7B = model_shape.parse(
-    model_shape.PUBLISHED["mistralai/Mistral-7B-v0.1"] | {"sliding_window": None}, 2, "Mistral-7B"
-)
+CONFIG_7B = MistralConfig().to_dict()
+MISTRAL_7B = model_shape.parse(CONFIG_7B | {"sliding_window": None}, 2, "Mistral-7B")
 
 
 def network(*, adapter: bool = True, embedding: str = "lora", window: int | None = None, checkpointing: bool = False):
@@ -116,7 +115,7 @@ def test_a_checkpointed_lora_step_of_7b(tokens: int, tera: float):
 
 
 def test_a_mask_costs_the_upper_half_and_a_window_brings_one():
-    windowed = model_shape.parse(model_shape.PUBLISHED["mistralai/Mistral-7B-v0.1"], 2, "Mistral-7B")
+    windowed = model_shape.parse(CONFIG_7B, 2, "Mistral-7B")
     assert not cost.has_mask(windowed, 4096, padded=False)
     assert cost.has_mask(windowed, 4097, padded=False)
     dense = cost.attention_flops(windowed, 8192, masked=True)

@@ -7,20 +7,17 @@ import pytest
 
 from pipeline.runtime import config
 from pipeline.runtime.methods import TRAINED
-from pipeline.tools.plan import cost, model_shape
+from pipeline.tools.plan import cost
 from pipeline.tools.plan.forecast import Estimate, Plan
 from pipeline.tools.plan.hardware import GIB, Hardware
-from pipeline.tools.plan.model_shape import Shape
 from pipeline.tools.plan.workload import Rows, Workload
 from tests.conftest import ROOT
+from tests.tools.plan.test_cost import MISTRAL_7B
 
-SHAPE = model_shape.parse(
-    model_shape.PUBLISHED["mistralai/Mistral-7B-v0.1"] | {"sliding_window": None}, 2, "Mistral-7B"
-)
 H200 = Hardware("H200", "cuda", 989e12, 4.8e12, 139 * GIB, GIB)
 STORIES = Rows(2_000, 100, 7_500.0, 8_192, 90.0, 3.0)
 WORK = Workload("test", STORIES, STORIES._replace(num=200, num_contexts=10), 0.25, 0.2, 1_000, 200.0)
-PLAN = Plan(config.load(root=ROOT), SHAPE, WORK, H200).changed(
+PLAN = Plan(config.load(root=ROOT), MISTRAL_7B, WORK, H200).changed(
     {
         "model.max_tokens": 32_768,
         "mask.mode": "token",
@@ -104,7 +101,7 @@ def test_half_the_peak_of_an_h200_is_in_reach_by_the_plan():
 
 def test_a_fully_trained_embedding_holds_its_optimizer():
     none, full = (train("vanilla", {"lora.embedding": embedding}).peak for embedding in ("none", "full"))
-    assert full - none == 16 * SHAPE.vocabulary * SHAPE.hidden
+    assert full - none == 16 * MISTRAL_7B.vocabulary * MISTRAL_7B.hidden
 
 
 def test_reading_once_for_all_questions_is_cheaper_than_once_for_each():
@@ -114,17 +111,18 @@ def test_reading_once_for_all_questions_is_cheaper_than_once_for_each():
     shared = row(plan.evaluate(), "evaluate@base")
     each = replace(WORK, asked=WORK.asked._replace(num_contexts=200))
     alone = row(replace(plan, work=each).evaluate(), "evaluate@base")
-    assert alone.flops - shared.flops == pytest.approx(190 * cost.forward_flops(SHAPE, 7_407), rel=1e-3)
-    assert shared.peak > SHAPE.weight_bytes
+    assert alone.flops - shared.flops == pytest.approx(190 * cost.forward_flops(MISTRAL_7B, 7_407), rel=1e-3)
+    assert shared.peak > MISTRAL_7B.weight_bytes
     with_longbench = row(plan.changed({"eval.longbench": True}).evaluate(), "evaluate@base")
-    best = 200 * cost.forward_flops(SHAPE, round(0.2 * 7_407))
+    best = 200 * cost.forward_flops(MISTRAL_7B, round(0.2 * 7_407))
     assert with_longbench.flops - shared.flops == pytest.approx(best, rel=0.2)
 
 
 def test_small_blocks_are_hoarded_and_large_ones_are_not():
     hoarding = replace(PLAN, machine=H200._replace(hoard=2.0))
     assert hoarding.train_peak("vanilla") == PLAN.train_peak("vanilla")
-    tiny = Shape(3, 128, 256, 4, 4, 32, 2_473, None, 4)
+    sizes = {"layers": 3, "hidden": 128, "intermediate": 256, "heads": 4, "vocabulary": 2_473}
+    tiny = MISTRAL_7B.model_copy(update={**sizes, "kv_heads": 4, "head_dim": 32, "bytes_per_weight": 4})
     one, two = (replace(plan, shape=tiny).train_peak("vanilla") for plan in (PLAN, hoarding))
     assert 1.5 < (two - GIB) / (one - GIB) <= 2.0
 

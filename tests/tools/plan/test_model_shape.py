@@ -8,7 +8,7 @@ from transformers import AutoConfig
 from pipeline.retrieval import encoder
 from pipeline.runtime.errors import ArtifactError
 from pipeline.tools.plan import model_shape
-from tests.tools.plan.test_cost import MISTRAL_7B, network, shape_of
+from tests.tools.plan.test_cost import CONFIG_7B, MISTRAL_7B, network, shape_of
 
 
 def test_the_shape_counts_the_weights_that_the_model_has():
@@ -23,6 +23,15 @@ def test_the_shape_counts_the_weights_that_the_model_has():
     assert MISTRAL_7B.cache_bytes == 131_072
 
 
+def test_the_sizes_of_the_published_models_are_known_without_a_network():
+    mistral, *contrievers = (
+        model_shape.parse(model_shape._config(name, None, "setting"), 2, name) for name in model_shape.PUBLISHED
+    )
+    assert (mistral.weights, mistral.window) == (7_241_732_096, 4_096)
+    for shape in contrievers:
+        assert shape.weights == 108_394_752  # of 109.5 million: position embeddings, biases and pooler are not counted
+
+
 @pytest.mark.parametrize("kind", encoder.MODEL_TYPES)
 def test_every_encoder_that_can_score_has_a_shape(kind: str):
     made = AutoConfig.for_model(kind)
@@ -32,7 +41,7 @@ def test_every_encoder_that_can_score_has_a_shape(kind: str):
 
 
 def test_a_window_that_is_not_used_is_none():
-    config = {**model_shape.PUBLISHED["mistralai/Mistral-7B-v0.1"], "model_type": "qwen2", "use_sliding_window": False}
+    config = {**CONFIG_7B, "model_type": "qwen2", "use_sliding_window": False}
     assert model_shape.parse(config, 2, "Qwen").window is None
 
 
@@ -41,10 +50,11 @@ def test_a_window_that_is_not_used_is_none():
     [
         ({"model_type": "mamba"}, "x: model_type is 'mamba'; the cost is known for llama, mistral"),
         ({"hidden_size": None}, "x: hidden_size is None; whole numbers"),
+        ({"num_attention_heads": 0}, "x: num_attention_heads is 0; whole numbers"),
         ({"num_hidden_layers": True, "vocab_size": "9"}, "x: num_hidden_layers is True, vocab_size is '9'; "),
     ],
 )
 def test_a_config_of_another_kind_is_refused(change: dict[str, Any], message: str):
     with pytest.raises(ArtifactError) as caught:
-        model_shape.parse(model_shape.PUBLISHED["mistralai/Mistral-7B-v0.1"] | change, 2, "x")
+        model_shape.parse(CONFIG_7B | change, 2, "x")
     assert str(caught.value).startswith(message)
