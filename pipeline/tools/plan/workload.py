@@ -12,22 +12,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import polars as pl
 
 from pipeline.common import files, tables
-from pipeline.runtime.settings import BiosData, Settings
-
-if TYPE_CHECKING:
-    import polars as pl
+from pipeline.runtime.settings import BiosData, OfficialData, Settings
 
 MASK = Path("reports/mask.json")
 WORDPIECES_PER_WORD = 1.35
 """Tokens of the retriever's encoder in a word of English."""
 
-_EXACT = "`dvc repro tokenize mask` makes it exact"
-_BEFORE_CHUNKS = {"prepare", "chunk"}
-_BEFORE_VIEWS = {*_BEFORE_CHUNKS, "base", "tokenize"}
-_BEFORE_MASK = {*_BEFORE_VIEWS, "score", "mask"}
+_TEXT_STAGES = {"prepare", "chunk"}
+_VIEW_STAGES = {*_TEXT_STAGES, "base", "tokenize"}
+_MASK_STAGES = {*_VIEW_STAGES, "score", "mask"}
 _SMALL_VOCABULARY = 8_192
 _SMALL_VOCABULARY_FACTOR = 2.1
 _CHARACTERS_PER_TOKEN = 4.3  # of English, by a vocabulary of 32,000
@@ -101,18 +99,12 @@ KNOWN = {  # questions and contexts of each split, then the sizes of a row that 
 def find(settings: Settings, vocabulary: int) -> Workload:
     """Measure the workload of the settings; `vocabulary` is the size of the base model's."""
     stale = _stale()
+    has_texts, has_views, has_mask = (not stages & stale for stages in (_TEXT_STAGES, _VIEW_STAGES, _MASK_STAGES))
     splits = ("train", settings.eval.split, "unlabelled", "surface")
-    shares: dict[str, float] = {}
-    if not _BEFORE_VIEWS & stale and tables.FULL_VIEWS.path.is_file():
-        views, source = _counted(), f"{tables.FULL_VIEWS}, counted"
-        rows = {split: _rows(views, split) for split in splits}
-        if not _BEFORE_MASK & stale and MASK.is_file():
-            shares = files.read_json(MASK, "mask")["splits"].get("train") or {}
-    elif not _BEFORE_CHUNKS & stale and tables.EXAMPLES.path.is_file() and tables.CHUNKS.path.is_file():
-        views, source = (
-            _estimated(vocabulary),
-            f"{tables.EXAMPLES} and {tables.CHUNKS}, tokens estimated from characters; {_EXACT}",
-        )
+    if has_texts:
+        views = _counted() if has_views else _estimated(vocabulary)
+        estimated = f"{tables.EXAMPLES} and {tables.CHUNKS}, tokens estimated from characters"
+        source = f"{tables.FULL_VIEWS}, counted" if has_views else estimated
         rows = {split: _rows(views, split) for split in splits}
     else:
         rows, source = _from_benchmark(settings, splits, vocabulary)
@@ -120,16 +112,19 @@ def find(settings: Settings, vocabulary: int) -> Workload:
     any_rows = train if train.num else asked
     mean_tokens = max(any_rows.mean_tokens, 1.0)
     chunk_tokens = settings.chunk.words * (1.45 if vocabulary >= _SMALL_VOCABULARY else 3.0)
+    shares = files.read_json(MASK, "mask")["splits"].get("train") if has_mask else None
     if shares:
         masked_share = shares["mean_tokens_masked"] / shares["mean_tokens_full"]
         kept_share = shares["kept_token_share"]
     else:
         kept_share = min(1.0, settings.mask.top_k * chunk_tokens / mean_tokens)
         masked_share = min(1.0, kept_share + (any_rows.question_tokens + any_rows.label_tokens) / mean_tokens)
-    num_chunks, wordpieces = _chunks(settings, not _BEFORE_CHUNKS & stale, train, asked, chunk_tokens)
+    num_chunks, wordpieces = _chunks(settings, has_texts, train, asked, chunk_tokens)
     num_questions = train.num + asked.num
     num_texts = num_chunks + num_questions
     text_tokens = (num_chunks * wordpieces + num_questions * 20.0) / max(num_texts, 1)
+    if not has_views:
+        source += "; `dvc repro tokenize mask` makes it exact"
     return Workload(
         source, train, asked, masked_share, kept_share, num_texts, text_tokens, rows["unlabelled"].num, rows["surface"]
     ).cut(settings.model.max_tokens)
@@ -143,13 +138,11 @@ def _stale() -> set[str]:
     try:
         return set(json.loads(done.stdout))
     except ValueError:  # no DVC project, or a lock held by a run
-        return _BEFORE_MASK
+        return _MASK_STAGES
 
 
-def _counted() -> "pl.DataFrame":
+def _counted() -> pl.DataFrame:
     """Count the tokens of every full view: columns split, document_ids, tokens, question, labels."""
-    import polars as pl
-
     columns = ["split", "document_ids", "input_ids", "question_start", "prompt_end"]
     tokens = pl.col("input_ids").list.len().cast(pl.Int64)
     return tables.frame(tables.FULL_VIEWS, columns).select(
@@ -161,30 +154,27 @@ def _counted() -> "pl.DataFrame":
     )
 
 
-def _estimated(vocabulary: int) -> "pl.DataFrame":
+def _estimated(vocabulary: int) -> pl.DataFrame:
     """Estimate the tokens of every full view from the characters of its texts: columns as of `_counted`."""
-    import polars as pl
-
-    per_token = _CHARACTERS_PER_TOKEN / (_SMALL_VOCABULARY_FACTOR if vocabulary < _SMALL_VOCABULARY else 1.0)
+    per_token = _CHARACTERS_PER_TOKEN / _vocabulary_factor(vocabulary)
     documents = (
         tables.frame(tables.CHUNKS, ["document_id", "title", "text"])
         .group_by("document_id")
         .agg(characters=pl.col("title").first().str.len_chars() + pl.col("text").str.len_chars().sum())
     )
-    columns = ["split", "question", "options", "answers", "document_ids"]
-    examples = tables.frame(tables.EXAMPLES, columns).with_row_index()
+    columns = ["example_id", "split", "question", "options", "answers", "document_ids"]
+    examples = tables.frame(tables.EXAMPLES, columns)
     contexts = (
-        examples.select("index", document_id="document_ids")
-        .explode("document_id")
-        .join(documents, on="document_id")
-        .group_by("index")
+        examples.explode("document_ids")
+        .join(documents, left_on="document_ids", right_on="document_id")
+        .group_by("example_id")
         .agg(context=pl.col("characters").sum())
     )
     options = pl.col("options").list.join("").str.len_chars()
     answer = pl.col("answers").list.first().str.len_chars().fill_null(0)  # questions without a label have none
     has_options = pl.col("options").list.len() > 0
     return (
-        examples.join(contexts, on="index")
+        examples.join(contexts, on="example_id")
         .with_columns(
             question=((pl.col("question").str.len_chars() + options) / per_token).round() + 8,
             labels=pl.when(has_options).then(2).otherwise((answer / per_token).round() + 2),
@@ -193,7 +183,7 @@ def _estimated(vocabulary: int) -> "pl.DataFrame":
     )
 
 
-def _rows(views: "pl.DataFrame", split: str) -> Rows:
+def _rows(views: pl.DataFrame, split: str) -> Rows:
     """Summarize the views of a split, with columns as of `_counted`."""
     views = views.filter(split=split)
     if not len(views):
@@ -216,25 +206,22 @@ def _from_benchmark(settings: Settings, splits: Sequence[str], vocabulary: int) 
             "surface": (surface, data.surface_documents),
         }
         found = {split: generated(*sizes[split], vocabulary) for split in splits}
-    elif data.kind in KNOWN:
-        found = {split: known(data.kind, split, vocabulary) for split in splits}
+    elif isinstance(data, OfficialData):
+        found = {split: known(data.kind, split, vocabulary, data.max_questions or sys.maxsize) for split in splits}
     else:
         guess = {**dict.fromkeys(splits, NO_ROWS), "train": _GUESS, settings.eval.split: _GUESS}
-        return guess, f"a guess (data.kind {data.kind} has no known size); {_EXACT}"
-    most = getattr(data, "max_questions", None)
-    for split, rows in found.items():
-        if most is not None and rows.num > most:
-            found[split] = rows._replace(num=most, num_contexts=min(rows.num_contexts, most))
-    return found, f"the known size of {data.kind}; {_EXACT}"
+        return guess, f"a guess (data.kind {data.kind} has no known size)"
+    return found, f"the known size of {data.kind}"
 
 
-def known(benchmark: str, split: str, vocabulary: int) -> Rows:
+def known(benchmark: str, split: str, vocabulary: int, max_questions: int = sys.maxsize) -> Rows:
     """Sizes of a split of a benchmark in KNOWN; zeros where its official files have no such split."""
     splits, (mean, longest, question, labels) = KNOWN[benchmark]
-    factor = _SMALL_VOCABULARY_FACTOR if vocabulary < _SMALL_VOCABULARY else 1.0
     if split not in splits:
         return NO_ROWS
-    return Rows(*splits[split], mean * factor, round(longest * factor), question * factor, labels)
+    num, num_contexts = (min(count, max_questions) for count in splits[split])
+    factor = _vocabulary_factor(vocabulary)
+    return Rows(num, num_contexts, mean * factor, round(longest * factor), question * factor, labels)
 
 
 def generated(num_questions: int, documents: Sequence[int], vocabulary: int) -> Rows:
@@ -242,15 +229,20 @@ def generated(num_questions: int, documents: Sequence[int], vocabulary: int) -> 
     num = num_questions * len(documents)
     if not num:
         return NO_ROWS
-    tokens = _BIOS_TOKENS * (1.0 if vocabulary < _SMALL_VOCABULARY else 1 / _SMALL_VOCABULARY_FACTOR)
+    tokens = _BIOS_TOKENS * (_vocabulary_factor(vocabulary) / _SMALL_VOCABULARY_FACTOR)
     mean, longest = tokens * sum(documents) / len(documents), round(1.1 * tokens * max(documents))
     return Rows(num, num, mean, longest, _BIOS_QUESTION, _BIOS_LABELS)
 
 
-def _chunks(settings: Settings, fresh: bool, train: Rows, asked: Rows, chunk_tokens: float) -> tuple[int, float]:
+def _vocabulary_factor(vocabulary: int) -> float:
+    """Tokens of a text over those that a vocabulary of 32,000 makes of it."""
+    return _SMALL_VOCABULARY_FACTOR if vocabulary < _SMALL_VOCABULARY else 1.0
+
+
+def _chunks(settings: Settings, has_texts: bool, train: Rows, asked: Rows, chunk_tokens: float) -> tuple[int, float]:
     """Number of chunks and their mean word pieces; at most so many, where there are no fresh chunks to count."""
     data = settings.data
-    if fresh and tables.CHUNKS.path.is_file():
+    if has_texts:
         texts = tables.frame(tables.CHUNKS, ["text"])["text"]
         return len(texts), int(texts.str.len_chars().sum()) / _WORDPIECE_CHARACTERS / max(len(texts), 1)
     if isinstance(data, BiosData):

@@ -40,8 +40,6 @@ def test_fresh_views_are_used_and_cut(project: Path, monkeypatch: pytest.MonkeyP
     views = pl.DataFrame([{**view, "tokens": 1_000}, {**view, "tokens": 5_000}])
     monkeypatch.setattr(workload, "_counted", lambda: views)
     monkeypatch.setattr(workload, "_chunks", lambda *given: (10, 100.0))
-    tables.FULL_VIEWS.path.parent.mkdir(parents=True)
-    tables.FULL_VIEWS.path.touch()
     found = workload.find(config.load(), 2_473)
     assert found.source.endswith("counted")
     assert (found.train.longest, found.train.mean_tokens) == (4_096, 3_000.0)
