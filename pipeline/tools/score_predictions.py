@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from pipeline.common import files, tables
 from pipeline.data import jsonl
 from pipeline.data.benchmarks import hotpot, longbench, nq, own_jsonl, qasper, quality, squality
-from pipeline.data.jsonl import Line, Lines, Reject
+from pipeline.data.jsonl import Line, Lines
 from pipeline.evaluation import metrics, multiple_choice, official, schema, score
 from pipeline.runtime.errors import DataError, one_line
 from pipeline.runtime.main import run
@@ -40,6 +40,8 @@ EVIDENCE = "predicted_evidence"
 EVIDENCE_SCORES = ("evidence_f1", "evidence_f1_text_only")
 LABELS = ("-1", "1", "2", "3", "4")
 SHOWN = 5
+REJECTS = jsonl.Rejects()
+"""Refuses a file at its first bad line."""
 
 # LongBench scores these tasks by F1; of all but triviaqa it reads the whole prediction.
 _LONGBENCH = ("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique", "triviaqa")
@@ -47,12 +49,16 @@ _OWN_COLUMNS = ["example_id", "question_id", "benchmark", "input", "num_document
 
 
 class Reference(NamedTuple):
-    """A question of an official file."""
+    """A question of an official file; the fields from `answers` to `subset` are those of tables.Example."""
 
     names: tuple[str, ...]
     """A prediction may use any of them; the first one is shown."""
-    columns: tables.Row
-    """Columns of schema.PREDICTIONS that do not depend on the prediction. No `answers`: the question is left out."""
+    answers: Sequence[str]
+    """Empty: the question is left out."""
+    answer_types: Sequence[str] = ()
+    options: Sequence[str] = ()
+    gold_option: int = -1
+    subset: str = ""
     cut: Callable[[str], str] = str
     """Reduces a prediction to the part that the official script reads."""
     evidence: Sequence[Sequence[str]] = ()
@@ -74,7 +80,8 @@ class ForeignPrediction(NamedTuple):
 class OfficialFile(NamedTuple):
     """How the official file of a benchmark is read, and which scores are printed."""
 
-    questions: Callable[[Lines, Reject], Iterator[tuple[str, Reference]]]
+    questions: Callable[[Lines], Iterator[tuple[str, Reference]]]
+    """Yields the place of a question and the question. Raises DataError at what is none."""
     scores: Mapping[str, str]
     """Printed name -> name in evaluation/official.py."""
     one_value: bool = False
@@ -92,9 +99,8 @@ def main(arguments: list[str]) -> None:
     for path in (asked.predictions, asked.references):
         if not path.is_file():
             raise DataError(f"{path}: no such file; give the path of a file of predictions, or of references")
-    rejects = jsonl.Rejects()
     reader = jsonl.JsonEntries if BENCHMARKS[asked.benchmark].one_value else jsonl.JsonLines
-    references = read_references(asked.benchmark, reader([asked.references], rejects), rejects.reject)
+    references = read_references(asked.benchmark, reader([asked.references], REJECTS))
     own = _is_own(asked.predictions)
     predictions = list(parse(_own_rows(asked) if own else _rows(asked.predictions, asked.benchmark), asked.benchmark))
     if not predictions:
@@ -113,7 +119,7 @@ def totals(
 
     The prediction of each reference stands in its place; None: it is missing.
     """
-    pairs = [pair for pair in zip(references, predictions, strict=True) if pair[0].columns["answers"]]
+    pairs = [pair for pair in zip(references, predictions, strict=True) if pair[0].answers]
     rows = [_row(benchmark, reference, prediction) for reference, prediction in pairs]
     given = [row for row, (_, prediction) in zip(rows, pairs, strict=True) if prediction is not None]
     evaluator = official.column_means(*BENCHMARKS["jsonl"].scores) if benchmark == "jsonl" else official.scores
@@ -158,15 +164,15 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name:<{widths[0]}}  {value:>{widths[1]}}  {n:>{widths[2]}}"
 
 
-def read_references(benchmark: str, found: Lines, reject: Reject) -> list[Reference]:
-    """Read the questions of an official file in order; whatever is no question goes to `reject`.
+def read_references(benchmark: str, found: Lines) -> list[Reference]:
+    """Read the questions of an official file in order.
 
     Raises:
-        DataError: a question stands twice, or there is none.
+        DataError: a line is no question, a question stands twice, or there is none.
     """
     place_of: dict[str, str] = {}
     references = []
-    for place, reference in BENCHMARKS[benchmark].questions(found, reject):
+    for place, reference in BENCHMARKS[benchmark].questions(found):
         for name in reference.names:
             jsonl.refuse_twice(place_of, place, f"question {name!r}")
         references.append(reference)
@@ -185,19 +191,18 @@ def parse(found: Lines, benchmark: str) -> Iterator[ForeignPrediction]:
     for place, row in found:
         if not isinstance(row, dict):
             raise DataError(f"{place}: expected an object {{...}} with id and prediction, found {_shown(row)}")
-        names = tuple(str(row[key]) for key in name_keys if _is_name(row.get(key)))
+        names = tuple(str(row[key]) for key in name_keys if type(row.get(key)) in (int, str) and str(row[key]).strip())
         if not names:
             raise DataError(f"{place}: there is no id; name the question with one of {', '.join(name_keys)}")
-        given = [key for key in VALUES if key in row]
-        key = next((key for key in given if row[key] is not None), given[0] if given else "")
-        if not key:
+        given = sorted((key for key in VALUES if key in row), key=lambda key: row[key] is None)
+        if not given:
             raise DataError(f"{place}: there is no prediction; give it as one of {', '.join(VALUES)}")
         evidence = row.get(EVIDENCE)
         if evidence is not None and not (
             isinstance(evidence, list) and all(isinstance(text, str) for text in evidence)
         ):
             raise DataError(f"{place}: {EVIDENCE} is {_shown(evidence)}, expected a list of texts")
-        yield ForeignPrediction(place, names, _value(place, key, row[key], benchmark), evidence)
+        yield ForeignPrediction(place, names, _value(place, given[0], row[given[0]], benchmark), evidence)
 
 
 def pair(
@@ -234,7 +239,7 @@ def pair(
 
 def _row(benchmark: str, reference: Reference, prediction: ForeignPrediction | None) -> tables.Row:
     """Build the columns of schema.PREDICTIONS that official scores read; all scores of a missing prediction are 0."""
-    row = {"benchmark": benchmark, "example_id": reference.names[0], **reference.columns}
+    row: tables.Row = {"benchmark": benchmark, "example_id": reference.names[0], **reference._asdict()}
     value = "" if prediction is None else prediction.value
     if benchmark == "quality":
         # Options count from 0, labels from 1: an abstention, label -1, is option -2; -1 is an answer that names none.
@@ -277,10 +282,10 @@ def _rows(path: Path, benchmark: str) -> Iterable[Line]:
     if _is_parquet(path):
         return _parquet_rows(path)
     if name.endswith(".json"):
-        return entry_rows(jsonl.JsonEntries([path], jsonl.Rejects()), benchmark)
+        return entry_rows(jsonl.JsonEntries([path], REJECTS), benchmark)
     if name.endswith((".csv", ".txt")) and benchmark == "quality":
         return _leaderboard_rows(path)
-    return jsonl.JsonLines([path], jsonl.Rejects())
+    return jsonl.JsonLines([path], REJECTS)
 
 
 def entry_rows(entries: Lines, benchmark: str) -> Iterator[Line]:
@@ -361,21 +366,16 @@ def _parquet(path: Path, columns: Sequence[str]) -> pa.Table:
         raise DataError(f"{path}: not a whole Parquet file ({one_line(error)}); fetch or write it again") from None
 
 
-def _is_name(value: Any) -> bool:
-    return (isinstance(value, str) and value.strip() != "") or (isinstance(value, int) and not isinstance(value, bool))
-
-
 def _value(place: str, key: str, value: Any, benchmark: str) -> str | int:
+    # Tables and models write labels as text.
+    if benchmark == "quality" and type(value) in (int, str) and str(value).strip() in LABELS:
+        return int(value)
     if isinstance(value, str):
-        # Tables and models write labels as text.
-        return int(value) if benchmark == "quality" and value.strip() in LABELS else value
-    if benchmark != "quality":
-        raise DataError(f"{place}: {key} is {_shown(value)}, expected a text; leave the row out if there is none")
-    if isinstance(value, bool) or not isinstance(value, int) or value not in (-1, 1, 2, 3, 4):
-        raise DataError(
-            f"{place}: {key} is {_shown(value)}, expected a label from 1 to 4, -1 to abstain, or the text of an answer"
-        )
-    return value
+        return value
+    expected = "a text; leave the row out if there is none"
+    if benchmark == "quality":
+        expected = "a label from 1 to 4, -1 to abstain, or the text of an answer"
+    raise DataError(f"{place}: {key} is {_shown(value)}, expected {expected}")
 
 
 def _first(predictions: Sequence[ForeignPrediction]) -> str:
@@ -390,71 +390,65 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def _columns(answers: Sequence[str], **more: Any) -> tables.Row:
-    return {"answers": answers, "answer_types": [], "options": [], "gold_option": -1, "subset": "", **more}
-
-
-def _quality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in jsonl.parse(found, quality.QualityRecord, reject):
+def _quality(found: Lines) -> Iterator[tuple[str, Reference]]:
+    for place, record in jsonl.parse(found, quality.QualityRecord, REJECTS.reject):
         for name, question in record.by_id():
             label, options = question.gold_label, question.options
             if label is None or not 1 <= label <= len(options):
-                reject(
-                    f"{place}, question {name}",
-                    f"gold_label is {label}, expected 1 to {len(options)}; the labels of the official test file are "
-                    "hidden",
+                raise DataError(
+                    f"{place}, question {name}: gold_label is {label}, expected 1 to {len(options)}; the labels of the "
+                    "official test file are hidden"
                 )
-                continue
             subset = "hard" if question.difficult else ""
-            answers = [options[label - 1]]
-            yield place, Reference((name,), _columns(answers, options=options, gold_option=label - 1, subset=subset))
+            right = [options[label - 1]]
+            yield place, Reference((name,), right, options=options, gold_option=label - 1, subset=subset)
 
 
-def _qasper(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, paper in jsonl.parse(qasper.with_paper_ids(found), qasper.Paper, reject):
+def _qasper(found: Lines) -> Iterator[tuple[str, Reference]]:
+    for place, paper in jsonl.parse(qasper.with_paper_ids(found), qasper.Paper, REJECTS.reject):
         for question in paper.qas:
             answers = [annotation.answer for annotation in question.answers]
-            if not all(answer.reference[1] for answer in answers):
-                reject(f"{place}, question {question.question_id}", "an annotator's answer says nothing")
-                continue
             texts, types = [answer.reference[0] for answer in answers], [answer.reference[1] for answer in answers]
+            if not all(types):
+                raise DataError(f"{place}, question {question.question_id}: an annotator's answer says nothing")
             evidence = [[] if answer.unanswerable else answer.evidence for answer in answers]
-            yield place, Reference((question.question_id,), _columns(texts, answer_types=types), evidence=evidence)
+            yield place, Reference((question.question_id,), texts, types, evidence=evidence)
 
 
-def _nq(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for question in nq.questions(found, reject):
+def _nq(found: Lines) -> Iterator[tuple[str, Reference]]:
+    for question in nq.questions(found, REJECTS.reject):
         names = (question.text, question.question_id)
-        yield question.place, Reference(names, _columns(question.answers), metrics.first_line)
+        yield question.place, Reference(names, question.answers, cut=metrics.first_line)
 
 
-def _hotpot(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in jsonl.parse(found, hotpot.HotpotRecord, reject):
-        yield place, Reference((record.id,), _columns([record.answer]))
+def _hotpot(found: Lines) -> Iterator[tuple[str, Reference]]:
+    for place, record in jsonl.parse(found, hotpot.HotpotRecord, REJECTS.reject):
+        yield place, Reference((record.id,), [record.answer])
 
 
-def _longbench(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in jsonl.parse(found, longbench.LongbenchRecord, reject):
+def _longbench(found: Lines) -> Iterator[tuple[str, Reference]]:
+    for place, record in jsonl.parse(found, longbench.LongbenchRecord, REJECTS.reject):
         task = record.dataset.removesuffix("_e")
         if task and task not in _LONGBENCH:
-            reject(place, f"dataset is {task!r}, scored here are those that LongBench scores by F1: {_LONGBENCH}")
-            continue
-        cut = _first_filled_line if task == "triviaqa" else str
-        yield place, Reference((record.id,), _columns(record.answers), cut)
+            raise DataError(
+                f"{place}: dataset is {task!r}, scored here are those that LongBench scores by F1: "
+                f"{', '.join(_LONGBENCH)}"
+            )
+        yield place, Reference((record.id,), record.answers, cut=_first_filled_line if task == "triviaqa" else str)
 
 
-def _squality(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, record in jsonl.parse(found, squality.SqualityRecord, reject):
+def _squality(found: Lines) -> Iterator[tuple[str, Reference]]:
+    for place, record in jsonl.parse(found, squality.SqualityRecord, REJECTS.reject):
         for question in record.questions:
             number = question.question_number
             names = (f"{record.document_id}-{number}", f"{record.passage_id}-{number}")
-            yield place, Reference(names, _columns(question.summaries))
+            yield place, Reference(names, question.summaries)
 
 
-def _jsonl(found: Lines, reject: Reject) -> Iterator[tuple[str, Reference]]:
-    for place, line in jsonl.parse(found, own_jsonl.QuestionLine, reject):
+def _jsonl(found: Lines) -> Iterator[tuple[str, Reference]]:
+    for place, line in jsonl.parse(found, own_jsonl.QuestionLine, REJECTS.reject):
         if line.split == "test":
-            yield place, Reference((line.id,), _columns(line.answers), metrics.first_line)
+            yield place, Reference((line.id,), line.answers, cut=metrics.first_line)
 
 
 def _first_filled_line(text: str) -> str:

@@ -83,14 +83,9 @@ EXPECTED = {"accuracy": 0.75, "accuracy_hard": 1.0, "sat_style": round((3 - 1 / 
 @pytest.mark.parametrize("name", REAL)
 def test_gold_answers_score_1_everywhere(shared, tmp_path, name):
     benchmark, num_questions, num_left_out = REAL[name]
-    reject = jsonl.Rejects()
     reader = jsonl.JsonEntries if BENCHMARKS[benchmark].one_value else jsonl.JsonLines
-    questions = score_predictions.read_references(benchmark, reader([shared / "data" / name], reject), reject.reject)
-    rows = [
-        {"id": asked.names[0], "prediction": asked.columns["answers"][0]}
-        for asked in questions
-        if asked.columns["answers"]
-    ]
+    questions = score_predictions.read_references(benchmark, reader([shared / "data" / name], jsonl.Rejects()))
+    rows = [{"id": asked.names[0], "prediction": asked.answers[0]} for asked in questions if asked.answers]
     given = write_lines(tmp_path / "gold.jsonl", rows)
     found = score(tmp_path, given, shared / "data" / name, benchmark)
     assert (found["num_questions"], found["num_left_out"], found["num_missing"]) == (num_questions, num_left_out, 0)
@@ -455,11 +450,7 @@ def test_slow_libraries_are_not_imported_before_they_are_needed():
     assert run_python("-c", code).stdout == "[]\n"
 
 
-def columns(*answers, **more):
-    return {"answers": list(answers), "answer_types": [], "options": [], "gold_option": -1, "subset": "", **more}
-
-
-REFERENCES = [Reference((f"q{number}", f"alias-{number}"), columns("x")) for number in range(6)]
+REFERENCES = [Reference((f"q{number}", f"alias-{number}"), ["x"]) for number in range(6)]
 
 
 def parsed(*rows, benchmark="hotpot"):
@@ -558,7 +549,7 @@ def golden_qasper(shared):
 def qasper_references(*questions):
     asked = [{"question": "Which?", **question} for question in questions]
     paper = {"title": "A paper", "abstract": "", "full_text": [], "qas": asked}
-    return score_predictions.read_references("qasper", [("here", ("paper", paper))], jsonl.Rejects().reject)
+    return score_predictions.read_references("qasper", [("here", ("paper", paper))])
 
 
 def test_the_golden_total_of_qasper_is_met(shared):
@@ -615,8 +606,8 @@ def test_quality_counts_unparseable_and_missing_answers_as_wrong_and_abstentions
     pairs = []
     for at, value in enumerate(given):
         subset = "hard" if at % 2 else "easy"
-        asked = columns("blue", options=options, gold_option=1, subset=subset)
-        pairs.append(given_to(Reference((f"q{at}",), asked), value))
+        asked = Reference((f"q{at}",), ["blue"], options=options, gold_option=1, subset=subset)
+        pairs.append(given_to(asked, value))
     found, scores = total("quality", *pairs)
     assert (found["num_questions"], found["num_missing"], found["num_unparseable"]) == (6, 1, 2)
     assert scores["accuracy"] == (pytest.approx(2 / 6), 6) and scores["accuracy_hard"] == (pytest.approx(1 / 3), 3)
@@ -637,9 +628,9 @@ def test_quality_counts_unparseable_and_missing_answers_as_wrong_and_abstentions
 )
 def test_each_benchmark_reads_what_its_script_reads(benchmark, prediction, expected):
     cut = (lambda text: text.split("\n")[0].strip()) if benchmark in ("nq", "jsonl") else str
-    _, scores = total(benchmark, given_to(Reference(("q",), columns("Paris"), cut), prediction))
+    _, scores = total(benchmark, given_to(Reference(("q",), ["Paris"], cut=cut), prediction))
     assert {name: value for name, (value, _) in scores.items()} == expected
-    _, scores = total(benchmark, given_to(Reference(("q",), columns("the"), cut)))
+    _, scores = total(benchmark, given_to(Reference(("q",), ["the"], cut=cut)))
     assert all(value == 0.0 for value, _ in scores.values())
 
 
