@@ -41,8 +41,15 @@ def main() -> None:
     print(f"\n{table(rows, machine.memory)}\n")
     print(f"Light, seconds to minutes: {LIGHT}.")
     parts = ", ".join(f"{name} {size / GIB:,.1f}" for name, size in disk.items() if size)
-    print(f"Disk: {sum(disk.values()) / GIB:,.1f} GiB ({parts}); {free / GIB:,.0f} free.")
-    if problems := [*_too_large(plan, sections), *_too_full(disk, free)]:
+    needed = sum(disk.values())
+    print(f"Disk: {needed / GIB:,.1f} GiB ({parts}); {free / GIB:,.0f} free.")
+    problems = list(_too_large(plan, sections))
+    if needed > free:
+        problems.append(
+            f"disk: {needed / GIB:,.1f} GiB needed, {free / GIB:,.1f} free; make room, or set FOCUS_CACHE and HF_HOME "
+            "to folders of a larger disk"
+        )
+    if problems:
         raise ResourceError("; ".join(problems))
 
 
@@ -93,25 +100,14 @@ def _too_large(plan: Plan, sections: dict[str, list[Estimate]]) -> Iterator[str]
         clause = f"{names} {needs} {most / GIB:,.1f} GiB, there are {memory / GIB:,.1f}"
         if section in no_encoder:
             yield f"{clause}; set {no_encoder[section]}, which has no encoder"
-            continue
-        if cost.state_bytes(plan.shape, 0) + plan.machine.overhead > memory:
+        elif cost.state_bytes(plan.shape, 0) + plan.machine.overhead > memory:
             smaller = "model.dtype to bfloat16, or " if plan.shape.bytes_per_weight == 4 else ""
             yield f"{clause}: the weights alone do not fit; set {smaller}use.model to a smaller one"
             return  # the other stages read the same weights
-        change = plan.advice(section)
-        yield (
-            f"{clause}; set {change}"
-            if change
-            else (f"{clause}: no batch size and no length of the contexts makes it fit; set use.model to a smaller one")
-        )
-
-
-def _too_full(disk: dict[str, float], free: float) -> Iterator[str]:
-    if (needed := sum(disk.values())) > free:
-        yield (
-            f"disk: {needed / GIB:,.1f} GiB needed, {free / GIB:,.1f} free; make room, or set FOCUS_CACHE and "
-            "HF_HOME to folders of a larger disk"
-        )
+        elif change := plan.advice(section):
+            yield f"{clause}; set {change}"
+        else:
+            yield f"{clause}: no batch size and no length of the contexts makes it fit; set use.model to a smaller one"
 
 
 if __name__ == "__main__":

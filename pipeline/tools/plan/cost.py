@@ -30,8 +30,6 @@ numbers, L of them per token: at 8,192 tokens as much as twice the queries of 7B
 keeps its input alone, and backward holds all of the above for one layer at a time.
 """
 
-# L tokens of a row
-
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -62,12 +60,10 @@ class Forward(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all rows."""
         return self.rows * self.tokens
 
     @property
     def num_labels(self) -> int:
-        """Label tokens of all rows."""
         return round(self.rows * self.labels)
 
 
@@ -201,13 +197,9 @@ def train_peak_bytes(
     """Largest memory of one optimizer step, without what Python and its libraries take themselves.
 
     Args:
-        shape: shape of the base; activations are kept in numbers of its bytes_per_weight.
         batches: the forwards of the step over both views, in any order.
         retained: every forward is kept until one backward (negatives: graph); else each forward is followed by its own
             backward (negatives: cached, and vanilla training in parts).
-        checkpointing: activation checkpointing of every layer.
-        num_trainable: trained parameters, float32.
-        rank: of LoRA.
         hoard: bytes held by the allocator for each byte in use, where the step's blocks are small.
     """
     saved = [saved_bytes(shape, batch, checkpointing=checkpointing, rank=rank) for batch in batches]
