@@ -68,3 +68,8 @@ def bag_f1(found: Sequence[str], expected: Sequence[str]) -> float:
         return 0.0
     precision, recall = num_shared / len(found), num_shared / len(expected)
     return 2 * precision * recall / (precision + recall)
+
+
+def percent(share: float | None) -> str:
+    """Write a share in percent; `unknown` for None."""
+    return "unknown" if share is None else f"{share:.1%}"

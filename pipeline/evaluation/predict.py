@@ -203,7 +203,7 @@ def make_requests(
             kept = np.flatnonzero(masking.keep_top(np.asarray(row["ranks"], dtype=np.int32), top_k))
             chunks = [chunk_of[row["chunk_ids"][index]] for index in kept]
             context = full_view.context(chunks, instruction, encode, bos_id)
-            fitting = full_view.cut(context, max_tokens - len(suffix_ids), "middle")
+            fitting = full_view.cut(context, max_tokens - len(suffix_ids), "cut_middle")
             inputs.append((name, chunks, np.asarray(fitting.input_ids, dtype=np.int32)))
         for name, chunks, prefix_ids in inputs:
             prompt = PrefixPrompt(prefix_ids, suffix_ids, options)

@@ -150,7 +150,3 @@ def in_corpus(scorer: retrievers.Scorer, num_unique_chunks: int, gold: Mapping[s
         "num_chunks": num_unique_chunks,
         "recall": _shares_within(pl.Series(ranks, dtype=pl.Int32), CORPUS_KS),
     }
-
-
-def percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.1%}"

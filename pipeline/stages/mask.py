@@ -1,17 +1,17 @@
 """Stage mask: the masked view of every example, from its full view and its scores. No torch, seconds."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from tqdm import tqdm
 
 from pipeline.common import files, tables
-from pipeline.common.text import has_answer
+from pipeline.common.text import has_answer, percent
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
+from pipeline.runtime.settings import MaskSettings
 from pipeline.views import masking, tokenizer
 
 SUMMARY = Path("reports/mask.json")
@@ -35,13 +35,13 @@ def main() -> None:
                     f"mask.mode skip is not exact with a sliding window: model.sliding_window is {window}, example "
                     f"{full['example_id']} has {len(full['input_ids'])} tokens; use mode token, or set it to null"
                 )
-            row = _masked_row(full, scored, example["answers"], text_of, top_k, mode, base.mask_id)
+            row, size = _masked_row(full, scored, example["answers"], text_of, settings.mask, base.mask_id)
             writer.write(row)
-            sizes.append(_sizes(full, row, any(scored["gold"]), bool(example["answers"])))
+            sizes.append(size)
     splits = _shares(sizes, top_k)
     files.write_json(SUMMARY, {"mode": mode, "top_k": top_k, "splits": splits})
     whole = sum(shares["whole_contexts"] for shares in splits.values())
-    retained = ", ".join(f"{split} {_percent(shares['gold_retained'])}" for split, shares in splits.items())
+    retained = ", ".join(f"{split} {percent(shares['gold_retained'])}" for split, shares in splits.items())
     print(
         f"mask: {writer.num_rows:,} masked views, mode {mode}, top {top_k}; gold chunk kept: {retained}; "
         f"{whole:,} contexts have no more than {top_k} chunks and stay whole"
@@ -53,53 +53,43 @@ def _masked_row(
     scored: tables.Row,
     references: list[str],
     text_of: dict[str, str],
-    top_k: int,
-    mode: Any,
+    settings: MaskSettings,
     mask_id: int,
-) -> tables.Row:
-    kept_C = masking.keep_top(np.asarray(scored["ranks"], dtype=np.int32), top_k)
-    view = masking.masked_view(
-        np.asarray(full["input_ids"], dtype=np.int32),
-        np.asarray(full["chunk_starts"], dtype=np.int32),
-        np.asarray(full["chunk_ends"], dtype=np.int32),
-        full["prompt_end"],
-        kept_C,
-        mode,
-        mask_id,
+) -> tuple[tables.Row, tables.Row]:
+    """Make the row of tables.MASKED_VIEWS, and count the chunks and tokens of both views."""
+    ids, starts_C, ends_C = (
+        np.asarray(full[name], dtype=np.int32) for name in ("input_ids", "chunk_starts", "chunk_ends")
     )
-    # A chunk that was cut away is kept in vain.
-    shown_C = kept_C & (np.asarray(full["chunk_starts"]) < np.asarray(full["chunk_ends"]))
-    kept, shown = np.flatnonzero(kept_C).tolist(), np.flatnonzero(shown_C).tolist()
-    kept_ids = [full["chunk_ids"][index] for index in kept]
-    return {
+    kept_C = masking.keep_top(np.asarray(scored["ranks"], dtype=np.int32), settings.top_k)
+    view = masking.masked_view(ids, starts_C, ends_C, full["prompt_end"], kept_C, settings.mode, mask_id)
+    kept = np.flatnonzero(kept_C).tolist()
+    shown = np.flatnonzero(kept_C & (starts_C < ends_C)).tolist()  # a chunk that was cut away is kept in vain
+    shown_texts = [text_of[full["chunk_ids"][index]] for index in shown]
+    retained = {
+        "gold_retained": any(scored["gold"][index] for index in shown),
+        "answer_retained": any(has_answer(text, answer) for text in shown_texts for answer in references),
+    }
+    row = {
         "example_id": full["example_id"],
         **view._asdict(),
-        "kept_chunk_ids": kept_ids,
+        "kept_chunk_ids": [full["chunk_ids"][index] for index in kept],
         "kept_scores": [scored["scores"][index] for index in kept],
         "kept_ranks": [scored["ranks"][index] for index in kept],
-        "gold_retained": any(scored["gold"][index] for index in shown),
-        "answer_retained": any(
-            has_answer(text_of[full["chunk_ids"][index]], answer) for index in shown for answer in references
-        ),
+        **retained,
     }
-
-
-def _sizes(full: tables.Row, masked: tables.Row, gold_known: bool, answered: bool) -> tables.Row:
-    """Count the chunks and tokens of both views of one example."""
-    lengths_C = np.subtract(full["chunk_ends"], full["chunk_starts"])
-    return {
+    size = {
         "split": full["split"],
-        "gold_known": gold_known,
-        "gold_retained": masked["gold_retained"],
-        "answered": answered,
-        "answer_retained": masked["answer_retained"],
-        "chunks": len(full["chunk_ids"]),
-        "kept_chunks": len(masked["kept_chunk_ids"]),
-        "chunk_tokens": int(lengths_C.sum()),
-        "kept_chunk_tokens": int(lengths_C[np.isin(full["chunk_ids"], masked["kept_chunk_ids"])].sum()),
-        "tokens_full": len(full["input_ids"]),
-        "tokens_masked": len(masked["input_ids"]),
+        "gold_known": any(scored["gold"]),
+        "answered": bool(references),
+        **retained,
+        "chunks": len(kept_C),
+        "kept_chunks": len(kept),
+        "chunk_tokens": int((ends_C - starts_C).sum()),
+        "kept_chunk_tokens": int((ends_C - starts_C)[kept_C].sum()),
+        "tokens_full": len(ids),
+        "tokens_masked": len(view.input_ids),
     }
+    return row, size
 
 
 def _shares(sizes: list[tables.Row], top_k: int) -> dict[str, tables.Row]:
@@ -125,10 +115,6 @@ def _shares(sizes: list[tables.Row], top_k: int) -> dict[str, tables.Row]:
         .with_columns(pl.col("kept_chunk_share", "kept_token_share").fill_nan(0.0))  # contexts without chunks
     )
     return {row.pop("split"): row for row in shares.iter_rows(named=True)}
-
-
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.1%}"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import polars as pl
 from tqdm import tqdm
 
 from pipeline.common import files, tables
+from pipeline.common.text import percent
 from pipeline.retrieval import build, recall
 from pipeline.retrieval.index import ChunkIndex
 from pipeline.runtime import config
@@ -55,7 +56,7 @@ def main() -> None:
         "collection": recall.in_corpus(built.scorer, len(chunks.texts), recall.gold_rows(frame)),
     }
     files.write_json(REPORT, report)
-    gold = ", ".join(f"{split} {recall.percent(found['all']['recall']['1'])}" for split, found in splits.items())
+    gold = ", ".join(f"{split} {percent(found['all']['recall']['1'])}" for split, found in splits.items())
     print(
         f"score: {len(frame):,} examples, {num_scores:,} scores of {len(chunks.texts):,} unique chunks by "
         f"{retriever.kind}{built.summary} in {time.perf_counter() - started:.1f} s; gold chunk on top: {gold}"

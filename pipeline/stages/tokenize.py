@@ -17,7 +17,6 @@ from pipeline.views import full_view, prompts, tasks, tokenizer
 
 SUMMARY = Path("reports/tokenize.json")
 MIN_CONTEXT_TOKENS = 16  # beside a question; fewer are no context
-CUTS: dict[str, full_view.Cut] = {"cut_end": "end", "cut_middle": "middle"}
 
 
 def main() -> None:
@@ -31,14 +30,14 @@ def main() -> None:
     for row in tables.scan(tables.CHUNKS, columns):
         spans_of[row["document_id"]].append((row["document_id"], row.pop("start"), row.pop("end")))
         chunks_of[row["document_id"]].append(full_view.ContextChunk(**row))
-    rooms = _rooms(encode, max_tokens) if too_long in CUTS else {}
+    rooms = {} if too_long == "refuse" else _rooms(encode, max_tokens)
     sizes: list[tables.Row] = []
     with tables.Writer(tables.FULL_VIEWS, {"tokenizer_sha256": base.tokenizer_sha256}) as writer:
         for row in tqdm(tables.scan(tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None):
             names = row["document_ids"]
             chunks = [chunk for document_id in names for chunk in chunks_of[document_id]]
             whole = full_view.context(chunks, tasks.of(row["benchmark"]).instruction, encode, base.bos_id)
-            laid = full_view.cut(whole, rooms[tuple(names)], CUTS[too_long]) if too_long in CUTS else whole
+            laid = whole if too_long == "refuse" else full_view.cut(whole, rooms[tuple(names)], too_long)
             view = full_view.full_view(laid, *_question_and_answer(row, encode), base.eos_id)
             if len(view.input_ids) > max_tokens:
                 raise DataError(
@@ -83,17 +82,7 @@ def _rooms(encode: full_view.Encode, max_tokens: int) -> dict[tuple[str, ...], i
         DataError: a question and its answer alone leave no room.
     """
     rooms: dict[tuple[str, ...], int] = {}
-    columns = [
-        "example_id",
-        "benchmark",
-        "question",
-        "answer_lead",
-        "options",
-        "answers",
-        "gold_option",
-        "document_ids",
-    ]
-    for row in tables.scan(tables.EXAMPLES, columns):
+    for row in tables.scan(tables.EXAMPLES):
         instruction = encode(prompts.instruction_segment(tasks.of(row["benchmark"]).instruction))
         question, answer = _question_and_answer(row, encode)
         room = max_tokens - len(question) - len(answer) - 1  # for EOS

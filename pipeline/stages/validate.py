@@ -25,6 +25,7 @@ import polars as pl
 from tqdm import tqdm
 
 from pipeline.common import files, tables
+from pipeline.common.text import percent
 from pipeline.evaluation import bootstrap
 from pipeline.retrieval import build, chunking, recall
 from pipeline.retrieval.index import ChunkIndex
@@ -116,7 +117,7 @@ def _summary_line(rows: list[dict[str, Any]], num_examples: int, measured_as: di
     split = next(name for name in ("dev", "train", "test") if any(row["split"] == name for row in rows))
     words = rows[0]["chunk_words"]
     shown = [row for row in rows if (row["split"], row["chunk_words"]) == (split, words)]
-    reached = ", ".join(f"{row['retriever']} {recall.percent(row['recall'][str(SHOWN_K)])}" for row in shown)
+    reached = ", ".join(f"{row['retriever']} {percent(row['recall'][str(SHOWN_K)])}" for row in shown)
     sizes = ", ".join(str(size) if size == same else f"{size} (as {same})" for size, same in measured_as.items())
     return (
         f"validate: {num_examples:,} examples, {len(shown)} retrievers, chunks of {sizes} words in {seconds:.1f} s; "

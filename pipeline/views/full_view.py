@@ -12,7 +12,8 @@ Ids = Sequence[int]
 Encode = Callable[[str], Ids]
 """Token ids of a text, without special tokens; `<mask>` or `</s>` inside the text are plain text."""
 
-Cut = Literal["end", "middle"]
+Cut = Literal["cut_end", "cut_middle"]
+"""Values of context.too_long: where a context loses tokens."""
 
 
 class ContextChunk(NamedTuple):
@@ -64,10 +65,10 @@ def context(chunks: Sequence[ContextChunk], instruction: str, encode: Encode, bo
 
 
 def cut(laid: Context, max_tokens: int, where: Cut) -> Context:
-    """The context with at most `max_tokens` tokens; BOS, instruction and the last token (a line end) always stay.
+    """Truncate the context to `max_tokens` tokens; BOS, instruction and the last token (a line end) always stay.
 
-    `end` leaves out the last chunks' tokens, `middle` those in the middle of all chunks, as LongBench does. Spans of
-    chunks that are gone are empty.
+    `cut_end` leaves out the last chunks' tokens, `cut_middle` those in the middle of all chunks, as LongBench does.
+    Spans of chunks that are gone are empty.
     """
     excess = len(laid.input_ids) - max_tokens
     if excess <= 0 or not laid.chunk_starts:
@@ -75,7 +76,7 @@ def cut(laid: Context, max_tokens: int, where: Cut) -> Context:
     first = laid.chunk_starts[0]
     kept = len(laid.input_ids) - first - excess
     assert kept > 0, "the caller knows that the question leaves room for a context"
-    start = first + (kept - 1 if where == "end" else kept // 2)
+    start = first + (kept - 1 if where == "cut_end" else kept // 2)
 
     def moved(place: int) -> int:
         return min(place, start) if place < start + excess else place - excess

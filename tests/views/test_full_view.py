@@ -69,12 +69,12 @@ LAID = Context([1, 2, 10, 11, 12, 20, 21, 22, 30, 31], [2, 5, 8], [5, 8, 10])
 @pytest.mark.parametrize(
     ("max_tokens", "where", "expected"),
     [
-        (10, "end", LAID),
-        (7, "end", Context([1, 2, 10, 11, 12, 20, 31], [2, 5, 6], [5, 6, 7])),
-        (5, "end", Context([1, 2, 10, 11, 31], [2, 4, 4], [4, 4, 5])),
-        (7, "middle", Context([1, 2, 10, 11, 22, 30, 31], [2, 4, 5], [4, 5, 7])),
-        (4, "middle", Context([1, 2, 10, 31], [2, 3, 3], [3, 3, 4])),
-        (3, "middle", Context([1, 2, 31], [2, 2, 2], [2, 2, 3])),
+        (10, "cut_end", LAID),
+        (7, "cut_end", Context([1, 2, 10, 11, 12, 20, 31], [2, 5, 6], [5, 6, 7])),
+        (5, "cut_end", Context([1, 2, 10, 11, 31], [2, 4, 4], [4, 4, 5])),
+        (7, "cut_middle", Context([1, 2, 10, 11, 22, 30, 31], [2, 4, 5], [4, 5, 7])),
+        (4, "cut_middle", Context([1, 2, 10, 31], [2, 3, 3], [3, 3, 4])),
+        (3, "cut_middle", Context([1, 2, 31], [2, 2, 2], [2, 2, 3])),
     ],
 )
 def test_a_cut_keeps_head_and_last_token_and_moves_the_spans(max_tokens, where, expected):
@@ -85,7 +85,7 @@ def test_a_cut_keeps_head_and_last_token_and_moves_the_spans(max_tokens, where, 
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=6),
     head=st.integers(1, 3),
     room=st.integers(1, 40),
-    where=st.sampled_from(["end", "middle"]),
+    where=st.sampled_from(["cut_end", "cut_middle"]),
 )
 def test_after_any_cut_each_chunk_holds_a_part_of_itself_in_order(lengths, head, room, where):
     ids = list(range(head + sum(lengths)))
