@@ -280,7 +280,7 @@ def parse(lines: Lines, record: type[Parsed], reject: Reject) -> Iterator[tuple[
     """Yield (place, record) of each line that is one; the others go to `reject` with every reason in one clause."""
     for place, value in lines:
         if not isinstance(value, dict):
-            reject(place, f"expected an object {{...}}, found {_shown(value)}")
+            reject(place, f"expected an object {{...}}, found {shown(value)}")
             continue
         try:
             parsed = record.model_validate(value)
@@ -305,9 +305,10 @@ def _reasons(error: ValidationError, record: type[BaseModel], given: set[str]) -
         elif item["type"] == "value_error":  # of a validator of ours
             yield f"{key} {item['ctx']['error']}"
         elif item["type"] != "extra_forbidden":
-            yield f"{key} is {_shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
+            yield f"{key} is {shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+def shown(value: Any) -> str:
+    """Write a value of a file in a message, with at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

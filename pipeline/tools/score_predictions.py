@@ -190,7 +190,7 @@ def parse(found: Lines, benchmark: str) -> Iterator[ForeignPrediction]:
     name_keys = (*NAMES, "question") if benchmark == "nq" else NAMES
     for place, row in found:
         if not isinstance(row, dict):
-            raise DataError(f"{place}: expected an object {{...}} with id and prediction, found {_shown(row)}")
+            raise DataError(f"{place}: expected an object {{...}} with id and prediction, found {jsonl.shown(row)}")
         names = tuple(str(row[key]) for key in name_keys if type(row.get(key)) in (int, str) and str(row[key]).strip())
         if not names:
             raise DataError(f"{place}: there is no id; name the question with one of {', '.join(name_keys)}")
@@ -201,7 +201,7 @@ def parse(found: Lines, benchmark: str) -> Iterator[ForeignPrediction]:
         if evidence is not None and not (
             isinstance(evidence, list) and all(isinstance(text, str) for text in evidence)
         ):
-            raise DataError(f"{place}: {EVIDENCE} is {_shown(evidence)}, expected a list of texts")
+            raise DataError(f"{place}: {EVIDENCE} is {jsonl.shown(evidence)}, expected a list of texts")
         yield ForeignPrediction(place, names, _value(place, given[0], row[given[0]], benchmark), evidence)
 
 
@@ -375,19 +375,14 @@ def _value(place: str, key: str, value: Any, benchmark: str) -> str | int:
     expected = "a text; leave the row out if there is none"
     if benchmark == "quality":
         expected = "a label from 1 to 4, -1 to abstain, or the text of an answer"
-    raise DataError(f"{place}: {key} is {_shown(value)}, expected {expected}")
+    raise DataError(f"{place}: {key} is {jsonl.shown(value)}, expected {expected}")
 
 
 def _first(predictions: Sequence[ForeignPrediction]) -> str:
-    names = ", ".join(_shown(prediction.names[0]) for prediction in predictions[:SHOWN])
+    names = ", ".join(jsonl.shown(prediction.names[0]) for prediction in predictions[:SHOWN])
     more = ", ..." if len(predictions) > SHOWN else ""
     many = len(predictions) > 1
     return f"{len(predictions):,} prediction{'s' * many} ({names}{more}) {'are' if many else 'is'}"
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _quality(found: Lines) -> Iterator[tuple[str, Reference]]:
