@@ -65,11 +65,6 @@ def first(found: Longest, num_examples: int) -> list[Pair]:
     return pairs
 
 
-def methods() -> list[str]:
-    """List every method that has a file of predictions, written by stage evaluate or put there by hand."""
-    return [path.stem for path in sorted(schema.PREDICTIONS.path.glob("*.parquet"))]
-
-
 def full_answers(method: str, found: Longest) -> dict[str, tables.Row]:
     """Read the method's predictions for these examples over their full context, by example id.
 

@@ -36,7 +36,6 @@ from pipeline.views.full_view import Ids
 # N examples, D hidden, Q questions asked over each context, T tokens of the longest of them, C candidates
 
 NUM_OTHERS = 3  # other examples' questions that are asked over each context
-NAMES = ("own", "shuffled", "one_question", "same_context")
 _EQUAL = 1e-6  # cosines nearer than this differ by rounding
 
 
@@ -81,14 +80,6 @@ def cosines(z_full_ND: Tensor, z_masked_ND: Tensor) -> list[float]:
 
 def _uniformity(z_ND: Tensor) -> float:
     return float(torch.pdist(z_ND).square().mul(-2).exp().mean().log())
-
-
-class Matching(NamedTuple):
-    """One way of matching."""
-
-    hits_N: NDArray[np.float64]
-    """1 where an example was matched, else 0; where several candidates are equally near, its chance among them."""
-    num_candidates: int
 
 
 def other_questions(questions: Sequence[Ids], contexts: Sequence[Hashable], num: int = NUM_OTHERS) -> list[list[int]]:
@@ -173,18 +164,28 @@ def _tensor(rows: Sequence[Ids], device: torch.device) -> Tensor:
     return torch.tensor([list(row) for row in rows], device=device)
 
 
-def match(z_full_NQD: Tensor, z_masked_NQD: Tensor) -> dict[str, Matching]:
-    """Match in four ways. Questions are, in this order: the own, those of others (at least one), the one of all."""
+def match(
+    z_full_NQD: Tensor, z_masked_NQD: Tensor, question_ids: Sequence[str], resamples: int
+) -> dict[str, dict[str, float]]:
+    """Compute for each way of matching the share of examples matched, its 95 % interval over questions, and its chance.
+
+    Questions are, in this order: the own, those of others (at least one), the one of all.
+    """
     full, masked = (functional.normalize(z.float(), dim=-1) for z in (z_full_NQD, z_masked_NQD))
-    num = len(full)
-    own_N = torch.arange(num)
-
-    def among_all(place: int) -> Matching:
-        return Matching(hits(full[:, place] @ masked[:, place].T, own_N), num)
-
-    cosine_NC = torch.einsum("nd,ncd->nc", full[:, 0], masked[:, :-1])
-    same = Matching(hits(cosine_NC, torch.zeros_like(own_N)), cosine_NC.shape[1])
-    return dict(zip(NAMES, (among_all(0), among_all(1), among_all(-1), same), strict=True))
+    own_N = torch.arange(len(full))
+    ways = {
+        name: (full[:, place] @ masked[:, place].T, own_N)
+        for name, place in (("own", 0), ("shuffled", 1), ("one_question", -1))
+    }
+    ways["same_context"] = torch.einsum("nd,ncd->nc", full[:, 0], masked[:, :-1]), torch.zeros_like(own_N)
+    return {
+        name: {
+            **bootstrap.interval(hits(cosine_NC, right_N), question_ids, resamples=resamples)._asdict(),
+            "chance": 1 / cosine_NC.shape[1],
+            "num_candidates": cosine_NC.shape[1],
+        }
+        for name, (cosine_NC, right_N) in ways.items()
+    }
 
 
 def hits(cosine_NC: Tensor, own_N: Tensor) -> NDArray[np.float64]:
@@ -194,15 +195,3 @@ def hits(cosine_NC: Tensor, own_N: Tensor) -> NDArray[np.float64]:
     num_equal_N = ((cosine_NC - own_N1).abs() <= _EQUAL).sum(dim=1)
     found: NDArray[np.float64] = torch.where(nearer_N, 0.0, 1.0 / num_equal_N).double().numpy()
     return found
-
-
-def figures(found: dict[str, Matching], question_ids: Sequence[str], resamples: int) -> dict[str, Any]:
-    """Compute the share of examples matched, with its 95 % interval over questions and its chance level."""
-    return {
-        name: {
-            **bootstrap.interval(matching.hits_N, question_ids, resamples=resamples)._asdict(),
-            "chance": 1 / matching.num_candidates,
-            "num_candidates": matching.num_candidates,
-        }
-        for name, matching in found.items()
-    }

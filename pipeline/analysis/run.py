@@ -121,8 +121,9 @@ def _representations(
             contexts.append(representations.ContextQuestions(prompt[:end], positions[:end], int(positions[end]), asked))
         z.append(representations.represent(network, contexts, pad_id=card.pad_id, batch_tokens=settings.batch_tokens))
     question_ids, resamples = [pair.full["question_id"] for pair in pairs], settings.bootstrap_resamples
-    matched = representations.figures(representations.match(*z), question_ids, resamples) if num_others else None
-    own_z = z[0][:, 0], z[1][:, 0]
+    z_full, z_masked = z
+    matched = representations.match(z_full, z_masked, question_ids, resamples) if num_others else None
+    own_z = z_full[:, 0], z_masked[:, 0]
     interval = bootstrap.interval(representations.cosines(*own_z), question_ids, resamples=resamples)
     return {
         **representations.align(*own_z)._asdict(),

@@ -12,7 +12,7 @@ All evaluators normalise alike (common/text.py). Every score is the best over th
 ROUGE is in rouge.py, and QuALITY's accuracy in multiple_choice.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pipeline.common.text import bag_f1, has_answer, normalize, normalize_marks
@@ -99,19 +99,19 @@ def hotpot_f1(prediction: str, references: Sequence[str]) -> float:
     return max((of(normalize(reference)) for reference in references), default=0.0)
 
 
-def error_class(prediction: str, references: Sequence[str], distractors: Sequence[str]) -> tuple[ErrorClass, int]:
-    """Classify the error of an answer, and find the first distractor that contains the answer (-1: none).
+def error_class(prediction: str, references: Sequence[str], distractors: Mapping[str, str]) -> tuple[ErrorClass, str]:
+    """Classify the error of an answer, and find the id of the first distractor that contains it (empty: none).
 
     `distraction` is a wrong answer (exact match 0) whose words follow each other in a distractor's text, even if they
     do so in the gold document too. Punctuation at the answer's end is ignored, as in exact match. An answer that
     normalises to nothing is no distraction error.
     """
     if exact_match(prediction, references) == 1.0:
-        return "correct", -1
-    for index, text in enumerate(distractors):
+        return "correct", ""
+    for document_id, text in distractors.items():
         if is_in(text, prediction):
-            return "distraction", index
-    return "other", -1
+            return "distraction", document_id
+    return "other", ""
 
 
 def is_in(text: str, prediction: str) -> bool:

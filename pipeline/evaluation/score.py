@@ -97,17 +97,17 @@ def score(
     `exact_match` that of the option the prediction names, and an answer that names none is wrong.
     """
     options, references = example["options"], example["answers"]
-    generated = likeliest = index = -1
+    generated = likeliest = -1
     if options:
         generated = multiple_choice.parse_option(prediction, options)
         likeliest = max(range(len(options)), key=lambda place: option_log_probs[place])
         answer = options[generated] if generated >= 0 else ""
         points, exact = float(likeliest == example["gold_option"]), float(generated == example["gold_option"])
-        error = "correct" if points else "other"
+        error, distractor_id = "correct" if points else "other", ""
     else:
         answer = prediction
         points, exact = generated_score(prediction, example), metrics.exact_match(prediction, references)
-        error, index = metrics.error_class(prediction, references, list(distractor_texts.values()))
+        error, distractor_id = metrics.error_class(prediction, references, distractor_texts)
     return {
         "prediction": prediction,
         "generated_option": generated,
@@ -118,7 +118,7 @@ def score(
         "token_f1": metrics.token_f1(answer, references),
         "best_subspan_em": metrics.best_subspan_em(answer, references),
         "error": error,
-        "distractor_id": list(distractor_texts)[index] if index >= 0 else "",
+        "distractor_id": distractor_id,
     }
 
 

@@ -4,7 +4,7 @@ It examines the examples of eval.split with the most documents. reports/analysis
 questions where a figure is a mean over examples:
 
     methods   probes of each method on the first analyze.examples: representations.Alignment, answers.compare,
-              `matching` (representations.figures) and `attention` (attention.figures)
+              `matching` (representations.match) and `attention` (attention.figures)
     answers   probes of each file of predictions on all these examples: kinds of `errors` (answers.kind_shares) and the
               score by `position` of the gold document (answers.by_position)
 """
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pipeline.analysis import inputs
 from pipeline.analysis.run import probe_answers, probe_network
 from pipeline.common import files
+from pipeline.evaluation import schema
 from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.main import run
@@ -30,7 +31,8 @@ def main() -> None:
     card = loading.read_card()
     longest = inputs.longest(settings.eval.split)
     chosen = inputs.first(longest, settings.analyze.examples)
-    with_predictions = dict.fromkeys((*METHODS, *inputs.methods()))
+    others = [path.stem for path in sorted(schema.PREDICTIONS.path.glob("*.parquet"))]  # perhaps put there by hand
+    with_predictions = dict.fromkeys((*METHODS, *others))
     answered = {method: inputs.full_answers(method, longest) for method in with_predictions}
     methods: dict[str, Any] = {}
     for method in tqdm(METHODS, desc="analyze", unit=" methods", disable=None):

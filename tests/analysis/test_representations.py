@@ -39,7 +39,8 @@ def made(represent) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def shares(represent) -> dict[str, float]:
-    return {name: found.hits_N.mean() for name, found in representations.match(*made(represent)).items()}
+    matched = representations.match(*made(represent), [f"q{n}" for n in range(NUM)], 20)
+    return {name: found["mean"] for name, found in matched.items()}
 
 
 def test_what_ignores_the_question_matches_shuffled_questions_as_well_and_a_context_with_itself_by_chance():
@@ -76,9 +77,10 @@ def test_hits_of_distinct_cosines_are_those_of_the_nearest(seed: int, num: int, 
 
 
 def test_figures_have_an_interval_and_the_level_of_chance():
-    found = representations.figures(
-        {"own": representations.Matching(np.array([1.0, 0.0, 1.0, 1.0]), 4)}, list("abcd"), 100
-    )
+    full = torch.eye(4)[:, None].expand(-1, 3, -1)  # all questions have one representation
+    masked = full.clone()
+    masked[1] *= -1
+    found = representations.match(full, masked, list("abcd"), 100)
     assert found["own"]["mean"] == 0.75 and found["own"]["low"] < 0.75 < found["own"]["high"]
     assert (found["own"]["chance"], found["own"]["num_candidates"]) == (0.25, 4)
 

@@ -170,24 +170,27 @@ def test_one_more_reference_never_lowers_a_score(prediction, references, more):
         assert 0.0 <= function(prediction, references) <= function(prediction, [*references, more]) <= 1.0
 
 
-DISTRACTORS = ["Ann Lee\nAnn Lee was a baker in Lyon.", "Ann Roe\nAnn Roe, born in New York, was a judge. Trumpets."]
+DISTRACTORS = {
+    "d0": "Ann Lee\nAnn Lee was a baker in Lyon.",
+    "d1": "Ann Roe\nAnn Roe, born in New York, was a judge. Trumpets.",
+}
 
 
 @pytest.mark.parametrize(
     ("prediction", "expected"),
     [
-        ("Paris", ("correct", -1)),
-        ("the Paris!", ("correct", -1)),
-        ("Lyon", ("distraction", 0)),
-        ("was a", ("distraction", 0)),  # in both: the first one is named
-        ("new york", ("distraction", 1)),
-        ("New York.", ("distraction", 1)),  # ends that exact match ignores
-        ("Trumpet", ("other", -1)),  # a part of a word is no token sequence
-        ("York New", ("other", -1)),
-        ("London", ("other", -1)),
-        ("", ("other", -1)),
-        (".", ("other", -1)),  # stands in every text, and says nothing
-        ("a", ("other", -1)),
+        ("Paris", ("correct", "")),
+        ("the Paris!", ("correct", "")),
+        ("Lyon", ("distraction", "d0")),
+        ("was a", ("distraction", "d0")),  # in both: the first one is named
+        ("new york", ("distraction", "d1")),
+        ("New York.", ("distraction", "d1")),  # ends that exact match ignores
+        ("Trumpet", ("other", "")),  # a part of a word is no token sequence
+        ("York New", ("other", "")),
+        ("London", ("other", "")),
+        ("", ("other", "")),
+        (".", ("other", "")),  # stands in every text, and says nothing
+        ("a", ("other", "")),
     ],
 )
 def test_a_wrong_answer_that_stands_in_a_distractor_is_a_distraction(prediction, expected):
@@ -195,7 +198,7 @@ def test_a_wrong_answer_that_stands_in_a_distractor_is_a_distraction(prediction,
 
 
 def test_without_distractors_no_error_is_a_distraction():
-    assert metrics.error_class("Lyon", ["Paris"], []) == ("other", -1)
+    assert metrics.error_class("Lyon", ["Paris"], {}) == ("other", "")
 
 
 PARAGRAPHS = st.lists(st.sampled_from(["p1", "p2", "p1 ", f"{metrics.NO_TEXT}: Table 1"]), max_size=4)
