@@ -111,7 +111,7 @@ def _representations(
     questions = [pair.full["input_ids"][pair.full["question_start"] : pair.full["prompt_end"]] for pair in pairs]
     others = representations.other_questions(questions, [tuple(pair.full["document_ids"]) for pair in pairs])
     num_others = min(map(len, others))
-    z: list[torch.Tensor] = []
+    z: list[torch.Tensor] = []  # of the full and of the masked views
     for view in ("full", "masked"):
         contexts = []
         for pair, own, chosen in zip(pairs, questions, others, strict=True):

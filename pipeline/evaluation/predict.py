@@ -36,9 +36,12 @@ EXAMPLE_COLUMNS = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrefixPrompt:
-    """Token ids of a context (`prefix_ids`), of the question after it, and of each option's answer."""
+    """Token ids of a context (`prefix_ids`), of the question after it, and of each option's answer.
+
+    Requests with equal prompts share one object, so that it is answered once.
+    """
 
     prefix_ids: NDArray[np.int32]
     suffix_ids: NDArray[np.int32]
@@ -47,11 +50,6 @@ class PrefixPrompt:
     @property
     def num_tokens(self) -> int:
         return len(self.prefix_ids) + len(self.suffix_ids)
-
-    @property
-    def key(self) -> tuple[bytes, bytes]:
-        """Equal for equal prompts."""
-        return self.prefix_ids.tobytes(), self.suffix_ids.tobytes()
 
 
 class Request(NamedTuple):
@@ -98,8 +96,7 @@ def predictions(
     if not requests:
         processes.close()
         return [] if processes.is_main else None
-    prompt_of = {request.prompt.key: request.prompt for request in requests}
-    distinct = list(prompt_of.values())
+    distinct = list(dict.fromkeys(request.prompt for request in requests))
     task = tasks.of(requests[0].example["benchmark"])
     own = shards(distinct, processes.world_size)[processes.rank]
     network = loading.load_method(method, model)
@@ -119,10 +116,10 @@ def predictions(
     if not processes.is_main:
         return None
     answer_of = {}
-    for place, key in enumerate(prompt_of):
+    for place, prompt in enumerate(distinct):
         text = score.answer_text(base.tokenizer.decode(answer_at[place].output_ids), task)
-        answer_of[key] = text, answer_at[place].log_probs
-    return [_row(request, method, *answer_of[request.prompt.key]) for request in requests]
+        answer_of[prompt] = text, answer_at[place].log_probs
+    return [_row(request, method, *answer_of[request.prompt]) for request in requests]
 
 
 def split_examples(split: str, longest: bool = False) -> pl.DataFrame:
@@ -185,9 +182,8 @@ def make_requests(
     """Yield the requests of each row over its full view, then over its best chunks in context order.
 
     `rows` have the columns of full view and example and the `ranks`; `top_k_of` has the number of chunks of each input
-    beside `full`. Equal prompts are one object. Retrieval prompts are built from the untruncated documents, so chunks
-    that were truncated from the full view can still be retrieved. If the selected chunks are too long, the middle is
-    truncated.
+    beside `full`. Retrieval prompts are built from the untruncated documents, so chunks that were truncated from the
+    full view can still be retrieved. If the selected chunks are too long, the middle is truncated.
     """
     prompt_of: dict[tuple[bytes, bytes], PrefixPrompt] = {}
     for row in rows:
@@ -207,7 +203,8 @@ def make_requests(
             inputs.append((name, chunks, np.asarray(fitting.input_ids, dtype=np.int32)))
         for name, chunks, prefix_ids in inputs:
             prompt = PrefixPrompt(prefix_ids, suffix_ids, options)
-            yield Request(row, name, chunks, prompt_of.setdefault(prompt.key, prompt))
+            key = prefix_ids.tobytes(), suffix_ids.tobytes()
+            yield Request(row, name, chunks, prompt_of.setdefault(key, prompt))
 
 
 def shards(prompts: Sequence[PrefixPrompt], num: int) -> list[list[int]]:
