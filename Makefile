@@ -31,7 +31,7 @@ repro: $(READY) ## Run the whole pipeline, print the results table and the path 
 	dvc repro
 	@python -m pipeline.stages.report --show
 
-eval: $(READY) ## Evaluate, analyze and report; print the table
+eval: $(READY) ## Run what the report needs and is not up to date; print the table
 	@python -m pipeline.runtime.config
 	dvc repro report
 	@python -m pipeline.stages.report --show

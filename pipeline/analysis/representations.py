@@ -13,7 +13,7 @@ the same for all examples. The representations of the last prompt token are matc
     same_context  the own masked view with its own question and with other examples': only the question tells them
                   apart. At chance, the question is not read.
 
-Candidates do not include one context masked for other questions: that would need scores of its chunks for questions
+No candidate is the same context masked for another question: that would need scores of its chunks for questions
 that are not asked over it.
 """
 
@@ -169,7 +169,8 @@ def match(
 ) -> dict[str, dict[str, float]]:
     """Compute for each way of matching the share of examples matched, its 95 % interval over questions, and its chance.
 
-    Questions are, in this order: the own, those of others (at least one), the one of all.
+    Axis Q holds the example's own question, then at least one question of another example, then the question shared by
+    all.
     """
     full, masked = (functional.normalize(z.float(), dim=-1) for z in (z_full_NQD, z_masked_NQD))
     own_N = torch.arange(len(full))

@@ -110,7 +110,7 @@ class Processes:
         return fully_shard(encoder)
 
     def no_sync(self, encoder: Any) -> AbstractContextManager[None]:
-        """Within, gradients stay with this process until a later backward sends them."""
+        """Inside the `with` block, gradients stay with this process until a later backward sends them."""
         return _no_gradient_sync(encoder) if self.sharded else self._accelerator.no_sync(encoder)
 
     def clip_grad_norm(self, parameters: Iterable[Tensor], max_norm: float) -> float:

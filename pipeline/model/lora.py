@@ -31,13 +31,13 @@ def add_adapter(
     norms: bool,
     mask_id: int,
 ) -> PeftModel:
-    """Add LoRA to the query, key, value and output projections; with `norms`, the norms are trained whole [P].
+    """Add LoRA to the query, key, value and output projections; with `norms`, the norms are trained whole (paper).
 
     lm_head is frozen, also where it is tied to the embedding; only `mask_token` moves the tied row with the other.
     Trainable parameters are fp32 whatever the base's type, because small steps vanish in bf16.
 
     Args:
-        embedding: what is trained of the input embedding. `lora`: LoRA on all of it [P]. `mask_token`: the row of
+        embedding: what is trained of the input embedding. `lora`: LoRA on all of it (paper). `mask_token`: the row of
             `mask_id` alone; where no view contains <mask>, its gradient is zero and it stays as it is. `full`: the
             whole matrix. `none`: nothing.
     """

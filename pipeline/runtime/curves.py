@@ -1,7 +1,7 @@
 """The training curves: one table that training, the page and dvc.yaml's plots read.
 
-To add a curve, log it in training/ and add its entry here and under `plots` in dvc.yaml. Training refuses a curve
-that is not in this table, so none can vanish from the page.
+To add a curve, log it in training/ and add its entry here; with `always` also under `plots` in dvc.yaml. Training
+refuses a curve that is not in this table, so none can vanish from the page.
 """
 
 from typing import NamedTuple

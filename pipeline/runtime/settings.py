@@ -18,7 +18,7 @@ GoldPosition = Literal["spread", "first", "middle", "last"]
 
 
 class Section(BaseModel):
-    """Unknown keys are refused, numbers are not read from strings, values do not change."""
+    """Unknown keys are refused, numbers are not read from strings, instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -45,8 +45,12 @@ def interval() -> float:
 
 
 def identity(settings: Mapping[str, Any], data: Sequence[Path]) -> dict[str, Any]:
-    """Return all that the adapter depends on: settings, digests of data and code, versions of the libraries."""
-    names = [name for name in sys.modules if name.partition(".")[0] == "pipeline" or name == "__main__"]
+    """Return all that the adapter depends on: settings, digests of data and code, versions of the libraries.
+
+    pipeline/runtime is left out: nothing in it changes an adapter, so an edit there must not discard a checkpoint.
+    """
+    ours = (name for name in sys.modules if name == "__main__" or f"{name}.".startswith("pipeline."))
+    names = [name for name in ours if not f"{name}.".startswith("pipeline.runtime.")]
     paths = {getattr(sys.modules[name], "__file__", None) for name in names}  # the stage itself is __main__
     code = [Path(path) for path in sorted(filter(None, paths))]
     versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}

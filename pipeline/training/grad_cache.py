@@ -63,7 +63,7 @@ def accumulate(
 
 
 class _Forward(NamedTuple):
-    """What the losses of a micro-batch are made of."""
+    """Loss, representation and consistency term of each example of a micro-batch."""
 
     clm_E: Tensor
     z_ED: Tensor

@@ -82,7 +82,7 @@ OBJECTIVES: dict[methods.Trained, Callable[[Settings], Objective]] = {
 
 
 class Encoded(NamedTuple):
-    """What the losses of one forward are made of."""
+    """Loss and representation of each example of one forward pass."""
 
     loss_E: Tensor
     """Cross-entropy of each example, or its divergence from the teacher, summed over its label tokens, in nats."""
@@ -101,7 +101,7 @@ class Encoder(Module):
         self._representation = representation
 
     def forward(self, inputs: ModelInputs, with_labels: bool = True, with_logits: bool = False) -> Encoded:
-        """Compute losses and representations; `with_labels` False computes representations alone, and losses are 0."""
+        """Compute losses and representations; with_labels=False: representations alone; loss_E is 0."""
         device = inputs.input_ids_BL.device
         dtype = causal_lm.unwrap(self.network).lm_head.weight.dtype
         # The trainable parameters are fp32; over a bf16 base their products are computed in bf16.

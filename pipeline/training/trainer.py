@@ -203,7 +203,7 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Within, SIGTERM and SIGINT only set a flag, for the loop to obey; a second Ctrl-C interrupts at once.
+    """Inside the `with` block, SIGTERM and SIGINT only set a flag for the loop; a second Ctrl-C interrupts at once.
 
     A second SIGTERM does not: a queue sends it to the launcher and to the processes, and the launcher passes it on.
     """

@@ -2,7 +2,7 @@
 
 Segments keep a chunk's tokens the same wherever it stands: in another context, behind masked chunks, or alone with
 retrieval at inference. For the same reason documents carry no running number. The layout (documents first, question
-last) lets several questions share one context; the wording is our default [D], the paper's own is not known.
+last) lets several questions share one context; the wording is our default, the paper's own is not known.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The table of benchmarks: what each asks of the model, and how its answers are measured.
 
-The paper does not print its instructions; ours are a default [D], equal for all methods and inputs.
+The paper does not print its instructions; ours are a default, equal for all methods and inputs.
 """
 
 from typing import NamedTuple

@@ -285,6 +285,10 @@ def test_the_identity_names_settings_data_code_and_versions(views: Path, monkeyp
     monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__file__=str(data[0])))
     assert checkpoint.identity({}, data)["code"] != found["code"]
     assert (found["train.steps"], found["torch"]) == (6, torch.__version__)
+    code = checkpoint.identity({}, data)["code"]
+    for name, counts in (("pipeline.runtime.settings", False), ("pipeline.training.losses", True)):
+        monkeypatch.setattr(sys.modules[name], "__file__", str(data[0]))  # as if it were edited
+        assert (checkpoint.identity({}, data)["code"] != code) is counts, name
     before = found[str(data[0])]
     data[0].write_bytes(b"other")
     assert checkpoint.identity({}, data)[str(data[0])] != before

@@ -166,7 +166,7 @@ Wording = Literal["fixed", "paraphrased"]
 
 
 class SplitQuestions(NamedTuple):
-    """Questions of a split, each asked over one context of every size, and that with every rate.
+    """Questions of a split; each is asked once for every combination of context size and name-sharing rate.
 
     The rate is the share of the distractors that have a name in common with the person asked about. Split `surface`
     alone has several rates; an example's `subset` names its rate there.

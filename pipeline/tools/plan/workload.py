@@ -131,7 +131,7 @@ def find(settings: Settings, vocabulary: int) -> Workload:
 
 
 def _stale() -> set[str]:
-    """Stages up to mask whose outputs do not belong to the settings and the code of now; all of them when unknown."""
+    """Stages up to mask whose outputs are out of date with the settings or the code; all of them when unknown."""
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "status", "--with-deps", "--json", "mask"], capture_output=True, text=True
     )
