@@ -30,7 +30,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from benchmarks import measuring
-from pipeline.common import tables
+from pipeline.common import base_card, tables
 from pipeline.evaluation import predict, schema
 from pipeline.model import causal_lm, collator, loading, lora
 from pipeline.report import ablation_table
@@ -276,7 +276,7 @@ def training_examples() -> list[Example]:
 
 def train(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> Any:
     """Train an adapter with the pipeline's batches, learning rate and teacher."""
-    options, card = settings.train, loading.read_card()
+    options, card = settings.train, base_card.read_card()
     transformers.set_seed(seed)
     network = lora.add_adapter(
         loading.load_base(settings.model, card), **settings.lora.model_dump(), mask_id=card.mask_id
@@ -339,10 +339,10 @@ def identity(settings: Settings) -> str:
 def answers(name: str, variant: Variant, seed: int, settings: Settings, examples: Sequence[Example]) -> pl.DataFrame:
     """Read the dev answers of a variant; where none are kept, train it and answer first."""
     method = (KEPT / f"{name.replace(' ', '_')}-{seed}-{identity(settings)}").as_posix()
-    kept = schema.PREDICTIONS.at(loading.MODELS / f"{method}.parquet")
+    kept = schema.PREDICTIONS.at(base_card.MODELS / f"{method}.parquet")
     if not kept.path.is_file():
-        card = loading.read_card()
-        loading.save_adapter(train(name, variant, seed, settings, examples), card, loading.MODELS / method)
+        card = base_card.read_card()
+        loading.save_adapter(train(name, variant, seed, settings, examples), card, base_card.MODELS / method)
         rows = predict.predictions(method, settings.model, settings.eval, "dev", {}, name)
         tables.write(kept, rows or [])
     columns = [column for column, _ in schema.ABLATION_RUN.columns]

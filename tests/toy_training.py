@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import set_seed
 
-from pipeline.common import tables
+from pipeline.common import base_card, tables
 from pipeline.model import loading
 from pipeline.model.distributed import Processes
 from pipeline.model.lora import add_adapter
@@ -35,7 +35,7 @@ TRAIN = TrainSettings(
     embedding_learning_rate=1e-2, warmup_steps=1, max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
 )  # fmt: skip
 TOKENIZER = b"{}"
-CARD = loading.BaseCard(
+CARD = base_card.BaseCard(
     "toy", None, "0" * 64, 48, hashlib.sha256(TOKENIZER).hexdigest(), tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK
 )
 
@@ -45,8 +45,8 @@ def write_views(folder: Path) -> None:
 
     e7 and e8 ask about one context.
     """
-    (folder / loading.BASE).mkdir(parents=True)
-    (folder / loading.BASE / "tokenizer.json").write_bytes(TOKENIZER)
+    (folder / base_card.BASE).mkdir(parents=True)
+    (folder / base_card.BASE / "tokenizer.json").write_bytes(TOKENIZER)
     full, masked = [], []
     made = list(examples(9))
     for number, (ids, starts, ends, prompt_end, kept) in enumerate(made):

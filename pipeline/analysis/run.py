@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 
 from pipeline.analysis import answers, attention, representations
 from pipeline.analysis.inputs import Longest, Pair
-from pipeline.common import tables
+from pipeline.common import base_card, tables
 from pipeline.evaluation import bootstrap, score
-from pipeline.model import generation, loading
+from pipeline.model import generation
 from pipeline.runtime.settings import EvalSettings
 from pipeline.views import tasks, tokenizer
 from pipeline.views.full_view import Ids
@@ -24,7 +24,7 @@ def probe_network(
     pairs: Sequence[Pair],
     full_answers: Sequence[tables.Row],
     longest: Longest,
-    card: loading.BaseCard,
+    card: base_card.BaseCard,
     settings: EvalSettings,
 ) -> dict[str, Any]:
     """Run the probes that read the network: representations, answers to both views, attention.
@@ -54,7 +54,7 @@ def probe_answers(rows: Mapping[str, tables.Row], longest: Longest, resamples: i
 
 
 def _attention(
-    network: Network, pairs: Sequence[Pair], longest: Longest, card: loading.BaseCard, settings: EvalSettings
+    network: Network, pairs: Sequence[Pair], longest: Longest, card: base_card.BaseCard, settings: EvalSettings
 ) -> dict[str, Any] | None:
     """Compute attention.figures over the full views with a gold token; None: there are none."""
     known = [pair for pair in pairs if pair.has_gold_token()]
@@ -82,11 +82,11 @@ def _agreement(
     network: Network,
     pairs: Sequence[Pair],
     full_answers: Sequence[tables.Row],
-    card: loading.BaseCard,
+    card: base_card.BaseCard,
     settings: EvalSettings,
 ) -> dict[str, Any]:
     """Generate answers to the masked views, and compare them with those to the full views (answers.compare)."""
-    task, decode = tasks.of(full_answers[0]["benchmark"]), tokenizer.load().tokenizer.decode
+    task, decode = tasks.of(full_answers[0]["benchmark"]), tokenizer.load().decode
     outputs = generation.generate(
         network,
         [_prompt(pair.masked) for pair in pairs],
@@ -102,7 +102,7 @@ def _agreement(
 
 
 def _representations(
-    network: Network, pairs: Sequence[Pair], card: loading.BaseCard, settings: EvalSettings
+    network: Network, pairs: Sequence[Pair], card: base_card.BaseCard, settings: EvalSettings
 ) -> dict[str, Any]:
     """Compute representations.Alignment with `intervals`, and `matching` (None: no question of another context).
 

@@ -16,7 +16,7 @@ from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from pipeline.common import tables
+from pipeline.common import base_card, tables
 from pipeline.evaluation import score
 from pipeline.model import generation, loading, prefix_cache
 from pipeline.model.distributed import Processes
@@ -82,17 +82,17 @@ def predictions(
         ArtifactError: a file is missing or was made from other data.
     """
     processes = Processes()
-    card, base = loading.read_card(), tokenizer.load()
+    card, decoder = base_card.read_card(), tokenizer.load()
     if (found := tables.metadata(tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
         raise ArtifactError(
-            f"{tables.FULL_VIEWS}: made with tokenizer {found}, {loading.BASE} has {card.tokenizer_sha256}; "
+            f"{tables.FULL_VIEWS}: made with tokenizer {found}, {base_card.BASE} has {card.tokenizer_sha256}; "
             "run `dvc repro tokenize`"
         )
     examples = split_examples(split, longest)
     chunk_of = read_chunks(examples["chunk_ids"].explode().drop_nulls())
     rows = _read(examples["example_id"], ranked=bool(top_k_of))
-    encode = tokenizer.encoder(base.tokenizer)
-    requests = list(make_requests(rows, chunk_of, top_k_of, model.max_tokens, encode, base.bos_id))
+    encode = tokenizer.encoder(decoder)
+    requests = list(make_requests(rows, chunk_of, top_k_of, model.max_tokens, encode, card.bos_id))
     if not requests:
         processes.close()
         return [] if processes.is_main else None
@@ -117,7 +117,7 @@ def predictions(
         return None
     answer_of = {}
     for place, prompt in enumerate(distinct):
-        text = score.answer_text(base.tokenizer.decode(answer_at[place].output_ids), task)
+        text = score.answer_text(decoder.decode(answer_at[place].output_ids), task)
         answer_of[prompt] = text, answer_at[place].log_probs
     return [_row(request, method, *answer_of[request.prompt]) for request in requests]
 

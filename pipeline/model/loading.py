@@ -10,7 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from transformers.utils import logging
 
 from pipeline.common import files
+from pipeline.common.base_card import BASE, CARD, MODELS, BaseCard, read_card, write_card
 from pipeline.common.device import device
 from pipeline.model import causal_lm, lora
 from pipeline.runtime.errors import ArtifactError, ConfigError, ResourceError, one_line
@@ -30,27 +31,7 @@ from pipeline.runtime.settings import ModelSettings
 if not sys.stderr.isatty():
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers ships no type for it
 
-MODELS = Path("models")
-BASE = MODELS / "base"
-CARD = "base.json"
 PATTERNS = ["*.safetensors", "*.json", "tokenizer.model"]
-
-
-@dataclass(frozen=True)
-class BaseCard:
-    """The identity of the base."""
-
-    source: str
-    revision: str | None
-    sha256: str
-    """Digest of the safetensors files, in the order of their names."""
-    vocab_size: int
-    """Tokens of the tokenizer, <mask> and <pad> included."""
-    tokenizer_sha256: str
-    bos_id: int
-    eos_id: int
-    pad_id: int
-    mask_id: int
 
 
 def find_base(settings: ModelSettings) -> Path:
@@ -106,19 +87,6 @@ def digest(folder: Path) -> str:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: total)
     return total.hexdigest()
-
-
-def write_card(card: BaseCard, folder: Path) -> None:
-    files.write_json(folder / CARD, asdict(card))
-
-
-def read_card(folder: Path = BASE, stage: str = "base") -> BaseCard:
-    """Read the card of the base, or of an adapter's base, which `stage` wrote."""
-    values = files.read_json(folder / CARD, stage)
-    try:
-        return BaseCard(**values)
-    except TypeError as error:
-        raise ArtifactError(f"{folder / CARD}: {error}; run `dvc repro -f {stage}`") from None
 
 
 def load_base(settings: ModelSettings, card: BaseCard, on: str | None = None) -> PreTrainedModel:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline.analysis import inputs
 from pipeline.analysis.run import probe_answers, probe_network
-from pipeline.common import files
+from pipeline.common import base_card, files
 from pipeline.evaluation import schema
 from pipeline.model import loading
 from pipeline.runtime import config
@@ -28,7 +28,7 @@ ANALYSIS = Path("reports/analysis.json")
 
 def main() -> None:
     settings = config.load("analyze")
-    card = loading.read_card()
+    card = base_card.read_card()
     longest = inputs.longest(settings.eval.split)
     chosen = inputs.first(longest, settings.analyze.examples)
     others = [path.stem for path in sorted(schema.PREDICTIONS.path.glob("*.parquet"))]  # perhaps put there by hand

@@ -4,7 +4,7 @@ import hashlib
 
 from transformers import AutoTokenizer
 
-from pipeline.common import files
+from pipeline.common import base_card, files
 from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, one_line
@@ -26,14 +26,14 @@ def main() -> None:
         raise ArtifactError(f"{folder}: its tokenizer cannot load ({one_line(error)}); restore its files") from None
     # Beside eos: with pad = eos the end of an answer would never be learned.
     tokenizer.add_special_tokens({"pad_token": "<pad>", "mask_token": "<mask>"})
-    with files.workspace("base", loading.MODELS) as workspace:
+    with files.workspace("base", base_card.MODELS) as workspace:
         base = workspace / "base"
         tokenizer.save_pretrained(base)
         if not (base / "tokenizer.json").is_file():
             raise ArtifactError(f"{folder}: its tokenizer has no tokenizer.json form, which the pipeline needs")
         if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
             raise ArtifactError(f"{folder}: its tokenizer names no bos or no eos token; the prompts need both")
-        card = loading.BaseCard(
+        card = base_card.BaseCard(
             source=settings.source,
             revision=settings.revision,
             sha256=digest,
@@ -44,8 +44,8 @@ def main() -> None:
             pad_id=tokenizer.pad_token_id,
             mask_id=tokenizer.mask_token_id,
         )
-        loading.write_card(card, base)
-        files.put(base, loading.BASE)
+        base_card.write_card(card, base)
+        files.put(base, base_card.BASE)
     print(f"base: {settings.source}, {card.vocab_size:,} tokens, <mask> is {card.mask_id}, weights {digest[:12]}")
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from pipeline.common import files, tables
+from pipeline.common import base_card, files, tables
 from pipeline.common.text import has_answer, percent
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
 from pipeline.runtime.settings import MaskSettings
-from pipeline.views import masking, tokenizer
+from pipeline.views import masking
 
 SUMMARY = Path("reports/mask.json")
 
@@ -20,7 +20,7 @@ SUMMARY = Path("reports/mask.json")
 def main() -> None:
     settings = config.load("mask")
     mode, top_k, window = settings.mask.mode, settings.mask.top_k, settings.model.sliding_window
-    base = tokenizer.load()
+    mask_id = base_card.read_card().mask_id
     text_of = {row["chunk_id"]: row["text"] for row in tables.scan(tables.CHUNKS, ["chunk_id", "text"])}
     sizes: list[tables.Row] = []
     rows = tables.side_by_side(
@@ -35,7 +35,7 @@ def main() -> None:
                     f"mask.mode skip is not exact with a sliding window: model.sliding_window is {window}, example "
                     f"{full['example_id']} has {len(full['input_ids'])} tokens; use mode token, or set it to null"
                 )
-            row, size = _masked_row(full, scored, example["answers"], text_of, settings.mask, base.mask_id)
+            row, size = _masked_row(full, scored, example["answers"], text_of, settings.mask, mask_id)
             writer.write(row)
             sizes.append(size)
     splits = _shares(sizes, top_k)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.common import tables
+from pipeline.common import base_card, tables
 from pipeline.model import collator, loading, teacher
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
-from pipeline.views import masking, tasks, tokenizer
+from pipeline.views import masking, tasks
 
 SPLITS = ("train", "unlabelled")
 
@@ -30,7 +30,7 @@ class _Question(NamedTuple):
 
 def main() -> None:
     settings = config.load("teach")
-    card = loading.read_card()
+    card = base_card.read_card()
     questions: list[_Question] = []
     benchmark = ""
     for full, scored, example in _rows():
@@ -55,7 +55,7 @@ def main() -> None:
             batch_tokens=settings.teach.batch_tokens,
             progress=bar.update,
         )
-    with tables.Writer(tables.TEACHINGS, {"tokenizer_sha256": tokenizer.load().tokenizer_sha256}) as out:
+    with tables.Writer(tables.TEACHINGS, {"tokenizer_sha256": card.tokenizer_sha256}) as out:
         for question, answer in zip(questions, answers, strict=True):
             out.write(
                 {

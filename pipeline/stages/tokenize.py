@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.common import files, tables
+from pipeline.common import base_card, files, tables
 from pipeline.common.tables import Evidence
 from pipeline.runtime import config
 from pipeline.runtime.errors import DataError
@@ -22,8 +22,8 @@ MIN_CONTEXT_TOKENS = 16  # beside a question; fewer are no context
 def main() -> None:
     settings = config.load("tokenize")
     max_tokens, too_long = settings.model.max_tokens, settings.context.too_long
-    base = tokenizer.load()
-    encode = tokenizer.encoder(base.tokenizer)
+    card = base_card.read_card()
+    encode = tokenizer.encoder(tokenizer.load())
     spans_of: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     chunks_of: dict[str, list[full_view.ContextChunk]] = defaultdict(list)
     columns = ["chunk_id", "document_id", "start", "end", "title", "text"]
@@ -32,13 +32,13 @@ def main() -> None:
         chunks_of[row["document_id"]].append(full_view.ContextChunk(**row))
     rooms = {} if too_long == "refuse" else _rooms(encode, max_tokens)
     sizes: list[tables.Row] = []
-    with tables.Writer(tables.FULL_VIEWS, {"tokenizer_sha256": base.tokenizer_sha256}) as writer:
+    with tables.Writer(tables.FULL_VIEWS, {"tokenizer_sha256": card.tokenizer_sha256}) as writer:
         for row in tqdm(tables.scan(tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None):
             names = row["document_ids"]
             chunks = [chunk for document_id in names for chunk in chunks_of[document_id]]
-            whole = full_view.context(chunks, tasks.of(row["benchmark"]).instruction, encode, base.bos_id)
+            whole = full_view.context(chunks, tasks.of(row["benchmark"]).instruction, encode, card.bos_id)
             laid = whole if too_long == "refuse" else full_view.cut(whole, rooms[tuple(names)], too_long)
-            view = full_view.full_view(laid, *_question_and_answer(row, encode), base.eos_id)
+            view = full_view.full_view(laid, *_question_and_answer(row, encode), card.eos_id)
             if len(view.input_ids) > max_tokens:
                 raise DataError(
                     f"example {row['example_id']} has {len(view.input_ids):,} tokens, model.max_tokens allows "

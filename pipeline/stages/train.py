@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from pipeline.common import files, tables
+from pipeline.common import base_card, files, tables
 from pipeline.model import causal_lm, distributed, loading, lora
 from pipeline.runtime import config, methods, trackers
 from pipeline.runtime.errors import ConfigError
@@ -19,7 +19,7 @@ from pipeline.training.dataset import DISTILL_SPLITS, DistillationDataset, Train
 from pipeline.training.objective import OBJECTIVES, Objective
 
 CURVES = Path("reports/train")
-CHECKPOINTS = loading.MODELS / ".checkpoints"
+CHECKPOINTS = base_card.MODELS / ".checkpoints"
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
     _require_negatives(train, objective)
     tracker_names = trackers.chosen()
     checkpoint.interval()
-    card = loading.read_card()
+    card = base_card.read_card()
     distributed.launch("pipeline.stages.train", [method])
     processes = distributed.Processes()
     _require_for_processes(processes, train, objective)
@@ -51,7 +51,7 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
         # Rows that several questions share need a mask of their own; only flex attention never holds it whole.
         causal_lm.unwrap(network).set_attn_implementation("flex_attention")
     num_trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    identity = checkpoint.identity(settings.model_dump(), [*sources, loading.BASE / loading.CARD])
+    identity = checkpoint.identity(settings.model_dump(), [*sources, base_card.BASE / base_card.CARD])
     checkpoints = checkpoint.Checkpoints(CHECKPOINTS / method, identity) if processes.is_main else None
     run_name = f"{method}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
     logged_to = trackers.Trackers(tracker_names if processes.is_main else [], run_name, identity)
@@ -69,11 +69,11 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
     finally:
         logged_to.close()
     if checkpoints is not None:
-        with files.workspace(method, loading.MODELS) as folder:
+        with files.workspace(method, base_card.MODELS) as folder:
             trainer.write_curves(output.points, folder / "curves")
             files.write_json(folder / "curves/versions.json", trainer.versions())
             loading.save_adapter(network, card, folder / "adapter", output.weights)
-            files.put(folder / "adapter", loading.MODELS / method)
+            files.put(folder / "adapter", base_card.MODELS / method)
             files.put(folder / "curves", CURVES / method)
         checkpoints.remove()
         checkpoints.close()

@@ -19,7 +19,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.common import files, tables
+from pipeline.common import base_card, files, tables
 from pipeline.common.device import device
 from pipeline.model import loading, lora
 from pipeline.runtime import config
@@ -50,7 +50,7 @@ def main() -> None:
     method, out = asked.method, asked.out
     _refuse_occupied(out)
     settings = config.load("base").model
-    card = loading.read_card()
+    card = base_card.read_card()
     loading.find_adapter(method, card)
     _refuse_base(loading.find_base(settings), out)
     prompts = [_fixed_prompt(card), *_real_prompts(card)]
@@ -116,13 +116,13 @@ def _refuse_base(source: Path, out: Path) -> None:
         )
 
 
-def _fixed_prompt(card: loading.BaseCard) -> list[int]:
+def _fixed_prompt(card: base_card.BaseCard) -> list[int]:
     """Make a prompt of ids from all over the vocabulary and <mask>, because the row of <mask> is merged too."""
     spread = [7919 * place % card.vocab_size for place in range(62)]
     return [card.bos_id, *spread, card.mask_id]
 
 
-def _real_prompts(card: loading.BaseCard) -> list[list[int]]:
+def _real_prompts(card: base_card.BaseCard) -> list[list[int]]:
     """Take the first tokens of the first prompts of the data; none where no views of this base's tokenizer exist."""
     if not tables.FULL_VIEWS.path.is_file():
         return []
@@ -146,7 +146,7 @@ def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return float(torch.stack([(one - other).abs().max() for one, other in zip(found, expected, strict=True)]).max())
 
 
-def _write(adapted: PeftModel, dtype: torch.dtype, card: loading.BaseCard, folder: Path) -> int:
+def _write(adapted: PeftModel, dtype: torch.dtype, card: base_card.BaseCard, folder: Path) -> int:
     """Write the merged model in this type, and its tokenizer. Returns the number of its parameters."""
     merged: Any = lora.merge(adapted)
     merged.to(dtype)

@@ -1,42 +1,28 @@
 """The base's tokenizer, without transformers: stages that only need token ids start in a fraction of a second."""
 
-import json
 from functools import lru_cache
-from pathlib import Path
-from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
+from pipeline.common.base_card import BASE
 from pipeline.runtime.errors import ArtifactError, one_line
 from pipeline.views.full_view import Encode
 
-FILE = Path("models/base/tokenizer.json")
 
-
-class Base(NamedTuple):
-    """What the stages without torch need of models/base."""
-
-    tokenizer: Tokenizer
-    tokenizer_sha256: str
-    bos_id: int
-    eos_id: int
-    mask_id: int
-
-
-def load() -> Base:
-    """Read models/base.
+def load() -> Tokenizer:
+    """Read models/base/tokenizer.json.
 
     Raises:
-        ArtifactError: a file is missing or broken.
+        ArtifactError: the file is missing or broken.
     """
+    path = BASE / "tokenizer.json"
     try:
-        card = json.loads(FILE.with_name("base.json").read_text(encoding="utf-8"))
-        tokenizer = Tokenizer.from_file(str(FILE))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
-        raise ArtifactError(f"{FILE.parent}: cannot be read ({one_line(error)}); run `dvc repro -f base`") from None
+        raise ArtifactError(f"{path}: cannot be read ({one_line(error)}); run `dvc repro -f base`") from None
     # `<mask>` or `</s>` inside a document is text and must never become a control token.
     tokenizer.encode_special_tokens = True
-    return Base(tokenizer, card["tokenizer_sha256"], card["bos_id"], card["eos_id"], card["mask_id"])
+    return tokenizer
 
 
 def encoder(tokenizer: Tokenizer) -> Encode:

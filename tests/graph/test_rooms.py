@@ -57,7 +57,7 @@ READERS = {
         "files": ("read_json", "write_json", "write_text", "atomic", "workspace", "put"),
     }.items()
     for name in names
-}
+} | {"Tokenizer.from_file", "base_card.read_card"}
 """A module that opens a path imports one of DISK or calls one of READERS."""
 
 OPEN_PATHS = {

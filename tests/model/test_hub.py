@@ -22,6 +22,7 @@ import pytest
 import torch
 from transformers import LlamaTokenizer
 
+from pipeline.common import base_card
 from pipeline.model import loading
 from pipeline.retrieval import embed, embedding_cache, encoder
 from pipeline.runtime import config, main
@@ -201,7 +202,7 @@ from pipeline.model import loading
 from pipeline.common.device import device
 from pipeline.retrieval import embed, embedding_cache, encoder
 from pipeline.runtime import config
-network = loading.load_base(config.load("base").model, loading.read_card())
+network = loading.load_base(config.load("base").model, base_card.read_card())
 text_encoder = encoder.TextEncoder(config.load("score").retriever, device())
 embedded = embed.embed(text_encoder, embedding_cache.Cache(Path(sys.argv[1])), ["a document"], "documents")
 print(json.dumps({
@@ -265,7 +266,7 @@ def test_the_named_models_are_loaded_from_the_hub_and_then_from_its_cache(hub, h
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project.parent / "hf/hub"))
     base.main()
     assert json.loads((project / "models/base/base.json").read_text()) == card
-    network = loading.load_base(config.load("base").model, loading.read_card())
+    network = loading.load_base(config.load("base").model, base_card.read_card())
     assert network.config.vocab_size == 288
     with closing(embedding_cache.Cache(project / "second.sqlite")) as cache:
         text_encoder = encoder.TextEncoder(config.load("score").retriever, torch.device("cpu"))
@@ -359,7 +360,7 @@ def test_weights_that_may_run_code_are_refused_without_being_fetched(hub, here, 
 def test_a_local_folder_is_loaded_offline_and_its_code_is_not_run(saved, project, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     settings = config.load("base", project).model.model_copy(update={"source": str(saved[0])})
-    card = loading.BaseCard("", None, loading.digest(saved[0]), 288, "", 1, 2, 286, 287)
+    card = base_card.BaseCard("", None, loading.digest(saved[0]), 288, "", 1, 2, 286, 287)
     assert loading.load_base(settings, card).config.vocab_size == 288
     retriever = tiny_bert.retriever(saved[1])
     encoder.load_network(encoder.find(retriever).folder, torch.device("cpu"), torch.float32)

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.common import files
+from pipeline.common import base_card, files
 from pipeline.model import loading, lora
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError
@@ -55,7 +55,7 @@ def tie(folder: Path) -> None:
 
 def trained(embedding: str = "lora", method: str = "focused", *, scale: float = 0.02) -> PeftModel:
     """An adapter over the project's base that changes what it may, saved as the method's."""
-    card = loading.read_card()
+    card = base_card.read_card()
     network = loading.load_base(config.load("base").model, card)
     torch.manual_seed(0)
     adapted = lora.add_adapter(
@@ -65,13 +65,13 @@ def trained(embedding: str = "lora", method: str = "focused", *, scale: float = 
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter += scale * torch.randn_like(parameter)
-    loading.save_adapter(adapted, card, loading.MODELS / method)
+    loading.save_adapter(adapted, card, base_card.MODELS / method)
     return adapted.eval()
 
 
 def prompt() -> torch.Tensor:
     """Ids with the row of <mask> among them, shape (1, L)."""
-    mask_id = loading.read_card().mask_id
+    mask_id = base_card.read_card().mask_id
     return torch.tensor([[0, *range(50, 90), mask_id, mask_id, *range(90, 100)]])
 
 
@@ -121,7 +121,7 @@ def test_over_a_bf16_base_the_saved_adapter_is_the_one_in_memory_rounded(tmp_pat
     monkeypatch.chdir(tmp_path)
     base.main()
     adapted = trained(embedding)
-    saved = load_file(loading.MODELS / "focused" / loading.WEIGHTS)
+    saved = load_file(base_card.MODELS / "focused" / loading.WEIGHTS)
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -135,11 +135,11 @@ def test_over_a_bf16_base_the_saved_adapter_is_the_one_in_memory_rounded(tmp_pat
 
 def test_beside_the_adapter_lie_its_tokenizer_and_its_card(project):
     trained()
-    folder = loading.MODELS / "focused"
+    folder = base_card.MODELS / "focused"
     names = {path.name for path in folder.iterdir()}
-    assert names == {path.name for path in loading.BASE.iterdir()} | {loading.WEIGHTS, loading.CONFIG, "README.md"}
-    card = loading.read_card(folder)
-    assert card == loading.read_card()
+    assert names == {path.name for path in base_card.BASE.iterdir()} | {loading.WEIGHTS, loading.CONFIG, "README.md"}
+    card = base_card.read_card(folder)
+    assert card == base_card.read_card()
     assert card.sha256 == loading.digest(Path("models/tiny-base"))
     assert card.tokenizer_sha256 == hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -155,31 +155,31 @@ def test_equal_adapters_are_equal_bytes_from_process_to_process(project):
         program = "from tests.model.test_loading import trained\ntrained()\n"
         environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": seed, "HF_HUB_OFFLINE": "1"}
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=environment)
-        found.append({path.name: path.read_bytes() for path in (loading.MODELS / "focused").iterdir()})
-        shutil.rmtree(loading.MODELS / "focused")
+        found.append({path.name: path.read_bytes() for path in (base_card.MODELS / "focused").iterdir()})
+        shutil.rmtree(base_card.MODELS / "focused")
     assert found[0] == found[1]
 
 
 def test_the_configuration_names_the_base_as_the_settings_do(project):
     trained()
-    written = files.read_json(loading.MODELS / "focused" / loading.CONFIG, "train")
+    written = files.read_json(base_card.MODELS / "focused" / loading.CONFIG, "train")
     assert (written["base_model_name_or_path"], written["revision"]) == ("models/tiny-base", None)
 
 
 def test_no_adapter_is_saved_under_a_tokenizer_that_is_not_the_cards(project):
-    card = loading.read_card()
-    path = loading.BASE / "tokenizer.json"
+    card = base_card.read_card()
+    path = base_card.BASE / "tokenizer.json"
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ArtifactError, match=f"sha256 [0-9a-f]{{64}}, the card says {card.tokenizer_sha256}"):
         trained()
 
 
-@pytest.mark.parametrize("field", asdict(loading.BaseCard("", None, "", 0, "", 0, 0, 0, 0)))
+@pytest.mark.parametrize("field", asdict(base_card.BaseCard("", None, "", 0, "", 0, 0, 0, 0)))
 def test_an_adapter_of_another_base_is_refused_with_both_values(project, monkeypatch, field):
     trained()
-    card = asdict(loading.read_card())
+    card = asdict(base_card.read_card())
     other = "other" if isinstance(card[field], str) or card[field] is None else 77
-    loading.write_card(loading.BaseCard(**card | {field: other}), loading.MODELS / "focused")
+    base_card.write_card(base_card.BaseCard(**card | {field: other}), base_card.MODELS / "focused")
     monkeypatch.setattr(loading, "load_base", None)  # it is not even asked for
     with pytest.raises(ArtifactError) as error:
         loaded()
@@ -215,13 +215,13 @@ def test_an_adapter_of_another_base_is_refused_with_both_values(project, monkeyp
             "half",
             "tokenizer has sha256 [0-9a-f]{64}, models/base has [0-9a-f]{64}; run `dvc repro -f",
         ),
-        (loading.CARD, None, "models/focused/base.json: no such file; run `dvc repro train@focused` first"),
-        (loading.CARD, '{"source": "x"}', "models/focused/base.json: .* run `dvc repro -f train@focused`"),
+        (base_card.CARD, None, "models/focused/base.json: no such file; run `dvc repro train@focused` first"),
+        (base_card.CARD, '{"source": "x"}', "models/focused/base.json: .* run `dvc repro -f train@focused`"),
     ],
 )
 def test_a_damaged_adapter_is_one_line_and_no_base_is_loaded_for_it(project, monkeypatch, name, content, message):
     trained()
-    path = loading.MODELS / "focused" / name
+    path = base_card.MODELS / "focused" / name
     whole = path.read_bytes()
     if content is None:
         path.unlink()
@@ -246,7 +246,7 @@ def test_a_damaged_adapter_is_one_line_and_no_base_is_loaded_for_it(project, mon
 )
 def test_weights_and_configuration_that_do_not_fit_are_one_line(project, change, message):
     trained()
-    path = loading.MODELS / "focused" / loading.CONFIG
+    path = base_card.MODELS / "focused" / loading.CONFIG
     files.write_json(path, files.read_json(path, "train") | change)
     with pytest.raises(ArtifactError, match=message) as error:
         loaded()
@@ -256,7 +256,7 @@ def test_weights_and_configuration_that_do_not_fit_are_one_line(project, change,
 def test_weights_that_lack_a_tensor_are_refused_not_half_loaded(project):
     """PEFT only warns, and goes on with a matrix of zeros."""
     trained()
-    path = loading.MODELS / "focused" / loading.WEIGHTS
+    path = base_card.MODELS / "focused" / loading.WEIGHTS
     tensors = load_file(path)
     name = min(name for name in tensors if "lora_B" in name)
     del tensors[name]

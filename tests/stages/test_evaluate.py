@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from pipeline.common import files, tables
+from pipeline.common import base_card, files, tables
 from pipeline.common.text import has_answer
 from pipeline.evaluation import metrics, schema, score
 from pipeline.model import loading, lora
@@ -116,13 +116,13 @@ def toy(tmp_path, monkeypatch):
     }  # fmt: skip
     yaml.dump(params, Path("params.yaml"))
     tiny.network().save_pretrained("toy")
-    loading.BASE.mkdir(parents=True)
-    tokenizer().save(str(loading.BASE / "tokenizer.json"))
-    sha256 = hashlib.sha256((loading.BASE / "tokenizer.json").read_bytes()).hexdigest()
+    base_card.BASE.mkdir(parents=True)
+    tokenizer().save(str(base_card.BASE / "tokenizer.json"))
+    sha256 = hashlib.sha256((base_card.BASE / "tokenizer.json").read_bytes()).hexdigest()
     digest = loading.digest(Path("toy"))
     vocab_size = tiny.network().config.vocab_size
-    card = loading.BaseCard("toy", None, digest, vocab_size, sha256, tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
-    loading.write_card(card, loading.BASE)
+    card = base_card.BaseCard("toy", None, digest, vocab_size, sha256, tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
+    base_card.write_card(card, base_card.BASE)
     made = Toy()
     made.write(sha256)
     return made
@@ -226,7 +226,7 @@ def test_two_processes_write_what_one_writes(toy, monkeypatch):
 
 
 def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
-    settings, card = config.load("evaluate").model, loading.read_card()
+    settings, card = config.load("evaluate").model, base_card.read_card()
     adapted = lora.add_adapter(
         loading.load_base(settings, card), rank=2, alpha=4, dropout=0.0, embedding="lora", norms=True, mask_id=tiny.MASK
     )
@@ -234,7 +234,7 @@ def test_an_adapter_answers_in_place_of_the_base(toy, monkeypatch):
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter += 0.3
-    loading.save_adapter(adapted, card, loading.MODELS / "vanilla")
+    loading.save_adapter(adapted, card, base_card.MODELS / "vanilla")
     for method in ("base", "vanilla"):
         run_stage(monkeypatch, method)
     base, vanilla = (
@@ -273,7 +273,7 @@ def test_files_that_do_not_belong_together_are_refused(toy, monkeypatch, damage)
         toy.examples.pop()
     else:
         del toy.chunks["d3#0"]
-    toy.write(loading.read_card().tokenizer_sha256)
+    toy.write(base_card.read_card().tokenizer_sha256)
     messages = {"unknown chunk": "has no chunk d3#0", "other chunks": "chunks of example .* are not those in"}
     with pytest.raises(ArtifactError, match=messages.get(damage, "rows do not belong together")):
         run_stage(monkeypatch, "base")
@@ -291,6 +291,6 @@ def test_missing_files_are_refused_with_the_stage_that_makes_them(toy, monkeypat
 def test_no_test_examples_are_refused(toy, monkeypatch):
     for row in toy.full:
         row["split"] = "train"
-    toy.write(loading.read_card().tokenizer_sha256)
+    toy.write(base_card.read_card().tokenizer_sha256)
     with pytest.raises(DataError, match=r"no examples in split test; choose another eval\.split"):
         run_stage(monkeypatch, "base")

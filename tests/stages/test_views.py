@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.common import tables
+from pipeline.common import base_card, tables
 from pipeline.common.tables import Evidence, Example
 from pipeline.model import loading
 from pipeline.runtime import config
@@ -64,7 +64,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_card_names_the_weights_and_the_tokenizer(project: Path):
-    card = loading.read_card()
+    card = base_card.read_card()
     assert card.sha256 == hashlib.sha256(Path("models/tiny-base/model.safetensors").read_bytes()).hexdigest()
     assert card.tokenizer_sha256 == hashlib.sha256(Path("models/base/tokenizer.json").read_bytes()).hexdigest()
     assert sorted({card.bos_id, card.eos_id, card.pad_id, card.mask_id}) == [0, 1, 2, 3]
@@ -73,14 +73,14 @@ def test_the_card_names_the_weights_and_the_tokenizer(project: Path):
 
 def test_control_tokens_in_a_document_are_text(project: Path):
     tokenize.main()
-    card = loading.read_card()
+    card = base_card.read_card()
     [row] = tables.scan(tables.FULL_VIEWS)
     controls = {card.bos_id, card.eos_id, card.pad_id, card.mask_id}
     inside = row["input_ids"][1:-1]
     assert not controls & set(inside)
     assert row["input_ids"][0] == card.bos_id
     assert row["input_ids"][-1] == card.eos_id
-    loaded = tokenizer.load().tokenizer
+    loaded = tokenizer.load()
     start, end = row["chunk_starts"][0], row["chunk_ends"][0]
     assert loaded.decode(row["input_ids"][start:end], skip_special_tokens=False) == f"Document: {TEXTS['a']}\n"
 
@@ -88,7 +88,7 @@ def test_control_tokens_in_a_document_are_text(project: Path):
 def test_masked_views_keep_the_best_chunk_and_flag_the_lost_answer(project: Path, capsys: pytest.CaptureFixture[str]):
     tokenize.main()
     mask.main()
-    card = loading.read_card()
+    card = base_card.read_card()
     [full] = tables.scan(tables.FULL_VIEWS)
     [row] = tables.scan(tables.MASKED_VIEWS)
     assert row["kept_chunk_ids"] == ["b#0"]
@@ -207,11 +207,11 @@ def test_other_weights_than_pinned_are_refused_with_both_digests(project: Path):
     choose(model={"sha256": "0" * 64})
     with pytest.raises(ArtifactError, match=r"weights have sha256 [0-9a-f]{64}, the bundle pins 0{64}"):
         base.main()
-    assert loading.BASE.is_dir()
+    assert base_card.BASE.is_dir()
 
 
 def test_weights_that_changed_since_the_card_are_refused(project: Path):
-    card = loading.read_card()
+    card = base_card.read_card()
     path = Path("models/tiny-base/model.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     settings = weights_settings()
@@ -274,4 +274,4 @@ def test_a_window_for_a_model_without_one_is_refused(project: Path, tmp_path: Pa
     with pytest.raises(
         ConfigError, match=r"model.sliding_window is 64, but a llama model has no window; set it to null"
     ):
-        loading.load_base(settings, loading.read_card())
+        loading.load_base(settings, base_card.read_card())

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.common import tables
+from pipeline.common import base_card, tables
 from pipeline.model import loading
 from pipeline.runtime import methods
 from pipeline.runtime.errors import ArtifactError, ConfigError, NumericError, ResourceError
@@ -93,7 +93,7 @@ def test_a_fresh_process_finds_the_adapters_logits(tmp_path, monkeypatch, capsys
     base.main()
     adapted = trained(embedding)
     run(monkeypatch)
-    found, card = fresh(), loading.read_card()
+    found, card = fresh(), base_card.read_card()
     torch.testing.assert_close(torch.tensor(found["logits"]), logits(adapted)[0], rtol=0, atol=merge.TOLERANCE)
     assert (logits(loading.load_method("base", merge.config.load("base").model)) - logits(adapted)).abs().max() > 0.1
     assert found["kind"] == "MistralForCausalLM"
@@ -139,7 +139,7 @@ def test_prompts_are_those_of_the_data_where_they_were_made_with_this_tokenizer(
         }
         for number in range(9)
     ]  # fmt: skip
-    tables.write(tables.FULL_VIEWS, rows, {"tokenizer_sha256": loading.read_card().tokenizer_sha256})
+    tables.write(tables.FULL_VIEWS, rows, {"tokenizer_sha256": base_card.read_card().tokenizer_sha256})
     run(monkeypatch)
     assert f"logits at {64 + 512 + 3 * 100} positions of 5 prompts (4 from" in capsys.readouterr().out
     tables.write(tables.FULL_VIEWS, rows, {"tokenizer_sha256": "0" * 64})
@@ -206,7 +206,7 @@ def test_a_missing_adapter_is_one_line(project, monkeypatch):
 @pytest.mark.parametrize("damage", ["lost", "nan"])
 def test_logits_that_are_not_the_adapters_leave_nothing(project, monkeypatch, damage):
     if damage == "nan":
-        path = loading.MODELS / "focused" / loading.WEIGHTS
+        path = base_card.MODELS / "focused" / loading.WEIGHTS
         tensors = load_file(path)
         tensors[min(tensors)][0] = float("nan")
         save_file(tensors, path, metadata={"format": "pt"})
