@@ -161,7 +161,7 @@ RetrieverSettings = Annotated[
 
 
 class ScoreSettings(Section):
-    """How the retriever's scores are computed; it changes no score."""
+    """Settings of the engine that computes the retriever's scores; they change no score."""
 
     engine: Literal["local", "ray"]
     """Texts are encoded in the stage's process, or on the actors of a Ray cluster."""
@@ -179,7 +179,7 @@ class ValidationSettings(Section):
 
 
 class ChunkSettings(Section):
-    """How documents are split into chunks."""
+    """Settings of the chunks that documents are split into."""
 
     words: Positive
     """Maximum words of a chunk; a document marked `whole` is never split."""
@@ -202,14 +202,14 @@ class ModelSettings(Section):
 
 
 class ContextSettings(Section):
-    """What happens to a context that is too long for the model."""
+    """Settings for contexts that are too long for the model."""
 
     too_long: Literal["refuse", "cut_end", "cut_middle"]
     """For a row above model.max_tokens, the stage stops, or the context is truncated there and the row is counted."""
 
 
 class MaskSettings(Section):
-    """How the masked view is made (paper section 3)."""
+    """Settings of the masked view (paper section 3)."""
 
     mode: Literal["token", "skip", "span", "drop"]
     top_k: Positive
@@ -217,7 +217,7 @@ class MaskSettings(Section):
 
 
 class GateSettings(Section):
-    """What retrieval must reach before focused training starts."""
+    """The recall that retrieval must reach before focused training starts."""
 
     min_gold_retained: Fraction
     """Share of the train examples with a known gold chunk that keep one."""

@@ -1,4 +1,4 @@
-"""What a run with the present settings will cost, before anything heavy runs: `make plan`.
+"""Prints what a run with the present settings will cost, before anything heavy runs: `make plan`.
 
     python -m pipeline.tools.plan
     FOCUS_TFLOPS=989 FOCUS_GIB=139 python -m pipeline.tools.plan     # for an H200, from anywhere
