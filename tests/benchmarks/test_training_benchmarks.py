@@ -112,10 +112,11 @@ def test_a_gpu_is_measured_and_memory_that_is_not_there_is_told(capsys, tmp_path
 def test_flops_of_the_gpu_benchmark_are_those_of_the_arithmetic():
     """Mistral-7B, 8,192 tokens, checkpointed: three forwards of the frozen matrices, 4.5 of the attention."""
     gpu = runpy.run_path(str(ROOT / "benchmarks/gpu.py"))
-    shape = gpu["Shape"](
-        layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_dim=128, vocabulary=32_000,
-        window=None, bytes_per_weight=2,
-    )  # fmt: skip
+    config = {
+        "model_type": "mistral", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 14336,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32_000, "sliding_window": None,
+    }  # fmt: skip
+    shape = gpu["model_shape"].parse(config, 2, "the test")
     made = random_training.examples(4, tokens=8192, answer=32, chunks=40, keep=10, vocab=32_000, one_document=True)
     assert gpu["row_flops"](shape, made.full[0], cached=False) == pytest.approx(
         3 * 13.96e9 * 8192 + 4.5 * 262_144 * 8192**2, rel=0.01

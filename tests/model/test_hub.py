@@ -198,8 +198,9 @@ RUN = """
 import json, runpy, sys
 from pathlib import Path
 runpy.run_module("pipeline.stages.base", run_name="__main__")
-from pipeline.model import loading
+from pipeline.common import base_card
 from pipeline.common.device import device
+from pipeline.model import loading
 from pipeline.retrieval import embed, embedding_cache, encoder
 from pipeline.runtime import config
 network = loading.load_base(config.load("base").model, base_card.read_card())
