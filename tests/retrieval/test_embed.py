@@ -15,17 +15,6 @@ from tests import tiny_bert
 TEXTS = ["abc", "", "a longer text, 12 words or so.", "abc def", "x" * 50]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_bert.save(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture
-def cache(tmp_path):
-    with closing(embedding_cache.Cache(tmp_path / "cache.sqlite")) as opened:
-        yield opened
-
-
 @pytest.fixture
 def other(tmp_path):
     with closing(embedding_cache.Cache(tmp_path / "other.sqlite")) as opened:

@@ -29,17 +29,6 @@ TEXTS = ["abc", "", "a longer text, 12 words or so.", "abc def", "x" * 50]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_bert.save(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture
-def cache(tmp_path):
-    with closing(embedding_cache.Cache(tmp_path / "cache.sqlite")) as opened:
-        yield opened
-
-
 @pytest.fixture
 def cluster(monkeypatch):
     """One actor on a cluster of this machine, which the code starts when it first needs it and keeps for this file."""
