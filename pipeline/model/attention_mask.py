@@ -1,6 +1,6 @@
 """Attention masks of rows in which several questions share one context."""
 
-# B rows, L tokens of the longest row
+# B rows, L tokens of the longest row, N chosen tokens
 
 from typing import Any
 
@@ -21,16 +21,32 @@ def tree_mask(inputs: ModelInputs, window: int | None, added_dtype: torch.dtype 
     places in the row. SDPA takes booleans; eager attention adds the mask, in `added_dtype`.
     """
     assert inputs.segment_BL is not None
-    query_BL1, key_B1L = inputs.segment_BL[:, :, None], inputs.segment_BL[:, None, :]
     distance_BLL = inputs.position_ids_BL[:, :, None] - inputs.position_ids_BL[:, None, :]
     # Padding attends to the context and itself: attention over nothing would be NaN.
-    seen_BLL = ((key_B1L == SHARED) | (key_B1L == query_BL1)) & (distance_BLL >= 0)
+    seen_BLL = _seen(inputs.segment_BL[:, :, None], inputs.segment_BL[:, None, :], distance_BLL)
     if window is not None:
         seen_BLL &= distance_BLL < window
         seen_BLL |= torch.eye(seen_BLL.shape[1], dtype=torch.bool, device=seen_BLL.device)
     if added_dtype is None:
         return seen_BLL[:, None]
     return torch.zeros_like(seen_BLL, dtype=added_dtype).masked_fill(~seen_BLL, -torch.inf)[:, None]
+
+
+def seen_by(inputs: ModelInputs, row_N: Tensor, position_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which tokens each chosen token can see without a window, and how many positions before it they stand.
+
+    Shapes (N, L). Chosen are tokens by row and position in the row, none of them padding.
+    """
+    position_ids_NL = inputs.position_ids_BL[row_N]
+    distance_NL = position_ids_NL.gather(1, position_N[:, None]) - position_ids_NL
+    if inputs.segment_BL is not None:
+        segment_NL = inputs.segment_BL[row_N]
+        return _seen(segment_NL.gather(1, position_N[:, None]), segment_NL, distance_NL), distance_NL
+    return torch.arange(distance_NL.shape[1], device=row_N.device) <= position_N[:, None], distance_NL
+
+
+def _seen(query_segment: Tensor, key_segment: Tensor, distance: Tensor) -> Tensor:
+    return ((key_segment == SHARED) | (key_segment == query_segment)) & (distance >= 0)
 
 
 def block_mask(inputs: ModelInputs, window: int | None) -> Any:
@@ -45,8 +61,7 @@ def block_mask(inputs: ModelInputs, window: int | None) -> Any:
 
     def seen(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         distance = position_BL[row, query] - position_BL[row, key]
-        found = (segment_BL[row, key] == SHARED) | (segment_BL[row, key] == segment_BL[row, query])
-        found = found & (distance >= 0)
+        found = _seen(segment_BL[row, query], segment_BL[row, key], distance)
         return found if window is None else (found & (distance < window)) | (query == key)
 
     num_rows, num_tokens = segment_BL.shape

@@ -13,6 +13,7 @@ from torch.nn import Module
 from transformers import PreTrainedModel
 
 from pipeline.model import attention_mask
+from pipeline.model.attention_rows import AttentionRows
 from pipeline.model.collator import ModelInputs
 from pipeline.runtime.errors import ConfigError
 
@@ -57,11 +58,13 @@ def windows(config: Any) -> dict[str, int | None]:
     return {kind: window if kind == _SLIDING else None for kind in kinds}
 
 
-def hidden_states(network: Module, inputs: ModelInputs, positions_E: Tensor | None = None) -> Tensor:
+def hidden_states(
+    network: Module, inputs: ModelInputs, positions_E: Tensor | None = None, attention: AttentionRows | None = None
+) -> Tensor:
     """Return the hidden states of the last layer, after the final norm: shape (B, L, D).
 
     With `positions_E`, only the hidden state at that position of each example is right, and the forward is cheaper:
-    the last layer's MLP leaves out all other positions.
+    the last layer's MLP leaves out all other positions. `attention` reads the attention of its chosen tokens.
     """
     whole = unwrap(network)
     with nullcontext() if positions_E is None else _mlp_only_at(whole.model.layers[-1].mlp, inputs, positions_E):
@@ -70,6 +73,7 @@ def hidden_states(network: Module, inputs: ModelInputs, positions_E: Tensor | No
             attention_mask=inputs.mask_BL if inputs.segment_BL is None else _tree_masks(whole, inputs),
             position_ids=inputs.position_ids_BL,
             use_cache=False,
+            **({} if attention is None else {"attention_rows": attention}),
         )
     hidden: Tensor = output.last_hidden_state
     return hidden

@@ -4,7 +4,7 @@ A row is one view of one example. Or it holds the full views of several examples
 then the question and answer of each example as a segment of its own.
 """
 
-# B rows, L tokens of the longest row, E examples of the rows, N label tokens, K tokens of the teacher
+# B rows, L tokens of the longest row, E examples of the rows, N label tokens, K tokens of the teacher, C chunks
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from torch import Tensor
 Ints = NDArray[np.int32]
 
 SHORTEST_BESIDE = 0.75  # of the longest row of a forward; shorter rows would be computed as padding for the most part
+NO_CHUNK = -1
 SHARED, PADDING = -1, -2
 """RowSegment numbers of the shared context's tokens and of padding."""
 
@@ -44,6 +45,10 @@ class TokenRow:
     """For distillation: the teacher's K likeliest tokens at each label."""
     teacher_log_probs_NK: NDArray[np.float32] | None = None
     """Their log-probabilities in nats."""
+    chunk_L: Ints | None = None
+    """For attention that is taught: the number of each token's chunk in the context; NO_CHUNK outside of all chunks."""
+    target_EC: NDArray[np.float32] | None = None
+    """For each example the share of its attention that each chunk should get; a row sums to 1."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -58,22 +63,34 @@ def row_of_one(input_ids: Ints, position_ids: Ints, prompt_end: int) -> TokenRow
     return TokenRow(input_ids, position_ids, 0, (RowSegment(0, prompt_end, len(input_ids)),))
 
 
-def row_of_many(views: Sequence[Ints], prompt_ends: Sequence[int], num_shared: int) -> TokenRow:
-    """Make one row of full views that begin with the same `num_shared` tokens; every prompt ends behind these."""
-    assert all(np.array_equal(ids[:num_shared], views[0][:num_shared]) for ids in views)
-    assert all(end > num_shared for end in prompt_ends)
-    positions = np.arange(max(map(len, views)), dtype=np.int32)
+def row_of_many(views: Sequence[TokenRow], num_shared: int) -> TokenRow:
+    """Make one row of single full views that begin with the same `num_shared` tokens; every prompt ends behind these.
+
+    They have no teacher; all of them have targets of attention, or none.
+    """
+    first = views[0]
+    assert all(np.array_equal(view.input_ids[:num_shared], first.input_ids[:num_shared]) for view in views)
+    assert all(view.segments[0].prompt_end > num_shared for view in views)
     segments: list[RowSegment] = []
     start = num_shared
-    for ids, prompt_end in zip(views, prompt_ends, strict=True):
-        segments.append(RowSegment(start, start + prompt_end - num_shared, start + len(ids) - num_shared))
-        start = segments[-1].end
+    for view in views:
+        end = start + len(view) - num_shared
+        segments.append(RowSegment(start, start + view.segments[0].prompt_end - num_shared, end))
+        start = end
+    chunks, targets = ([getattr(view, name) for view in views] for name in ("chunk_L", "target_EC"))
     return TokenRow(
-        np.concatenate([views[0][:num_shared], *(ids[num_shared:] for ids in views)]),
-        np.concatenate([positions[:num_shared], *(positions[num_shared : len(ids)] for ids in views)]),
+        _behind([view.input_ids for view in views], num_shared),
+        _behind([view.position_ids for view in views], num_shared),
         num_shared,
         tuple(segments),
+        chunk_L=None if first.chunk_L is None else _behind(chunks, num_shared),
+        target_EC=None if first.target_EC is None else np.concatenate(targets),
     )
+
+
+def _behind(values: Sequence[Ints], num_shared: int) -> Ints:
+    """Join the first `num_shared` values, which are shared, and what follows them in each sequence."""
+    return np.concatenate([values[0][:num_shared], *(own[num_shared:] for own in values)])
 
 
 def group_by_length(
@@ -138,6 +155,9 @@ class ModelInputs(NamedTuple):
     teacher_ids_NK: Tensor | None = None
     """As in the rows, where all of them have it."""
     teacher_log_probs_NK: Tensor | None = None
+    chunk_BL: Tensor | None = None
+    """As in the rows, where some row has it; NO_CHUNK in all other rows, whose targets are 0."""
+    target_EC: Tensor | None = None
 
     def to(self, device: torch.device) -> "ModelInputs":
         moved: list[Any] = [None if tensor is None else tensor.to(device) for tensor in self]
@@ -174,10 +194,29 @@ def collate(rows: Sequence[TokenRow], pad_id: int) -> ModelInputs:
         *example_5E.unbind(),
         *label_3N.unbind(),
     )
+    chunk_BL, target_EC = _targets(rows, shape[1])
     return inputs._replace(
         teacher_ids_NK=_concatenated([row.teacher_ids_NK for row in rows]),
         teacher_log_probs_NK=_concatenated([row.teacher_log_probs_NK for row in rows]),
+        chunk_BL=chunk_BL,
+        target_EC=target_EC,
     )
+
+
+def _targets(rows: Sequence[TokenRow], num_tokens: int) -> tuple[Tensor | None, Tensor | None]:
+    """Pad chunk numbers and targets of attention; none where no row has them."""
+    num_chunks = max((row.target_EC.shape[1] for row in rows if row.target_EC is not None), default=0)
+    if not num_chunks:
+        return None, None
+    chunk_BL = np.full((len(rows), num_tokens), NO_CHUNK, dtype=np.int64)
+    target_EC = np.zeros((sum(len(row.segments) for row in rows), num_chunks), dtype=np.float32)
+    example = 0
+    for row_number, row in enumerate(rows):
+        if row.chunk_L is not None and row.target_EC is not None:
+            chunk_BL[row_number, : len(row)] = row.chunk_L
+            target_EC[example : example + len(row.segments), : row.target_EC.shape[1]] = row.target_EC
+        example += len(row.segments)
+    return torch.from_numpy(chunk_BL), torch.from_numpy(target_EC)
 
 
 def _concatenated(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:

@@ -14,8 +14,11 @@ FOCUSED: Final = "focused"
 DISTILL: Final = "distill"
 """Tuned on the full views, and on the base's answers over the best-scored chunks of unlabelled questions. Ours."""
 
-Trained = Literal["vanilla", "focused", "distill"]
-TRAINED: tuple[Trained, ...] = (VANILLA, FOCUSED, DISTILL)
+GUIDED: Final = "guided"
+"""Distill, and attention taught by the retriever (pipeline/training/attention.py). Ours."""
+
+Trained = Literal["vanilla", "focused", "distill", "guided"]
+TRAINED: tuple[Trained, ...] = (VANILLA, FOCUSED, DISTILL, GUIDED)
 
 
 class Method(NamedTuple):
@@ -34,6 +37,7 @@ METHODS: dict[str, Method] = {  # Okabe and Ito's palette, darkened
     VANILLA: Method("vanilla fine-tuning", "#cb5a00", "square"),
     FOCUSED: Method("focused learning", "#1a7fc4", "triangle-up"),
     DISTILL: Method("distill (ours)", "#7566d6", "diamond"),
+    GUIDED: Method("guided attention (ours)", "#00805f", "cross"),
 }
 """In the order of every table and figure."""
 

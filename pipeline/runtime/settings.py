@@ -244,6 +244,8 @@ class ViewsSettings(Section):
     """Weight of the masked view's causal-LM loss."""
     consistency: NonNegative
     """Weight of the divergence of the full view's answer from the masked view's."""
+    attention: NonNegative
+    """Weight of the divergence of attention from the retriever's target (section attention)."""
 
 
 class TeachSettings(Section):
@@ -266,6 +268,25 @@ class DistillSettings(Section):
     """Weight of the causal-LM loss on the questions with answers; 0.0: no label is used."""
     batch_questions: Positive
     """Questions with a teacher's answer in each optimizer step, beside train.batch_examples with labels."""
+
+
+class AttentionSettings(Section):
+    """Attention taught by the retriever, in method `guided`, and with views.attention in method `focused`."""
+
+    weight: NonNegative
+    """Weight of the divergence in method `guided`."""
+    layers: Literal["all"] | Annotated[list[Positive], Field(min_length=1)]
+    """Numbers of the layers, from 1."""
+    heads: Literal["mean", "best"]
+    """The heads' mean attention is compared with the target, or that of the head nearest to it."""
+    queries: Literal["last_prompt", "question", "answer"]
+    """Tokens whose attention is taught; answer: those that predict its tokens."""
+    target: Literal["top", "soft"]
+    """Equal shares for the best chunks, or a softmax of the retriever's scores."""
+    top_k: Positive
+    """Chunks that share the target `top`."""
+    temperature: PositiveFloat
+    """Temperature of the target `soft`, in units of the retriever's scores."""
 
 
 class LoraSettings(Section):
@@ -301,7 +322,11 @@ class TrainSettings(Section):
     """Learning rate of the LoRA matrices."""
     embedding_learning_rate: PositiveFloat
     """Learning rate of embedding and norm weights."""
+    schedule: Literal["cosine", "linear", "constant"]
+    """Course of the learning rate after warm-up: down to zero along a cosine or a line, or constant."""
     warmup_steps: Count
+    weight_decay: NonNegative
+    """Of AdamW, on all trained weights."""
     max_grad_norm: PositiveFloat
     log_every: Positive
     """Optimizer steps between two points of the curves."""
@@ -355,6 +380,7 @@ class Settings(Section):
     views: ViewsSettings
     teach: TeachSettings
     distill: DistillSettings
+    attention: AttentionSettings
     lora: LoraSettings
     train: TrainSettings
     eval: EvalSettings
@@ -364,10 +390,10 @@ class Settings(Section):
     @model_validator(mode="after")
     def _focused_training_has_a_loss(self) -> Self:
         views = self.views
-        if views.full == views.masked == views.consistency == self.contrastive.weight == 0:
+        if views.full == views.masked == views.consistency == views.attention == self.contrastive.weight == 0:
             raise ValueError(
-                "views.full, views.masked, views.consistency and contrastive.weight are all 0, so focused training has "
-                "no loss; set one of them above 0"
+                "views.full, views.masked, views.consistency, views.attention and contrastive.weight are all 0, so "
+                "focused training has no loss; set one of them above 0"
             )
         return self
 
@@ -392,8 +418,9 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "gate": ("gate",),
     "teach": ("model", "teach"),
     "train@vanilla": ("lora", "model", "train"),
-    "train@focused": ("contrastive", "lora", "model", "train", "views"),
+    "train@focused": ("attention", "contrastive", "lora", "model", "train", "views"),
     "train@distill": ("distill", "lora", "model", "train"),
+    "train@guided": ("attention", "distill", "lora", "model", "train"),
     "evaluate": ("eval", "model"),
     "surface": ("eval", "model"),
     "analyze": ("analyze", "eval", "model"),

@@ -39,7 +39,8 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
     processes = distributed.Processes()
     _require_for_processes(processes, train, objective)
     views = [tables.FULL_VIEWS, *([tables.MASKED_VIEWS] if objective.reads_masked else [])]
-    sources = [table.path for table in (*views, *([tables.TEACHINGS] if objective.distill else []))]
+    taught = [*([tables.TEACHINGS] if objective.distill else []), *([tables.SCORES] if objective.attention else [])]
+    sources = [table.path for table in (*views, *taught)]
     dataset = _dataset(train, objective)
     set_seed(train.seed)
     network = lora.add_adapter(
@@ -47,6 +48,7 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
         **settings.lora.model_dump(),
         mask_id=card.mask_id,
     )
+    _require_layers(objective, causal_lm.unwrap(network).config.num_hidden_layers)
     if processes.device.type == "cuda" and train.questions_per_document > 1:
         # Rows that several questions share need a mask of their own; only flex attention never holds it whole.
         causal_lm.unwrap(network).set_attn_implementation("flex_attention")
@@ -108,7 +110,8 @@ def _dataset(train: TrainSettings, objective: Objective) -> TrainingDataset:
         # Each question counts as a context of its own, because no contrastive loss compares distillation examples.
         keys = [str(place) for place in range(num_questions)]
         distill_indices = sampler.batch_indices(keys, train.steps, objective.batch_questions, train.seed)
-        distill = DistillationDataset(distill_indices, tables.FULL_VIEWS, tables.TEACHINGS)
+        target = objective.attention_target
+        distill = DistillationDataset(distill_indices, tables.FULL_VIEWS, tables.TEACHINGS, target)
     return TrainingDataset(
         batch_indices,
         tables.FULL_VIEWS,
@@ -116,6 +119,7 @@ def _dataset(train: TrainSettings, objective: Objective) -> TrainingDataset:
         distill,
         train.seed if train.document_order == "shuffled" else None,
         masked_first=objective.consistency > 0,
+        target=objective.attention_target,
     )
 
 
@@ -132,6 +136,16 @@ def _require_for_processes(processes: distributed.Processes, train: TrainSetting
         raise ConfigError(
             "train.negatives is graph, but the layers are sharded over processes, which gather them anew for each "
             "backward; set it to cached"
+        )
+
+
+def _require_layers(objective: Objective, num_layers: int) -> None:
+    """Check that the layers whose attention is taught are there."""
+    layers = objective.attention_loss.layers if objective.attention_loss is not None else None
+    if layers is not None and max(layers) >= num_layers:
+        raise ConfigError(
+            f"attention.layers names layer {max(layers) + 1}, but the base has {num_layers}; choose from 1 to "
+            f"{num_layers}, or set it to all"
         )
 
 

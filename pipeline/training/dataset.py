@@ -4,23 +4,26 @@
 that some step uses in memory.
 """
 
-# B examples of the step, b those of this process, E those of a micro-batch, L tokens, N label tokens, K teacher tokens
+# B examples of the step, b those of this process, E those of a micro-batch, L tokens, N label tokens, K teacher tokens,
+# C chunks
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, zip_longest
+from itertools import groupby, repeat, zip_longest
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.common import tables
 from pipeline.model import collator
-from pipeline.model.collator import Ints, ModelInputs, TokenRow
+from pipeline.model.collator import NO_CHUNK, Ints, ModelInputs, TokenRow
 from pipeline.runtime.errors import ArtifactError
+from pipeline.training.attention import AttentionTarget
 
 TRAIN_SPLITS = ("train",)
 DISTILL_SPLITS = ("train", "unlabelled")
@@ -55,6 +58,8 @@ class StepBatch(NamedTuple):
     """Views with the teacher's distribution as target; their places mean nothing."""
     num_labels_distill: int = 0
     """Label tokens of these in the step, over all processes."""
+    num_full_views: int = 0
+    """Full views of the step, with labels and for distillation, over all processes."""
 
     def to(self, device: torch.device) -> "StepBatch":
         return self._replace(
@@ -79,6 +84,7 @@ class TrainingDataset:
         distill: "DistillationDataset | None" = None,
         shuffle_seed: int | None = None,
         masked_first: bool = False,
+        target: AttentionTarget | None = None,
     ) -> None:
         """Read the views of all examples that `batch_indices` names.
 
@@ -87,6 +93,7 @@ class TrainingDataset:
             full, masked: the tables of views; no `masked`: the masked views are not used.
             shuffle_seed: at each step, the documents of a full view are put in another random order; None: as given.
             masked_first: masked views go through forwards of their own, before those of the full views.
+            target: the attention that the full views' chunks should get; None: it is not taught.
 
         Raises:
             ArtifactError: a table is missing or damaged, or the two are not of the same examples.
@@ -105,9 +112,11 @@ class TrainingDataset:
         """Token spans of each full view's chunks, and their documents."""
         columns = ["input_ids", "prompt_end", "question_start"]
         spans = [] if shuffle_seed is None else ["chunk_ids", "chunk_starts", "chunk_ends"]
-        for index, row in zip(used, tables.take(full, [*columns, *spans], rows), strict=True):
+        targets = _targets(full, rows, target)
+        for index, row, taught in zip(used, tables.take(full, [*columns, *spans], rows), targets, strict=True):
             positions = np.arange(len(row["input_ids"]), dtype=np.int32)
-            self._full[index] = collator.row_of_one(row["input_ids"], positions, row["prompt_end"])
+            view = collator.row_of_one(row["input_ids"], positions, row["prompt_end"])
+            self._full[index] = _with_target(view, *taught)
             self._num_shared[index] = row["question_start"]
             if spans:
                 documents = [chunk_id.rpartition("#")[0] for chunk_id in row["chunk_ids"]]
@@ -140,11 +149,13 @@ class TrainingDataset:
             sum(self._full[index].num_labels for index in indices),
             sum(self._masked[index].num_labels for index in indices if self._masked),
             self._same_document(indices),
+            num_full_views=len(indices),
         )
         if self._distill is None:
             return batch
         distill, num_labels = self._distill.micro_batches(step, batch_tokens, pad_id, rank, world_size)
-        return batch._replace(distill=distill, num_labels_distill=num_labels)
+        num_views = len(indices) + len(self._distill.example_ids_of(step))
+        return batch._replace(distill=distill, num_labels_distill=num_labels, num_full_views=num_views)
 
     def _groups(self, rows: Sequence[TokenRow], num_own: int, batch_tokens: int) -> list[list[int]]:
         """Return the indices of the rows of each forward; `rows` in the order of `_rows`."""
@@ -165,11 +176,8 @@ class TrainingDataset:
         placed: list[_PlacedRow] = []
         for places in neighbours:
             views = [self._full_view(indices[place], step) for place in places]
-            row = views[0]
-            if len(views) > 1:
-                ids, ends = [view.input_ids for view in views], [view.segments[0].prompt_end for view in views]
-                row = collator.row_of_many(ids, ends, self._num_shared[indices[places[0]]])
-            placed.append((row, places))
+            shared = self._num_shared[indices[places[0]]]
+            placed.append((collator.row_of_many(views, shared) if len(views) > 1 else views[0], places))
         if self._masked:
             placed += [(self._masked[index], [len(indices) + place]) for place, index in enumerate(indices)]
         return placed
@@ -180,7 +188,12 @@ class TrainingDataset:
         if self._shuffle_seed is None:
             return view
         seed = [self._shuffle_seed, step, zlib.crc32(self._keys[index].encode())]
-        return replace(view, input_ids=shuffled(view.input_ids, *self._chunks[index], seed))
+        chunk_L = view.chunk_L
+        return replace(
+            view,
+            input_ids=shuffled(view.input_ids, *self._chunks[index], seed),
+            chunk_L=None if chunk_L is None else shuffled(chunk_L, *self._chunks[index], seed),
+        )
 
     def _share_context(self, one: int, other: int) -> bool:
         """Return whether the contexts of two examples are equal token for token."""
@@ -201,8 +214,16 @@ class TrainingDataset:
 class DistillationDataset:
     """The examples whose answers come from the teacher: prompts of full views with the teacher's answers behind."""
 
-    def __init__(self, batch_indices: Sequence[Sequence[int]], full: tables.Table, teachings: tables.Table) -> None:
+    def __init__(
+        self,
+        batch_indices: Sequence[Sequence[int]],
+        full: tables.Table,
+        teachings: tables.Table,
+        target: AttentionTarget | None = None,
+    ) -> None:
         """Read prompts and teacher's answers of all examples that `batch_indices` names, as places in DISTILL_SPLITS.
+
+        With `target`, also the attention that the chunks should get.
 
         Raises:
             ArtifactError: a table is missing or damaged, or the two are not of the same examples.
@@ -212,12 +233,14 @@ class DistillationDataset:
         self._example_ids: list[str] = examples["example_id"].to_list()
         _require_examples(teachings, full, self._example_ids)
         used = sorted({index for batch in batch_indices for index in batch})
-        prompts = tables.take(full, ["input_ids", "prompt_end"], [examples["row"][index] for index in used])
-        answers = tables.take(teachings, None, used)
+        rows = [examples["row"][index] for index in used]
+        prompts = tables.take(full, ["input_ids", "prompt_end"], rows)
+        answers, targets = tables.take(teachings, None, used), _targets(full, rows, target)
         self._rows: dict[int, TokenRow] = {}
-        for index, prompt, answer in zip(used, prompts, answers, strict=True):
+        for index, prompt, answer, taught in zip(used, prompts, answers, targets, strict=True):
             ids = np.concatenate([prompt["input_ids"][: prompt["prompt_end"]], answer["output_ids"]])
             row = collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt["prompt_end"])
+            row = _with_target(row, *taught)
             shape = (len(answer["output_ids"]), answer["num_top"])
             self._rows[index] = replace(
                 row,
@@ -271,6 +294,37 @@ def shuffled(
         pieces.append(input_ids_L[of_document[0][1] : of_document[-1][2]])
     order = np.random.default_rng(seed).permutation(len(pieces))
     return np.concatenate([input_ids_L[:first], *(pieces[place] for place in order), input_ids_L[last:]])
+
+
+_Taught = tuple[Sequence[int], Sequence[int], NDArray[np.float32] | None]
+"""Token spans of the chunks, and the share of attention that each should get; None: attention is not taught."""
+
+
+def _targets(full: tables.Table, rows: Sequence[int], target: AttentionTarget | None) -> Iterator[_Taught]:
+    """Yield what attention is taught of each of these rows of the full views."""
+    if target is None:
+        yield from repeat(((), (), None), len(rows))
+        return
+    spans = tables.take(full, ["chunk_ids", "chunk_starts", "chunk_ends"], rows)
+    scores = tables.take(tables.SCORES, ["chunk_ids", "scores", "ranks"], rows)
+    for row, scored in zip(spans, scores, strict=True):
+        if list(row["chunk_ids"]) != list(scored["chunk_ids"]):
+            raise ArtifactError(
+                f"{tables.SCORES}: has other chunks than {full} in one row; run `dvc repro -f {tables.SCORES.stage}`"
+            )
+        yield row["chunk_starts"], row["chunk_ends"], target.shares(scored["scores"], scored["ranks"])
+
+
+def _with_target(
+    row: TokenRow, chunk_starts: Sequence[int], chunk_ends: Sequence[int], shares_C: NDArray[np.float32] | None
+) -> TokenRow:
+    """Add the target of attention to the row of a single full view."""
+    if shares_C is None:
+        return row
+    chunk_L = np.full(len(row), NO_CHUNK, dtype=np.int32)
+    for number, (start, end) in enumerate(zip(chunk_starts, chunk_ends, strict=True)):
+        chunk_L[start:end] = number
+    return replace(row, chunk_L=chunk_L, target_EC=shares_C[None])
 
 
 def _shares(indices: Sequence[int], world_size: int) -> list[Sequence[int]]:

@@ -50,23 +50,30 @@ def accumulate(
     share of the loss.
     """
     step = _Step(encoder, batch, objective, processes)
-    distill = step.distill() if batch.distill else None
+    distill = step.distill() if batch.distill else {}
     if batch.micro_batches:
         found = step.labelled(negatives)
     else:
-        assert distill is not None, "a step without any loss"
-        found = StepLosses({"loss": distill.new_zeros(())}, torch.zeros(0, device=distill.device), None)
-    if distill is None:
-        return found
-    loss = found.logged["loss"] + objective.distill * distill
-    return found._replace(logged=found.logged | {"loss": loss, "distill": distill})
+        assert distill, "a step without any loss"
+        device = distill["distill"].device
+        found = StepLosses({"loss": torch.zeros((), device=device)}, torch.zeros(0, device=device), None)
+    logged = found.logged | distill
+    loss = found.logged["loss"]
+    if distill:
+        loss = loss + objective.distill * distill["distill"]
+    if objective.attention:
+        parts = [one["attention"] for one in (found.logged, distill) if "attention" in one]
+        logged["attention"] = torch.stack(parts).sum()
+        loss = loss + objective.attention * logged["attention"]
+    return found._replace(logged=logged | {"loss": loss})
 
 
 class _Forward(NamedTuple):
-    """Loss, representation and consistency term of each example of a micro-batch."""
+    """Loss, representation, attention and consistency term of each example of a micro-batch."""
 
     clm_E: Tensor
     z_ED: Tensor
+    attention_E: Tensor
     divergence_E: Tensor
     """Consistency loss of each example in nats; 0 for masked views."""
 
@@ -78,17 +85,23 @@ class _Step:
         self._encoder, self._batch, self._objective, self._processes = encoder, batch, objective, processes
         self._consistency = losses.ConsistencyLoss(batch.num_own)
 
-    def distill(self) -> Tensor:
-        """Run forward and backward of the distillation examples; return their divergence per label token."""
+    def distill(self) -> dict[str, Tensor]:
+        """Run forward and backward of the distillation examples; return their divergence per label token.
+
+        With it their share of the step's divergence of attention, where that is taught.
+        """
         found: list[Tensor] = []
         for number, micro_batch in enumerate(self._batch.distill):
             last = number + 1 == len(self._batch.distill) and not self._batch.micro_batches
             with self._sync_after(last):
                 encoded: Encoded = self._encoder(micro_batch.inputs)
-                divergence = encoded.loss_E.sum() * (not micro_batch.idle) / self._batch.num_labels_distill
-                self._backward(self._objective.distill * divergence)
-            found.append(divergence.detach())
-        return self._processes.gather(torch.stack(found).sum()[None]).sum()
+                counted = not micro_batch.idle
+                divergence = encoded.loss_E.sum() * counted / self._batch.num_labels_distill
+                attention = encoded.attention_E.sum() * counted / self._batch.num_full_views
+                self._backward(self._objective.distill * divergence + self._objective.attention * attention)
+            found.append(torch.stack([divergence.detach(), attention.detach()]))
+        divergence, attention = self._processes.gather(torch.stack(found).sum(dim=0)[None]).sum(dim=0)
+        return {"distill": divergence} | ({"attention": attention} if self._objective.attention else {})
 
     def labelled(self, negatives: Literal["graph", "cached"]) -> StepLosses:
         """Run forward and backward of the examples with labels."""
@@ -135,9 +148,8 @@ class _Step:
     def _forward(self, micro_batch: MicroBatch) -> _Forward:
         encoded: Encoded = self._encoder(micro_batch.inputs, with_logits=self._objective.consistency > 0)
         if encoded.logits_NV is None:
-            return _Forward(encoded.loss_E, encoded.z_ED, torch.zeros_like(encoded.loss_E))
-        divergence_E = self._consistency.divergence(micro_batch, encoded.logits_NV)
-        return _Forward(encoded.loss_E, encoded.z_ED, divergence_E)
+            return _Forward(*encoded[:3], torch.zeros_like(encoded.loss_E))
+        return _Forward(*encoded[:3], self._consistency.divergence(micro_batch, encoded.logits_NV))
 
     def _differentiate(self, number: int, dz_2bD: Tensor | None) -> _Forward:
         """Run forward and backward of one micro-batch; return its losses, detached."""
@@ -166,9 +178,11 @@ class _Step:
         is_full_E = (micro_batch.places_E < batch.num_own).double()
         weight_E = (weight_full * is_full_E + weight_masked * (1 - is_full_E)) * (not micro_batch.idle)
         loss = (found.clm_E * weight_E.to(found.clm_E.dtype)).sum()
+        counted = not micro_batch.idle
         if objective.consistency:
-            counted = not micro_batch.idle
             loss = loss + objective.consistency * found.divergence_E.sum() / batch.num_labels_full * counted
+        if objective.attention:
+            loss = loss + objective.attention * found.attention_E.sum() / batch.num_full_views * counted
         return loss
 
     def _placed(self, values: Sequence[Tensor]) -> Tensor:
@@ -205,6 +219,9 @@ class _Step:
             divergence_b = self._placed([one.divergence_E.detach() for one in found])[: batch.num_own]
             logged["consistency"] = gather(divergence_b).sum() / batch.num_labels_full
             loss = loss + objective.consistency * logged["consistency"]
+        if objective.attention:  # `accumulate` adds it to the loss, together with that of the distillation examples
+            attention_b = self._placed([one.attention_E.detach() for one in found])[: batch.num_own]
+            logged["attention"] = gather(attention_b).sum() / batch.num_full_views
         if contrast is not None:
             loss = loss + objective.contrastive * contrast.loss.detach()
             logged |= {

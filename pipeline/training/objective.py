@@ -2,10 +2,12 @@
 
     loss = full * CLM(x) + masked * CLM(x') + contrastive * InfoNCE(z(x), z(x'))
            + consistency * KL(answer given x', answer given x) + distill * KL(teacher, answer given x)
+           + attention * KL(target of attention, attention in x)
 
-Each CLM and each KL is the mean over the label tokens of the whole batch. Vanilla fine-tuning is the first term alone,
-and computes nothing of x'. The second line is ours: losses.ConsistencyLoss, and a teacher for questions whose answer
-may be unknown. The teacher is the base that read the best-scored chunks alone.
+Each CLM and each KL of answers is the mean over the label tokens of the whole batch, the KL of attention the mean over
+its full views. Vanilla fine-tuning is the first term alone, and computes nothing of x'. The second and third line are
+ours: losses.ConsistencyLoss; a teacher for questions whose answer may be unknown, which is the base that read the
+best-scored chunks alone; and attention taught by the retriever (training/attention.py).
 """
 
 # B rows, L tokens, E examples of the rows, D hidden, N label tokens, V vocabulary
@@ -21,7 +23,8 @@ from pipeline.model import causal_lm
 from pipeline.model.collator import ModelInputs
 from pipeline.runtime import methods
 from pipeline.runtime.settings import Settings
-from pipeline.training import losses
+from pipeline.training import attention, losses
+from pipeline.training.attention import AttentionLoss, AttentionTarget
 
 Representation = Literal["last_prompt", "mean", "eos"]
 
@@ -40,11 +43,15 @@ class Objective(NamedTuple):
     distill: float = 0.0
     batch_questions: int = 0
     """Distillation examples of each step."""
+    attention: float = 0.0
+    attention_loss: AttentionLoss | None = None
+    """Which attention is taught, and what it should be; None where `attention` is 0."""
+    attention_target: AttentionTarget | None = None
 
     @property
     def reads_labels(self) -> bool:
         """Whether some term needs examples with labels."""
-        return self.full > 0 or self.reads_masked
+        return self.full > 0 or self.reads_masked or (self.attention > 0 and self.distill == 0)
 
     @property
     def reads_masked(self) -> bool:
@@ -57,7 +64,7 @@ VANILLA = Objective(full=1.0, masked=0.0, contrastive=0.0, temperature=1.0, repr
 
 def _focused(settings: Settings) -> Objective:
     contrastive, views = settings.contrastive, settings.views
-    return Objective(
+    objective = Objective(
         full=views.full,
         masked=views.masked,
         contrastive=contrastive.weight,
@@ -66,6 +73,7 @@ def _focused(settings: Settings) -> Objective:
         same_document=contrastive.same_document,
         consistency=views.consistency,
     )
+    return _with_attention(objective, views.attention, settings)
 
 
 def _distill(settings: Settings) -> Objective:
@@ -73,10 +81,27 @@ def _distill(settings: Settings) -> Objective:
     return VANILLA._replace(full=distill.labelled, distill=distill.weight, batch_questions=distill.batch_questions)
 
 
+def _guided(settings: Settings) -> Objective:
+    return _with_attention(_distill(settings), settings.attention.weight, settings)
+
+
+def _with_attention(objective: Objective, weight: float, settings: Settings) -> Objective:
+    if weight == 0:
+        return objective
+    found = settings.attention
+    layers = None if found.layers == "all" else tuple(number - 1 for number in found.layers)
+    return objective._replace(
+        attention=weight,
+        attention_loss=AttentionLoss(layers, found.heads, found.queries),
+        attention_target=AttentionTarget(found.target, found.top_k, found.temperature),
+    )
+
+
 OBJECTIVES: dict[methods.Trained, Callable[[Settings], Objective]] = {
     methods.VANILLA: lambda settings: VANILLA,
     methods.FOCUSED: _focused,
     methods.DISTILL: _distill,
+    methods.GUIDED: _guided,
 }
 """How stage train turns each method's settings into its objective."""
 
@@ -88,6 +113,8 @@ class Encoded(NamedTuple):
     """Cross-entropy of each example, or its divergence from the teacher, summed over its label tokens, in nats."""
     z_ED: Tensor
     """Representation of each example."""
+    attention_E: Tensor
+    """Divergence of each example's attention from its target, in nats; 0 where it is not taught."""
     logits_NV: Tensor | None = None
     """Logits at the label tokens, where they are asked for."""
 
@@ -95,10 +122,10 @@ class Encoded(NamedTuple):
 class Encoder(Module):
     """The model as a function from inputs to `Encoded`; this module is replicated or sharded over processes."""
 
-    def __init__(self, network: Module, representation: Representation) -> None:
+    def __init__(self, network: Module, objective: Objective) -> None:
         super().__init__()
         self.network = network
-        self._representation = representation
+        self._representation, self._attention = objective.representation, objective.attention_loss
 
     def forward(self, inputs: ModelInputs, with_labels: bool = True, with_logits: bool = False) -> Encoded:
         """Compute losses and representations; with_labels=False: representations alone; loss_E is 0."""
@@ -107,19 +134,21 @@ class Encoder(Module):
         # The trainable parameters are fp32; over a bf16 base their products are computed in bf16.
         with torch.autocast(device.type, dtype, enabled=dtype == torch.bfloat16):
             read_E = None if with_labels else representation_positions(inputs, self._representation)
-            hidden_BLD = causal_lm.hidden_states(self.network, inputs, read_E)
+            rows = self._attention.rows(inputs) if self._attention is not None and with_labels else None
+            hidden_BLD = causal_lm.hidden_states(self.network, inputs, read_E, rows)
             z_ED = represent(hidden_BLD, inputs, self._representation)
+            attention_E = z_ED.new_zeros(len(z_ED)) if rows is None else attention.mean_over_layers(rows)
             if not with_labels:
-                return Encoded(z_ED.new_zeros(len(z_ED)), z_ED)
+                return Encoded(z_ED.new_zeros(len(z_ED)), z_ED, attention_E)
             logits_NV = causal_lm.logits_at_labels(self.network, hidden_BLD, inputs)
         examples_N, num_examples = inputs.label_examples_N, len(inputs.row_E)
         if inputs.teacher_ids_NK is None or inputs.teacher_log_probs_NK is None:
             loss_E = losses.causal_lm(logits_NV, inputs.labels_N, examples_N, num_examples)
-            return Encoded(loss_E, z_ED, logits_NV if with_logits else None)
+            return Encoded(loss_E, z_ED, attention_E, logits_NV if with_logits else None)
         loss_E = losses.divergence(
             logits_NV, inputs.teacher_ids_NK, inputs.teacher_log_probs_NK, examples_N, num_examples
         )
-        return Encoded(loss_E, z_ED)
+        return Encoded(loss_E, z_ED, attention_E)
 
 
 def represent(hidden_BLD: Tensor, inputs: ModelInputs, representation: Representation) -> Tensor:

@@ -80,7 +80,7 @@ def fit(
     if settings.activation_checkpointing:
         decoder.activation_checkpointing_enable({"use_reentrant": False})
     network.train()
-    encoder = processes.prepare(Encoder(network, objective.representation), decoder._no_split_modules)
+    encoder = processes.prepare(Encoder(network, objective), decoder._no_split_modules)
     run = _Run(encoder, _optimizer(network, settings), settings)
     state = processes.broadcast(checkpoints.latest() if checkpoints is not None else None)
     if state is not None:
@@ -128,7 +128,8 @@ class _Run:
         """Finished steps."""
         self.points: list[TrainingPoint] = []
         self._encoder, self._optimizer, self._settings = encoder, optimizer, settings
-        self._scheduler = transformers.get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
+        schedule = {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule)
+        self._scheduler = transformers.get_scheduler(schedule, optimizer, settings.warmup_steps, settings.steps)
         self._sums: dict[str, Tensor] = {}
         self._num_summed = 0
 
@@ -228,7 +229,7 @@ def _optimizer(network: torch.nn.Module, settings: TrainSettings) -> torch.optim
         {"params": attention, "lr": settings.learning_rate},
         {"params": rest, "lr": settings.embedding_learning_rate},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.0)
+    return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=settings.weight_decay)
 
 
 def _all_weights(encoder: Any) -> dict[str, Tensor]:

@@ -1,0 +1,143 @@
+"""Trials on the dev split: settings that are compared before any test question is read.
+
+    dvc exp run -S eval.split=dev -S ++data.dev_questions=640 -S ++data.dev_documents=[4,12] mask teach
+    OMP_NUM_THREADS=1 python benchmarks/trials.py [GROUP ...] [--seeds 1 2] [--only NAME ...]
+
+Each trial is stage train of the pipeline with other settings, then its answers to the dev questions. Answers are kept
+in models/trials, so that a call that was stopped goes on. A row is compared with the first row of its group, paired
+over seeds and questions (pipeline/tools/ablations/tabulate.py); p-values are not corrected for the number of trials.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from benchmarks import measuring
+from pipeline.common import base_card, tables
+from pipeline.evaluation import predict, schema
+from pipeline.report.ablation_table import AblationRow
+from pipeline.runtime import config
+from pipeline.stages import train
+from pipeline.tools.ablations import tabulate
+from pipeline.training.objective import OBJECTIVES
+
+KEPT = base_card.MODELS / "trials"
+RESAMPLES = 4000
+
+
+class Trial(NamedTuple):
+    """A training: the method, and the keys of params.yaml that differ."""
+
+    method: str
+    changes: Mapping[str, Any] = {}
+
+
+VANILLA, FOCUSED, DISTILL = "vanilla", "focused", "distill"
+PAPER = {"lora.embedding": "lora", "train.embedding_learning_rate": 3e-3, "lora.alpha": 16}
+NONE = {"lora.embedding": "none", "lora.alpha": 16}
+GROUPS: dict[str, dict[str, Trial]] = {
+    "recipe": {
+        "embedding lora": Trial(VANILLA, PAPER),
+        "embedding lora, a tenth": Trial(VANILLA, PAPER | {"train.embedding_learning_rate": 3e-4}),
+        "embedding lora, a hundredth": Trial(VANILLA, PAPER | {"train.embedding_learning_rate": 3e-5}),
+        "embedding mask_token": Trial(VANILLA, NONE | {"lora.embedding": "mask_token"}),
+        "embedding none": Trial(VANILLA, NONE),
+        "norms false": Trial(VANILLA, NONE | {"lora.norms": False}),
+        "norms at a tenth": Trial(VANILLA, NONE | {"train.embedding_learning_rate": 3e-4}),
+        "alpha 8": Trial(VANILLA, NONE | {"lora.alpha": 8}),
+        "alpha 32": Trial(VANILLA, NONE | {"lora.alpha": 32}),
+        "rank 4": Trial(VANILLA, NONE | {"lora.rank": 4, "lora.alpha": 8}),
+        "rank 16": Trial(VANILLA, NONE | {"lora.rank": 16, "lora.alpha": 32}),
+        "rate 1e-3": Trial(VANILLA, NONE | {"train.learning_rate": 1e-3}),
+        "rate 6e-3": Trial(VANILLA, NONE | {"train.learning_rate": 6e-3}),
+        "linear": Trial(VANILLA, NONE | {"train.schedule": "linear"}),
+        "weight decay .01": Trial(VANILLA, NONE | {"train.weight_decay": 0.01}),
+        "weight decay .1": Trial(VANILLA, NONE | {"train.weight_decay": 0.1}),
+        "batch 16": Trial(VANILLA, NONE | {"train.batch_examples": 16}),
+        "60 steps": Trial(VANILLA, NONE | {"train.steps": 60}),
+        "240 steps": Trial(VANILLA, NONE | {"train.steps": 240}),
+        "shuffled": Trial(VANILLA, NONE | {"train.document_order": "shuffled"}),
+    },
+}
+
+
+def answers(trial: Trial, seed: int) -> pl.DataFrame:
+    """Read the dev answers of a trial; where none are kept, train it and answer first."""
+    params = config.read_yaml(config.PARAMS)
+    for key, value in {**trial.changes, "train.seed": seed}.items():
+        section, name = key.split(".")
+        params[section] = {**params.get(section, {}), name: value}
+    settings = config.resolve(params)
+    digest = hashlib.sha256(json.dumps([trial.method, settings.model_dump()], sort_keys=True).encode())
+    for table in (tables.FULL_VIEWS, tables.SCORES, tables.TEACHINGS):
+        digest.update(table.path.read_bytes())
+    name = f"trial-{digest.hexdigest()[:12]}"
+    kept = schema.PREDICTIONS.at(KEPT / f"{name}.parquet")
+    if not kept.path.is_file():
+        train.train_adapter(name, settings, OBJECTIVES[trial.method](settings))
+        rows = predict.predictions(name, settings.model, settings.eval, "dev", {}, name)
+        tables.write(kept, rows or [])
+        shutil.rmtree(base_card.MODELS / name)
+        shutil.rmtree(train.CURVES / name)
+    return tables.frame(kept, [column for column, _ in schema.ABLATION_RUN.columns])
+
+
+def measure(group: str, only: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
+    """Train and print each row of a group, against its first row."""
+    found: dict[str, Any] = {}
+    reference: tabulate.AblationAnswers | None = None
+    for name, trial in GROUPS[group].items():
+        if reference is not None and only and name not in only:
+            continue
+        by_seed = [answers(trial, seed).with_columns(seed=pl.lit(seed, pl.Int64)) for seed in seeds]
+        mine = tabulate.AblationAnswers(
+            name, name, group, trial.method, "full", {}, pl.concat(by_seed), identity=(name,)
+        )
+        reference = reference or mine
+        rows = [mine] if mine is reference else [mine, reference]
+        row = tabulate.tabulate(rows, reference=reference.name, claimed=[], seconds=0.0, resamples=RESAMPLES).rows[0]
+        fewest = mine.answers.filter(pl.col("num_documents") == pl.col("num_documents").min())["score"].mean()
+        found[name] = row.model_dump() | {"changes": dict(trial.changes), "fewest_documents": fewest}
+        print(cells(row, fewest), flush=True)
+    return found
+
+
+def cells(row: AblationRow, fewest: Any) -> str:
+    """Write one line of the table."""
+    to = row.to_reference
+    difference = "" if to is None else f"{points(to.difference, to.low, to.high)}, p {to.p_value:.3f}"
+    figures = (row.pooled.mean, fewest, row.distraction_rate.mean)
+    score, few, distracted = (f"{100 * value:.1f}" for value in figures)
+    return f"| {row.name} | {len(row.seeds)} | {score} | {difference} | {distracted} | {few} |"
+
+
+def points(value: float, low: float, high: float) -> str:
+    """Write a difference of shares in percentage points, with its interval."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * share for share in (value, low, high)))
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", default=list(GROUPS), choices=GROUPS, metavar="GROUP")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="beside the first row of each group")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--results", type=Path, help="where to put the measured values as JSON")
+    arguments = parser.parse_args(words)
+    found = measuring.setting(arguments) | {"groups": {}}
+    for group in arguments.groups:
+        print(
+            f"| {group} | seeds | score | to the first row | distracted | fewest documents |\n|---|--:|--:|:--|--:|--:|"
+        )
+        found["groups"][group] = measure(group, arguments.only, arguments.seeds)
+    measuring.write(arguments.results, found)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The attention weights of chosen tokens, computed beside whatever attention implementation the model runs on.
+
+Only transformers' eager attention returns its weights, and all of them. Here every implementation is registered anew
+with a wrapper: a model that is called with `attention_rows` computes the rows of its chosen tokens as well, from the
+queries and keys that the implementation gets. Rotary positions, norms of queries and keys, grouped keys, windows and
+soft caps are therefore the model's own. The cost is one row of scores for each chosen token, in each chosen layer.
+"""
+
+# B rows, L tokens of the longest row, N chosen tokens, H heads, G heads of keys, D of a head
+
+import sys
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from pipeline.model import attention_mask
+from pipeline.model.collator import ModelInputs
+
+
+class AttentionRows:
+    """The chosen tokens, and what was made of their attention in each layer.
+
+    An object serves one forward pass, and its repetition under activation checkpointing.
+    """
+
+    def __init__(
+        self,
+        inputs: ModelInputs,
+        row_N: Tensor,
+        position_N: Tensor,
+        reduce: Callable[[Tensor, Tensor], Tensor],
+        layers: Collection[int] | None = None,
+    ) -> None:
+        """Choose tokens by row and position in the row, sorted by row.
+
+        Args:
+            reduce: what is kept of a layer, made of the weights, shape (N, H, L), at least in fp32, and of whether
+                the chosen token can see each token, shape (N, L).
+            layers: numbers of the layers, from 0; None: all.
+        """
+        self.reduced: dict[int, Tensor] = {}
+        """What `reduce` returned, by number of the layer."""
+        self._row_N, self._position_N, self._reduce, self._layers = row_N, position_N, reduce, layers
+        self._seen_NL, self._distance_NL = attention_mask.seen_by(inputs, row_N, position_N)
+
+    def read(
+        self, layer: int, query_BHLD: Tensor, key_BGLD: Tensor, scaling: float, window: int | None, cap: float | None
+    ) -> None:
+        """Compute the weights of one layer."""
+        if self._layers is not None and layer not in self._layers:
+            return
+        seen_NL = self._seen_NL if window is None else self._seen_NL & (self._distance_NL < window)
+        dtype = torch.promote_types(query_BHLD.dtype, torch.float32)
+        scores = []
+        for row in sorted(set(self._row_N.tolist())):
+            query_HND = query_BHLD[row][:, self._position_N[self._row_N == row]].to(dtype)
+            key_GLD = key_BGLD[row].to(dtype)
+            # Heads of one group follow each other; they share their keys.
+            grouped = query_HND.reshape(len(key_GLD), -1, query_HND.shape[-1]) @ key_GLD.transpose(1, 2)
+            scores.append(grouped.reshape(len(query_HND), -1, grouped.shape[-1]).transpose(0, 1))
+        scores_NHL = torch.cat(scores) * scaling
+        if cap is not None:
+            scores_NHL = cap * (scores_NHL / cap).tanh()
+        weights_NHL = scores_NHL.masked_fill(~seen_NL[:, None], -torch.inf).softmax(dim=-1)
+        self.reduced[layer] = self._reduce(weights_NHL, seen_NL)
+
+
+def _with_rows(implementation: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Wrap an attention implementation; None: the eager one, which each family of models has of its own."""
+
+    def attend(
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        *inputs: Any,
+        attention_rows: AttentionRows | None = None,
+        **options: Any,
+    ) -> Any:
+        if attention_rows is not None:
+            attention_rows.read(
+                module.layer_idx,
+                query,
+                key,
+                options.get("scaling") or module.scaling,
+                options.get("sliding_window"),
+                options.get("softcap"),
+            )
+        own = implementation or sys.modules[type(module).__module__].eager_attention_forward
+        return own(module, query, key, *inputs, **options)
+
+    return attend
+
+
+_implementations: Any = AttentionInterface._global_mapping
+for _name, _implementation in [*_implementations.items(), ("eager", None)]:
+    if not _name.startswith("paged"):
+        AttentionInterface.register(_name, _with_rows(_implementation))
