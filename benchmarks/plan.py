@@ -67,7 +67,7 @@ def measure(method: str, checkpointing: bool, batch: int, tokens: int, rounds: i
     ]
     # What the libraries take at their first step is not the step's.
     warm = collator.pad([np.array([4, 5, 6], dtype=np.int32)], [np.arange(3, dtype=np.int32)], [2], 2)
-    encoder = Encoder(network, objective.representation)
+    encoder = Encoder(network, objective)
     encoder(warm).loss_E.sum().backward()
     made = StepBatch(
         [

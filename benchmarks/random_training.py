@@ -58,7 +58,7 @@ def encoder_of(whole: Any) -> Encoder:
         if parameter.requires_grad:
             noise = torch.randn(parameter.shape, generator=generator, device=parameter.device, dtype=torch.float32)
             parameter.data += 0.02 * noise.to(parameter.dtype)
-    return Encoder(adapted, FOCUSED.representation).train()
+    return Encoder(adapted, FOCUSED).train()
 
 
 def checkpoint(encoder: Encoder, on: bool) -> None:
@@ -105,11 +105,8 @@ def examples(
         for mode, made in masked.items():
             made.append(collator.row_of_one(*masking.masked_view(view, starts, ends, prompt_end, kept, mode, MASK)))
     places = np.arange(tokens, dtype=np.int32)
-    return Examples(
-        [collator.row_of_one(view, places, prompt_end) for view in views],
-        masked,
-        collator.row_of_many(views, [prompt_end] * num, context) if one_document else None,
-    )
+    full = [collator.row_of_one(view, places, prompt_end) for view in views]
+    return Examples(full, masked, collator.row_of_many(full, context) if one_document else None)
 
 
 def batch(

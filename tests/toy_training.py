@@ -32,7 +32,8 @@ LORA = LoraSettings(rank=4, alpha=8, dropout=0.1, embedding="lora", norms=True)
 TRAIN = TrainSettings(
     seed=1, document_order="given",
     steps=6, batch_examples=4, questions_per_document=1, batch_tokens=64, negatives="graph", learning_rate=1e-2,
-    embedding_learning_rate=1e-2, warmup_steps=1, max_grad_norm=1.0, log_every=2, activation_checkpointing=False,
+    embedding_learning_rate=1e-2, schedule="cosine", warmup_steps=1, weight_decay=0.0, max_grad_norm=1.0, log_every=2,
+    activation_checkpointing=False,
 )  # fmt: skip
 TOKENIZER = b"{}"
 CARD = base_card.BaseCard(

@@ -14,9 +14,9 @@ def test_a_block_mask_made_by_rows_of_blocks_is_that_of_create_block_mask(num_sh
     """Two rows of several blocks, of unequal length, with skipped, whole and partial blocks."""
     from torch.nn.attention.flex_attention import create_block_mask
 
-    views = [np.arange(num_shared + own, dtype=np.int32) for own in (140, 300, 5)]
-    ends = [len(ids) - 2 for ids in views]
-    made = [collator.row_of_many(views, ends, num_shared), collator.row_of_many(views[:2], ends[:2], num_shared)]
+    ids = [np.arange(num_shared + own, dtype=np.int32) for own in (140, 300, 5)]
+    views = [collator.row_of_one(ids_L, ids_L, len(ids_L) - 2) for ids_L in ids]
+    made = [collator.row_of_many(views, num_shared), collator.row_of_many(views[:2], num_shared)]
     view = collator.collate(made, pad_id=0)
     ours = attention_mask.block_mask(view, window)
     theirs = create_block_mask(ours.mask_mod, 2, None, *ours.seq_lengths, device="cpu")

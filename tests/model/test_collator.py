@@ -1,10 +1,16 @@
 """Rows of tokens, which of them share a forward, their tensors and attention masks."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.model import attention_mask, collator
+
+
+def one(ids: Sequence[int], prompt_end: int) -> collator.TokenRow:
+    return collator.row_of_one(np.array(ids, dtype=np.int32), np.arange(len(ids), dtype=np.int32), prompt_end)
 
 
 def test_padding_and_labels_literally():
@@ -25,7 +31,7 @@ def test_padding_and_labels_literally():
 
 def test_a_shared_row_literally():
     """Context 1 5 6; questions 7 and 8 9; answers 2 and 3 2."""
-    row = collator.row_of_many([np.array([1, 5, 6, 7, 2]), np.array([1, 5, 6, 8, 9, 3, 2])], [4, 5], 3)
+    row = collator.row_of_many([one([1, 5, 6, 7, 2], 4), one([1, 5, 6, 8, 9, 3, 2], 5)], 3)
     assert row.input_ids.tolist() == [1, 5, 6, 7, 2, 8, 9, 3, 2]
     assert row.position_ids.tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 6]
     assert row.segments == ((3, 4, 5), (5, 7, 9))
@@ -47,9 +53,8 @@ def test_a_shared_row_literally():
 def test_groups_of_rows_hold_every_row_once_within_their_budget(shapes, batch_tokens):
     rows = []
     for length, shared in shapes:
-        ids = np.arange(length + 2, dtype=np.int32)
-        one = collator.row_of_one(ids, ids, length)
-        rows.append(collator.row_of_many([ids, ids], [length + 1] * 2, length) if shared else one)
+        ids = range(length + 2)
+        rows.append(collator.row_of_many([one(ids, length + 1)] * 2, length) if shared else one(ids, length))
     groups = collator.group_rows(rows, batch_tokens)
     assert sorted(index for group in groups for index in group) == list(range(len(rows)))
     for group in groups:

@@ -27,7 +27,7 @@ def encoder(objective=FOCUSED, dtype=torch.float64, dropout=0.0, seed=0):
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
-    return Encoder(adapted, objective.representation).train()
+    return Encoder(adapted, objective).train()
 
 
 def rows(mode="token", num=4, seed=0):
@@ -236,7 +236,7 @@ def shared(num=3, window=None, seed=1):
     single = [
         collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), end) for ids, end in zip(views, ends, strict=True)
     ]
-    return single, collator.row_of_many(views, ends, len(context))
+    return single, collator.row_of_many(single, len(context))
 
 
 @pytest.mark.parametrize("window", [None, 6])
@@ -318,12 +318,12 @@ def test_activation_checkpointing_changes_no_gradient(negatives):
 
 def test_over_a_bf16_base_the_trainable_parameters_stay_fp32():
     adapted = lora.add_adapter(tiny.network(dtype=torch.bfloat16), dropout=0.0, **LORA)
-    network = Encoder(adapted, "last_prompt").train()
+    network = Encoder(adapted, FOCUSED).train()
     outcome, found = run(network, batch(together(rows()), 4))
     assert {grad.dtype for grad in found.values()} == {torch.float32}
     assert outcome.logged["loss"].dtype == torch.float32
     exact = run(
-        Encoder(lora.add_adapter(tiny.network(), dropout=0.0, **LORA), "last_prompt"),
+        Encoder(lora.add_adapter(tiny.network(), dropout=0.0, **LORA), FOCUSED),
         batch(together(rows()), 4),
     )
     assert outcome.logged["loss"].item() == pytest.approx(exact[0].logged["loss"].item(), rel=0.02)

@@ -91,7 +91,7 @@ def test_only_eos_sees_the_answer():
 @pytest.mark.parametrize("representation", ["last_prompt", "mean", "eos"])
 @pytest.mark.parametrize("mode", ["token", "skip"])
 def test_representations_without_labels_are_the_same_ones(representation, mode):
-    encoder = objective.Encoder(tiny.network(dtype=torch.float64), representation)
+    encoder = objective.Encoder(tiny.network(dtype=torch.float64), FOCUSED._replace(representation=representation))
     for view in views(mode, num=3):
         torch.testing.assert_close(encoder(view, with_labels=False).z_ED, encoder(view).z_ED, rtol=1e-12, atol=1e-12)
 
@@ -104,7 +104,7 @@ def test_representations_without_labels_leave_out_most_of_the_last_layers_mlp():
     counted = []
     for with_labels in (True, False):
         with FlopCounterMode(display=False) as counter:
-            objective.Encoder(network, "last_prompt")(full, with_labels=with_labels)
+            objective.Encoder(network, FOCUSED)(full, with_labels=with_labels)
         counted.append(counter.get_total_flops())
     left_out = mlp * (full.input_ids_BL.numel() - len(full.row_E)) + head * len(full.labels_N)
     assert counted[0] - counted[1] == left_out
