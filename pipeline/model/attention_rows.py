@@ -6,7 +6,7 @@ queries and keys that the implementation gets. Rotary positions, norms of querie
 soft caps are therefore the model's own. The cost is one row of scores for each chosen token, in each chosen layer.
 """
 
-# B rows, L tokens of the longest row, N chosen tokens, H heads, G heads of keys, D of a head
+# B rows, L tokens of the longest row, N chosen tokens, H heads, G heads of keys, D of a head, X queries of a group
 
 import sys
 from collections.abc import Callable, Collection
@@ -43,7 +43,8 @@ class AttentionRows:
         """
         self.reduced: dict[int, Tensor] = {}
         """What `reduce` returned, by number of the layer."""
-        self._row_N, self._position_N, self._reduce, self._layers = row_N, position_N, reduce, layers
+        self._reduce, self._layers = reduce, layers
+        self._of_rows = [(row, position_N[row_N == row]) for row in row_N.unique().tolist()]
         self._seen_NL, self._distance_NL = attention_mask.seen_by(inputs, row_N, position_N)
 
     def read(
@@ -53,19 +54,22 @@ class AttentionRows:
         if self._layers is not None and layer not in self._layers:
             return
         seen_NL = self._seen_NL if window is None else self._seen_NL & (self._distance_NL < window)
-        dtype = torch.promote_types(query_BHLD.dtype, torch.float32)
-        scores = []
-        for row in sorted(set(self._row_N.tolist())):
-            query_HND = query_BHLD[row][:, self._position_N[self._row_N == row]].to(dtype)
-            key_GLD = key_BGLD[row].to(dtype)
-            # Heads of one group follow each other; they share their keys.
-            grouped = query_HND.reshape(len(key_GLD), -1, query_HND.shape[-1]) @ key_GLD.transpose(1, 2)
-            scores.append(grouped.reshape(len(query_HND), -1, grouped.shape[-1]).transpose(0, 1))
-        scores_NHL = torch.cat(scores) * scaling
-        if cap is not None:
-            scores_NHL = cap * (scores_NHL / cap).tanh()
-        weights_NHL = scores_NHL.masked_fill(~seen_NL[:, None], -torch.inf).softmax(dim=-1)
-        self.reduced[layer] = self._reduce(weights_NHL, seen_NL)
+        with torch.autocast(query_BHLD.device.type, enabled=False):
+            scores_NHL = torch.cat([_scores(query_BHLD[row][:, at], key_BGLD[row]) for row, at in self._of_rows])
+            scores_NHL = scores_NHL * scaling
+            if cap is not None:
+                scores_NHL = cap * (scores_NHL / cap).tanh()
+            weights_NHL = scores_NHL.masked_fill(~seen_NL[:, None], -torch.inf).softmax(dim=-1)
+            self.reduced[layer] = self._reduce(weights_NHL, seen_NL)
+
+
+def _scores(query_HND: Tensor, key_GLD: Tensor) -> Tensor:
+    """Return the products of each query with all keys, shape (N, H, L), at least in fp32."""
+    dtype = torch.promote_types(query_HND.dtype, torch.float32)
+    # Heads of one group follow each other; they share their keys.
+    query_GXD = query_HND.to(dtype).reshape(len(key_GLD), -1, query_HND.shape[-1])
+    scores_GXL = query_GXD @ key_GLD.to(dtype).transpose(1, 2)
+    return scores_GXL.reshape(len(query_HND), -1, key_GLD.shape[1]).transpose(0, 1)
 
 
 def _with_rows(implementation: Callable[..., Any] | None) -> Callable[..., Any]:

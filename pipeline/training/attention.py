@@ -44,7 +44,7 @@ class AttentionTarget(NamedTuple):
 
 
 class AttentionLoss(NamedTuple):
-    """Which attention is taught. `divergence` is the loss of one forward pass."""
+    """Which attention is taught."""
 
     layers: tuple[int, ...] | None
     """From 0; None: all."""
@@ -96,7 +96,7 @@ class AttentionLoss(NamedTuple):
 
 def mean_over_layers(found: AttentionRows) -> Tensor:
     """Return each example's divergence in nats, shape (E,)."""
-    return torch.stack([found.reduced[layer] for layer in sorted(found.reduced)]).mean(dim=0)
+    return torch.stack([*found.reduced.values()]).mean(dim=0)
 
 
 def _question_starts(chunk_BL: Tensor, inputs: ModelInputs) -> Tensor:
