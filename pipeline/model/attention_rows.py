@@ -44,7 +44,7 @@ class AttentionRows:
         self.reduced: dict[int, Tensor] = {}
         """What `reduce` returned, by number of the layer."""
         self._reduce, self._layers = reduce, layers
-        self._of_rows = [(row, position_N[row_N == row]) for row in row_N.unique().tolist()]
+        self._of_rows = [(row, position_N[row_N == row]) for row in sorted(set(row_N.tolist()))]
         self._seen_NL, self._distance_NL = attention_mask.seen_by(inputs, row_N, position_N)
 
     def read(

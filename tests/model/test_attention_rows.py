@@ -7,8 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import (
-    AttentionInterface, AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, PreTrainedModel, Qwen3Config,
-)  # fmt: skip
+    AttentionInterface,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from pipeline.model import causal_lm, collator
