@@ -48,7 +48,7 @@ def test_shares_sum_to_one_and_a_better_chunk_never_gets_less(scores, kind, top_
 
 def view(context: list[list[int]], question: list[int], answer: list[int], shares: list[float]) -> TokenRow:
     """BOS, chunks, question and answer; the target of each chunk. A chunk without tokens was cut off."""
-    ids = np.array([tiny.BOS, *sum(context, []), *question, *answer], dtype=np.int32)
+    ids = np.array([tiny.BOS, *(token for chunk in context for token in chunk), *question, *answer], dtype=np.int32)
     row = collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), len(ids) - len(answer))
     chunks = [NO_CHUNK, *(number for number, chunk in enumerate(context) for _ in chunk)]
     chunks += [NO_CHUNK] * (len(ids) - len(chunks))

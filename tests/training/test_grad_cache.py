@@ -1,6 +1,7 @@
 """The gradient of a step: equal to a slow obvious reference, whichever way it is computed."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from torch.nn import functional
 from pipeline.model import attention_mask, causal_lm, collator, lora
 from pipeline.model.distributed import Processes
 from pipeline.training import grad_cache
+from pipeline.training.attention import AttentionLoss
 from pipeline.training.dataset import MicroBatch, StepBatch
 from pipeline.training.objective import VANILLA, Encoder
 from pipeline.views import masking
 from tests.model import tiny
 from tests.training.test_objective import FOCUSED, examples
 
+WHERE_TO_LOOK = {"attention": 0.6, "attention_loss": AttentionLoss(None, "mean", "last_prompt")}
 LORA = {"rank": 4, "alpha": 8, "embedding": "lora", "norms": True, "mask_id": tiny.MASK}
 
 
@@ -50,7 +53,7 @@ def batch(packed, num_own, same=None, labels=None):
     for row, places in itertools.chain(*packed):
         for segment, place in zip(row.segments, places, strict=True):
             counts[place >= num_own] += segment.end - segment.prompt_end
-    return StepBatch(micro_batches, num_own, *(labels or counts), same)
+    return StepBatch(micro_batches, num_own, *(labels or counts), same, num_full_views=num_own)
 
 
 def apart(rows):
@@ -225,17 +228,17 @@ def test_skip_is_exactly_masks_that_are_not_attended():
 
 
 def shared(num=3, window=None, seed=1):
-    """`num` questions over one context: a row each, and all in one row."""
+    """`num` questions over one context of three chunks: a row each, and all in one row."""
     rng = np.random.default_rng(seed)
     context = rng.integers(4, 48, size=17).astype(np.int32)
-    views, ends = [], []
-    for _ in range(num):
+    chunk_L = np.repeat([collator.NO_CHUNK, 0, 1, 2], [1, 5, 5, 6]).astype(np.int32)
+    single = []
+    for number in range(num):
         question, answer = (rng.integers(4, 48, size=rng.integers(2, 6)).astype(np.int32) for _ in range(2))
-        views.append(np.concatenate([context, question, answer, np.array([tiny.EOS], dtype=np.int32)]))
-        ends.append(len(context) + len(question))
-    single = [
-        collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), end) for ids, end in zip(views, ends, strict=True)
-    ]
+        ids = np.concatenate([context, question, answer, np.array([tiny.EOS], dtype=np.int32)])
+        row = collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), len(context) + len(question))
+        of_row = np.pad(chunk_L, (0, len(ids) - len(context)), constant_values=collator.NO_CHUNK)
+        single.append(replace(row, chunk_L=of_row, target_EC=np.eye(3, dtype=np.float32)[[number % 3]]))
     return single, collator.row_of_many(single, len(context))
 
 
@@ -273,7 +276,7 @@ def test_a_window_changes_what_a_row_of_many_sees():
 def test_flex_attention_sees_what_sdpa_sees():
     """Forward alone: flex attention has no backward on the CPU."""
     _, one_row = shared()
-    network = encoder(dtype=torch.float32)
+    network = encoder(FOCUSED._replace(**WHERE_TO_LOOK), dtype=torch.float32)
     whole = causal_lm.unwrap(network.network)
     found = []
     view = collator.collate([one_row], tiny.PAD)
@@ -287,6 +290,7 @@ def test_flex_attention_sees_what_sdpa_sees():
         whole.set_attn_implementation(implementation)
         with torch.no_grad():
             found.append(network(view))
+            assert (found[-1].attention_E > 0.1).all()
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
@@ -423,3 +427,112 @@ def test_without_labels_the_gradient_is_that_of_the_divergence_alone():
         torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(outcome.logged["loss"], WEIGHT * outcome.logged["distill"])
     assert set(outcome.logged) == {"loss", "distill"}
+
+
+def taught(made, seed=0):
+    """The same full views, with their chunks, and all attention asked for one of them."""
+    found = []
+    for row, (_, starts, ends, _, kept) in zip(made, examples(len(made), seed), strict=True):
+        chunk_L = np.full(len(row), collator.NO_CHUNK, dtype=np.int32)
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            chunk_L[start:end] = number
+        found.append(replace(row, chunk_L=chunk_L, target_EC=kept[None].astype(np.float32)))
+    return found
+
+
+def attention_as_written(network, made):
+    """- log of the mass on the target's chunk at the last prompt token, mean over layers, summed over the views."""
+    whole = causal_lm.unwrap(network.network)
+    whole.set_attn_implementation("eager")
+    total = 0.0
+    for row in made:
+        maps = whole(torch.from_numpy(row.input_ids.astype(np.int64))[None], output_attentions=True).attentions
+        wanted = torch.from_numpy(row.chunk_L == int(row.target_EC[0].argmax()))
+        for map_1HLL in maps:
+            mass = map_1HLL[0, :, row.segments[0].prompt_end - 1].mean(dim=0)[wanted].sum()
+            total = total - mass.log() / len(maps)
+    whole.set_attn_implementation("sdpa")
+    return total
+
+
+def assert_adds(found, without, network, loss):
+    """The gradient is the one without the attention term plus that of `loss`."""
+    network.zero_grad()
+    loss.backward()
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            zero = torch.zeros_like(parameter)
+            expected = without.get(name, zero) + (zero if parameter.grad is None else parameter.grad)
+            # transformers takes the softmax of eager attention in fp32, whatever the model's type
+            torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("negatives", ["graph", "cached"])
+@pytest.mark.parametrize("split", [apart, together])
+@pytest.mark.parametrize("objective", [VANILLA, FOCUSED, FOCUSED._replace(consistency=0.5)])
+def test_attention_adds_the_gradient_of_its_loss_as_it_is_written(objective, split, negatives):
+    looking = objective._replace(**WHERE_TO_LOOK)
+    network, made = encoder(looking), rows()
+    made = [*taught(made[:4]), *(made[4:] if objective.reads_masked else [])]
+    labelled = batch(masked_first(made) if objective.consistency else split(made), 4)
+    outcome, found = run(network, labelled, looking, negatives)
+    plain, without = run(encoder(objective), labelled, objective, negatives)
+    loss = attention_as_written(network, made[:4]) / 4
+    torch.testing.assert_close(outcome.logged["attention"], loss.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(outcome.logged["loss"], plain.logged["loss"] + 0.6 * outcome.logged["attention"])
+    assert "attention" not in plain.logged
+    assert_adds(found, without, network, 0.6 * loss)
+
+
+@pytest.mark.parametrize("queries", ["last_prompt", "question", "answer"])
+def test_how_forwards_are_divided_changes_no_attention(queries):
+    """Micro-batches, kept or computed again, with dropout and idle ones."""
+    objective = FOCUSED._replace(attention=0.6, attention_loss=AttentionLoss((1,), "best", queries))
+    network, made = encoder(objective), rows()
+    made = [*taught(made[:4]), *made[4:]]
+    whole = run(network, batch(together(made), 4), objective)
+    assert whole[0].logged["attention"] > 0.1
+    each = batch(apart(made), 4)
+    idle = each._replace(micro_batches=[*each.micro_batches, each.micro_batches[0]._replace(idle=True)])
+    for negatives in ("graph", "cached"):
+        assert_same(run(network, each, objective, negatives), whole)
+        assert_same(run(network, idle, objective, negatives), whole)
+    dropping = encoder(objective, dropout=0.3)
+    assert_same(run(dropping, each, objective), run(dropping, each, objective, "cached"))
+
+
+@pytest.mark.parametrize("window", [None, 6])
+def test_attention_of_questions_in_one_row_is_that_of_a_row_each(window):
+    objective = FOCUSED._replace(attention=0.6, attention_loss=AttentionLoss(None, "mean", "answer"))
+    network = encoder(objective)
+    causal_lm.unwrap(network.network).config.sliding_window = window
+    single, one_row = shared()
+    masked = [[(row, [3 + place]) for place, row in enumerate(rows(num=3)[3:])]]
+    separate = run(network, batch(apart(single) + masked, 3), objective)
+    assert separate[0].logged["attention"] > 0.1
+    for negatives in ("graph", "cached"):
+        one = run(network, batch([[(one_row, [0, 1, 2])], *masked], 3), objective, negatives)
+        assert_same(separate, one, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("labelled", [True, False], ids=["with labels", "without labels"])
+def test_attention_is_the_mean_over_all_full_views_of_the_step(labelled):
+    objective = VANILLA._replace(full=float(labelled), distill=WEIGHT)
+    looking = objective._replace(**WHERE_TO_LOOK)
+    network, made, students = encoder(looking), taught(rows()[:4]), taught(rows(num=3, seed=9)[:3], seed=9)
+    micro_batch = distill_batch(students)
+    num_labels, own = len(micro_batch.inputs.labels_N), made if labelled else []
+    beside = batch(together(made), 4) if labelled else StepBatch([], 0, 0, 0, None)
+    each = [*split(micro_batch, students), micro_batch._replace(idle=True)]
+    found = []
+    for distill in ([micro_batch], each):
+        step = beside._replace(distill=distill, num_labels_distill=num_labels, num_full_views=len(own) + 3)
+        found.append(run(network, step, looking))
+    assert_same(*found)
+    plain, without = run(encoder(objective), step, objective)
+    loss = attention_as_written(network, [*own, *students]) / (len(own) + 3)
+    logged = found[0][0].logged
+    torch.testing.assert_close(logged["attention"], loss.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logged["loss"], plain.logged["loss"] + 0.6 * logged["attention"])
+    assert set(logged) == {"loss", "distill", "attention"} | ({"clm_full"} if labelled else set())
+    assert_adds(found[0][1], without, network, 0.6 * loss)
