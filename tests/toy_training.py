@@ -22,6 +22,7 @@ from pipeline.model.lora import add_adapter
 from pipeline.runtime import trackers
 from pipeline.runtime.settings import LoraSettings, TrainSettings
 from pipeline.training import checkpoint, sampler, trainer
+from pipeline.training.attention import AttentionLoss, AttentionTarget
 from pipeline.training.dataset import DistillationDataset, TrainingDataset, context_keys
 from pipeline.training.objective import VANILLA, Objective
 from pipeline.views import masking
@@ -42,9 +43,9 @@ CARD = base_card.BaseCard(
 
 
 def write_views(folder: Path) -> None:
-    """Full and masked views of eight training examples and one test example, and a base's tokenizer.
+    """Full and masked views of eight training examples and one test example, their scores, and a base's tokenizer.
 
-    e7 and e8 ask about one context.
+    e7 and e8 ask about one context. The best chunk of example n is the n-th, counted round.
     """
     (folder / base_card.BASE).mkdir(parents=True)
     (folder / base_card.BASE / "tokenizer.json").write_bytes(TOKENIZER)
@@ -73,6 +74,14 @@ def write_views(folder: Path) -> None:
             }
         )  # fmt: skip
     tables.write(tables.FULL_VIEWS.at(folder / "full.parquet"), full)
+    scores = [
+        {
+            "example_id": row["example_id"], "chunk_ids": row["chunk_ids"], "gold": [False] * 4,
+            "scores": np.roll([4.0, 3.0, 2.0, 1.0], number).tolist(), "ranks": np.roll(range(4), number).tolist(),
+        }
+        for number, row in enumerate(full)
+    ]  # fmt: skip
+    tables.write(tables.SCORES.at(folder / tables.SCORES.path), scores)
     said = [
         {
             "example_id": row["example_id"], "output_ids": [7 + number] * (number % 3 + 1) + [tiny.EOS],
@@ -84,6 +93,17 @@ def write_views(folder: Path) -> None:
     ]  # fmt: skip
     tables.write(tables.TEACHINGS.at(folder / "teachings.parquet"), said)
     tables.write(tables.MASKED_VIEWS.at(folder / "masked.parquet"), masked)
+
+
+def looking(objective: Objective, weight: float) -> Objective:
+    """The objective with attention taught, where the weight is above 0."""
+    if weight == 0:
+        return objective
+    return objective._replace(
+        attention=weight,
+        attention_loss=AttentionLoss(None, "mean", "answer"),
+        attention_target=AttentionTarget("soft", top_k=1, temperature=1.0),
+    )
 
 
 def train(
@@ -107,9 +127,15 @@ def train(
     distill = None
     if objective.distill:
         order = sampler.batch_indices([str(place) for place in range(8)], settings.steps, 4, settings.seed)
-        distill = DistillationDataset(order, full, tables.TEACHINGS.at(views / "teachings.parquet"))
+        teachings = tables.TEACHINGS.at(views / "teachings.parquet")
+        distill = DistillationDataset(order, full, teachings, objective.attention_target)
     dataset = TrainingDataset(
-        batch_indices, full, masked if objective.reads_masked else None, distill, masked_first=objective.consistency > 0
+        batch_indices,
+        full,
+        masked if objective.reads_masked else None,
+        distill,
+        masked_first=objective.consistency > 0,
+        target=objective.attention_target,
     )
     set_seed(settings.seed)
     adapted = add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
@@ -172,8 +198,9 @@ def main() -> None:
     lora = LORA.model_copy(update={"dropout": float(given.pop("dropout", LORA.dropout))})
     num_kills = int(given.pop("kills", 0))
     labelled = given.pop("labelled", "1") == "1"
-    weights_ = {name: float(given.pop(name, 0.0)) for name in ("distill", "consistency")}
-    objective = (FOCUSED if labelled else VANILLA._replace(full=0.0))._replace(**weights_)
+    weights = {name: float(given.pop(name, 0.0)) for name in ("distill", "consistency")}
+    attention = float(given.pop("attention", 0.0))
+    objective = looking(FOCUSED if labelled else VANILLA._replace(full=0.0), attention)._replace(**weights)
     changes = {key: value if key == "negatives" else int(value) for key, value in given.items()}
     settings = TrainSettings.model_validate(TRAIN.model_dump() | changes)
     if num_kills:

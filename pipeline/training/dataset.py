@@ -8,15 +8,14 @@ that some step uses in memory.
 # C chunks
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby, repeat, zip_longest
+from itertools import groupby, zip_longest
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.common import tables
@@ -112,15 +111,15 @@ class TrainingDataset:
         """Token spans of each full view's chunks, and their documents."""
         columns = ["input_ids", "prompt_end", "question_start"]
         spans = [] if shuffle_seed is None else ["chunk_ids", "chunk_starts", "chunk_ends"]
-        targets = _targets(full, rows, target)
-        for index, row, taught in zip(used, tables.take(full, [*columns, *spans], rows), targets, strict=True):
+        for index, row in zip(used, tables.take(full, [*columns, *spans], rows), strict=True):
             positions = np.arange(len(row["input_ids"]), dtype=np.int32)
-            view = collator.row_of_one(row["input_ids"], positions, row["prompt_end"])
-            self._full[index] = _with_target(view, *taught)
+            self._full[index] = collator.row_of_one(row["input_ids"], positions, row["prompt_end"])
             self._num_shared[index] = row["question_start"]
             if spans:
                 documents = [chunk_id.rpartition("#")[0] for chunk_id in row["chunk_ids"]]
                 self._chunks[index] = row["chunk_starts"], row["chunk_ends"], documents
+        if target is not None:
+            self._full = _with_targets(self._full, full, rows, target)
         self._masked: dict[int, TokenRow] = {}
         if masked is not None:
             _require_examples(masked, full, tables.frame(full, ["example_id"])["example_id"].to_list())
@@ -235,18 +234,19 @@ class DistillationDataset:
         used = sorted({index for batch in batch_indices for index in batch})
         rows = [examples["row"][index] for index in used]
         prompts = tables.take(full, ["input_ids", "prompt_end"], rows)
-        answers, targets = tables.take(teachings, None, used), _targets(full, rows, target)
+        answers = tables.take(teachings, None, used)
         self._rows: dict[int, TokenRow] = {}
-        for index, prompt, answer, taught in zip(used, prompts, answers, targets, strict=True):
+        for index, prompt, answer in zip(used, prompts, answers, strict=True):
             ids = np.concatenate([prompt["input_ids"][: prompt["prompt_end"]], answer["output_ids"]])
             row = collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt["prompt_end"])
-            row = _with_target(row, *taught)
             shape = (len(answer["output_ids"]), answer["num_top"])
             self._rows[index] = replace(
                 row,
                 teacher_ids_NK=answer["top_ids"].astype(np.int64).reshape(shape),
                 teacher_log_probs_NK=answer["top_log_probs"].reshape(shape),
             )
+        if target is not None:
+            self._rows = _with_targets(self._rows, full, rows, target)
 
     def example_ids_of(self, step: int) -> list[str]:
         return [self._example_ids[index] for index in self._batch_indices[step]]
@@ -296,35 +296,24 @@ def shuffled(
     return np.concatenate([input_ids_L[:first], *(pieces[place] for place in order), input_ids_L[last:]])
 
 
-_Taught = tuple[Sequence[int], Sequence[int], NDArray[np.float32] | None]
-"""Token spans of the chunks, and the share of attention that each should get; None: attention is not taught."""
+def _with_targets(
+    views: Mapping[int, TokenRow], full: tables.Table, rows: Sequence[int], target: AttentionTarget
+) -> dict[int, TokenRow]:
+    """Add to single full views, `rows` of the table `full`, the attention that their chunks should get.
 
-
-def _targets(full: tables.Table, rows: Sequence[int], target: AttentionTarget | None) -> Iterator[_Taught]:
-    """Yield what attention is taught of each of these rows of the full views."""
-    if target is None:
-        yield from repeat(((), (), None), len(rows))
-        return
-    spans = tables.take(full, ["chunk_ids", "chunk_starts", "chunk_ends"], rows)
-    scores = tables.take(tables.SCORES, ["chunk_ids", "scores", "ranks"], rows)
-    for row, scored in zip(spans, scores, strict=True):
-        if list(row["chunk_ids"]) != list(scored["chunk_ids"]):
-            raise ArtifactError(
-                f"{tables.SCORES}: has other chunks than {full} in one row; run `dvc repro -f {tables.SCORES.stage}`"
-            )
-        yield row["chunk_starts"], row["chunk_ends"], target.shares(scored["scores"], scored["ranks"])
-
-
-def _with_target(
-    row: TokenRow, chunk_starts: Sequence[int], chunk_ends: Sequence[int], shares_C: NDArray[np.float32] | None
-) -> TokenRow:
-    """Add the target of attention to the row of a single full view."""
-    if shares_C is None:
-        return row
-    chunk_L = np.full(len(row), NO_CHUNK, dtype=np.int32)
-    for number, (start, end) in enumerate(zip(chunk_starts, chunk_ends, strict=True)):
-        chunk_L[start:end] = number
-    return replace(row, chunk_L=chunk_L, target_EC=shares_C[None])
+    Raises:
+        ArtifactError: as tables.joined; the scores are of other examples or chunks.
+    """
+    spans, scores = ["chunk_ids", "chunk_starts", "chunk_ends"], ["chunk_ids", "scores", "ranks"]
+    found = tables.joined((full, ["example_id", *spans]), (tables.SCORES, ["example_id", *scores]))
+    made: dict[int, TokenRow] = {}
+    for (index, view), row in zip(views.items(), found[rows].iter_rows(named=True), strict=True):
+        chunk_L = np.full(len(view), NO_CHUNK, dtype=np.int32)
+        for number, (start, end) in enumerate(zip(row["chunk_starts"], row["chunk_ends"], strict=True)):
+            chunk_L[start:end] = number
+        shares_C = target.shares(np.array(row["scores"], dtype=np.float32), np.array(row["ranks"], dtype=np.int32))
+        made[index] = replace(view, chunk_L=chunk_L, target_EC=shares_C[None])
+    return made
 
 
 def _shares(indices: Sequence[int], world_size: int) -> list[Sequence[int]]:

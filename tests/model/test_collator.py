@@ -1,8 +1,10 @@
 """Rows of tokens, which of them share a forward, their tensors and attention masks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +46,43 @@ def test_a_shared_row_literally():
     assert seen[4] == [1, 1, 1, 1, 1, 0, 0, 0, 0]
     assert seen[6] == [1, 1, 1, 0, 0, 1, 1, 0, 0]
     assert attention_mask.tree_mask(view, 3)[0, 0].int().tolist()[6] == [0, 0, 1, 0, 0, 1, 1, 0, 0]  # positions 2, 3, 4
+
+
+def taught(ids: Sequence[int], prompt_end: int, chunks: list[int], shares: list[float]) -> collator.TokenRow:
+    chunk_L = np.array(chunks + [collator.NO_CHUNK] * (len(ids) - len(chunks)), dtype=np.int32)
+    return replace(one(ids, prompt_end), chunk_L=chunk_L, target_EC=np.array([shares], dtype=np.float32))
+
+
+def test_targets_of_attention_literally():
+    """Chunks 5 and 6 7, and one that was cut off; beside it a masked view, which has no target, and a longer row."""
+    view = collator.collate(
+        [
+            one([1, 5, 3, 3, 8, 2], 5),
+            taught([1, 5, 6, 7, 8, 2], 5, [-1, 0, 1, 1], [0.25, 0.5, 0.25]),
+            taught([1, 9, 10, 8, 8, 8, 2], 6, [-1, 0, 1], [0.0, 1.0]),
+        ],
+        pad_id=0,
+    )
+    assert view.chunk_BL.tolist() == [
+        [-1] * 7,
+        [-1, 0, 1, 1, -1, -1, -1],
+        [-1, 0, 1, -1, -1, -1, -1],
+    ]
+    assert view.target_EC.tolist() == [[0.0, 0.0, 0.0], [0.25, 0.5, 0.25], [0.0, 1.0, 0.0]]
+    without = collator.collate([one([1, 5, 2], 2)], pad_id=0)
+    assert without.chunk_BL is None and without.target_EC is None
+    moved = view.to(torch.device("meta"))
+    assert moved.chunk_BL.is_meta and moved.target_EC.is_meta
+
+
+def test_questions_in_one_row_keep_their_own_targets():
+    context, chunks = [1, 5, 6], [-1, 0, 1]
+    questions = [taught([*context, 7, 2], 4, chunks, [1.0, 0.0]), taught([*context, 8, 9, 2], 5, chunks, [0.2, 0.8])]
+    row = collator.row_of_many(questions, 3)
+    assert row.chunk_L.tolist() == [-1, 0, 1, -1, -1, -1, -1, -1]
+    view = collator.collate([row, one([1, 2], 1)], pad_id=0)
+    np.testing.assert_allclose(view.target_EC, [[1.0, 0.0], [0.2, 0.8], [0.0, 0.0]])
+    assert view.row_E.tolist() == [0, 0, 1]
 
 
 @given(

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common import tables
+from pipeline.model.collator import NO_CHUNK
 from pipeline.runtime.errors import ArtifactError
 from pipeline.training import dataset
+from pipeline.training.attention import AttentionTarget
 from pipeline.training.dataset import DistillationDataset, TrainingDataset, context_keys
 from tests import toy_training
 from tests.model import tiny
@@ -227,3 +230,69 @@ def test_answers_of_other_questions_are_refused(teachings):
     tables.write(tables.TEACHINGS.at(teachings / "teachings.parquet"), said[1:])
     with pytest.raises(ArtifactError, match=r"row 1 is of e1, in .*full.parquet of e0; run `dvc repro -f teach`"):
         distillation(teachings, [[0]])
+
+
+BEST = AttentionTarget("top", top_k=1, temperature=1.0)
+
+
+def test_full_views_have_the_target_that_their_scores_ask_for_and_masked_views_have_none(views: Path, monkeypatch):
+    monkeypatch.chdir(views)
+    batch = TrainingDataset([[0, 4]], *tables_of(views), target=BEST).batch(0, 1, tiny.PAD)
+    inputs = {int(micro_batch.places_E[0]): micro_batch.inputs for micro_batch in batch.micro_batches}
+    full = list(tables.scan(tables_of(views)[0]))
+    for place, number in ((0, 0), (1, 5)):  # e4 is a test example
+        best = number % 4
+        assert inputs[place].target_EC.tolist() == [[float(chunk == best) for chunk in range(4)]]
+        chunks = inputs[place].chunk_BL[0].tolist()
+        tokens = range(full[number]["chunk_starts"][best], full[number]["chunk_ends"][best])
+        assert [token for token, chunk in enumerate(chunks) if chunk == best] == list(tokens)
+        assert set(chunks[full[number]["question_start"] :]) == {NO_CHUNK}
+    assert inputs[2].target_EC is None and inputs[3].target_EC is None
+    assert batch.num_full_views == 2
+
+
+def test_full_views_are_counted_with_labels_and_for_distillation_over_all_processes(teachings, monkeypatch):
+    monkeypatch.chdir(teachings)
+    full = tables.FULL_VIEWS.at(teachings / "full.parquet")
+    taught = DistillationDataset([[0, 1, 2, 5]], full, tables.TEACHINGS.at(teachings / "teachings.parquet"), BEST)
+    both = TrainingDataset([[0, 3]], full, None, taught, target=BEST)
+    assert [both.batch(0, 1, tiny.PAD, rank, 2).num_full_views for rank in (0, 1)] == [6, 6]
+    assert TrainingDataset([[]], full, None, taught, target=BEST).batch(0, 1, tiny.PAD).num_full_views == 4
+    numbers = {tuple(row["input_ids"][: row["prompt_end"]]): int(row["example_id"][1:]) for row in tables.scan(full)}
+    found = []
+    for micro_batch in both.batch(0, 1, tiny.PAD).distill:
+        inputs = micro_batch.inputs
+        found.append(numbers[tuple(inputs.input_ids_BL[0, : int(inputs.prompt_end_E[0])].tolist())])
+        assert int(inputs.target_EC[0].argmax()) == found[-1] % 4
+    assert sorted(found) == [0, 1, 2, 6]
+
+
+def test_chunk_numbers_move_with_their_tokens(documents_apart, monkeypatch):
+    monkeypatch.chdir(documents_apart)
+    scores = tables.SCORES
+    chunk_ids = [row["chunk_ids"] for row in tables.scan(tables_of(documents_apart)[0])]
+    rows = [row | {"chunk_ids": ids} for row, ids in zip(tables.scan(scores), chunk_ids, strict=True)]
+    tables.write(scores, rows)
+    full, _ = tables_of(documents_apart)
+    plain, mixed = (TrainingDataset([[0, 1]] * 4, full, None, None, seed, target=BEST) for seed in (None, 3))
+    moved = 0
+    for step in range(4):
+        batches = (made.batch(step, 1, tiny.PAD).micro_batches for made in (plain, mixed))
+        for one, other in zip(*batches, strict=True):
+            assert torch.equal(one.inputs.target_EC, other.inputs.target_EC)
+            for chunk in range(4):
+                at, to = (made.inputs.chunk_BL[0] == chunk for made in (one, other))
+                assert one.inputs.input_ids_BL[0][at].tolist() == other.inputs.input_ids_BL[0][to].tolist()
+                moved += at.tolist() != to.tolist()
+    assert moved > 4
+
+
+def test_scores_of_other_chunks_or_examples_are_refused(views: Path, monkeypatch):
+    monkeypatch.chdir(views)
+    rows = list(tables.scan(tables.SCORES))
+    tables.write(tables.SCORES, [*rows[:3], rows[3] | {"chunk_ids": list("abdc")}, *rows[4:]])
+    with pytest.raises(ArtifactError, match=r"scores\.parquet: chunks of example e3 are not those in .*full\.parquet"):
+        TrainingDataset([[0]], *tables_of(views), target=BEST)
+    tables.write(tables.SCORES, rows[1:])
+    with pytest.raises(ArtifactError, match="rows do not belong together"):
+        TrainingDataset([[0]], *tables_of(views), target=BEST)
