@@ -1,7 +1,7 @@
 """Trials on the dev split: settings that are compared before any test question is read.
 
     dvc exp run -S eval.split=dev -S ++data.dev_questions=640 -S ++data.dev_documents=[4,12] mask teach
-    OMP_NUM_THREADS=1 python benchmarks/trials.py [GROUP ...] [--seeds 1 2] [--only NAME ...]
+    OMP_NUM_THREADS=1 python benchmarks/trials.py [--groups GROUP ...] [--only NAME ...] [--seeds 1 2]
 
 Each trial is stage train of the pipeline with other settings, then its answers to the dev questions. Answers are kept
 in models/trials, so that a call that was stopped goes on. A row is compared with the first row of its group, paired
@@ -12,9 +12,12 @@ import argparse
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import polars as pl
 
@@ -23,6 +26,7 @@ from pipeline.common import base_card, tables
 from pipeline.evaluation import predict, schema
 from pipeline.report.ablation_table import AblationRow
 from pipeline.runtime import config
+from pipeline.runtime.settings import Settings
 from pipeline.stages import train
 from pipeline.tools.ablations import tabulate
 from pipeline.training.objective import OBJECTIVES
@@ -67,13 +71,18 @@ GROUPS: dict[str, dict[str, Trial]] = {
 }
 
 
-def answers(trial: Trial, seed: int) -> pl.DataFrame:
-    """Read the dev answers of a trial; where none are kept, train it and answer first."""
+def settings_of(trial: Trial, seed: int) -> Settings:
+    """Lay the keys of a trial over params.yaml."""
     params = config.read_yaml(config.PARAMS)
     for key, value in {**trial.changes, "train.seed": seed}.items():
         section, name = key.split(".")
         params[section] = {**params.get(section, {}), name: value}
-    settings = config.resolve(params)
+    return config.resolve(params)
+
+
+def answers(trial: Trial, seed: int) -> pl.DataFrame:
+    """Read the dev answers of a trial; where none are kept, train it and answer first."""
+    settings = settings_of(trial, seed)
     digest = hashlib.sha256(json.dumps([trial.method, settings.model_dump()], sort_keys=True).encode())
     for table in (tables.FULL_VIEWS, tables.SCORES, tables.TEACHINGS):
         digest.update(table.path.read_bytes())
@@ -124,8 +133,10 @@ def points(value: float, low: float, high: float) -> str:
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="*", default=list(GROUPS), choices=GROUPS, metavar="GROUP")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="beside the first row of each group")
+    parser.add_argument("--groups", nargs="+", default=list(GROUPS), choices=GROUPS, metavar="GROUP")
+    names = [name for group in GROUPS.values() for name in group]
+    only = "beside the first row of each group"
+    parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="NAME", help=only)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--results", type=Path, help="where to put the measured values as JSON")
     arguments = parser.parse_args(words)
