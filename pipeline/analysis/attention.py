@@ -1,8 +1,7 @@
 """Probe of attention: how the last prompt token, where the answer is decided, attends to the chunks, layer by layer.
 
-The numbers are those of the model's own eager attention. All tokens before the last are read into the cache by the
-implementation the model runs on; then the last token alone is read with `output_attentions`. So a row needs memory of
-O(L) in each layer, and RoPE, grouped queries, adapters and windows have their effect. Attention is divided by role:
+The weights are read beside a plain forward (model/attention_rows.py), so that a row needs memory of O(L) in each layer,
+and RoPE, grouped queries, adapters and windows have their effect. Attention is divided by role:
 
     gold      the gold chunks
     namesake  chunks of a document without a gold chunk whose title shares a word with one that has: people of one
@@ -18,14 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pipeline.analysis import answers
 from pipeline.common.text import tokens
 from pipeline.evaluation import bootstrap
 from pipeline.model import causal_lm, collator, generation
+from pipeline.model.attention_rows import AttentionRows
 
-# B prompts of a batch, H heads, L tokens of a prompt, K keys that a layer holds, N layers, R roles, E examples
+# B prompts of a batch, H heads, L tokens of a prompt, N layers, R roles, E examples
 
 Role = Literal["gold", "namesake", "other", "rest"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -61,59 +61,32 @@ def last_rows(
 ) -> list[NDArray[np.float32]]:
     """Compute for each prompt the attention of its last token to all its L tokens, mean over heads: shape (N, L).
 
-    Each layer's row sums to 1, as far as the model's number format does. Attention outside a layer's window (see
-    `reaches`) is exactly 0. Prompts are token ids, none empty; batches are as in generation.
+    Each layer's row sums to 1. Attention outside a layer's window (see `reaches`) is exactly 0. Prompts are token ids,
+    none empty; at most `batch_tokens` tokens with padding share a forward.
     """
-    decoder = causal_lm.unwrap(network)
-    # As in generation: the cache of a sliding window holds the last tokens of the batch's rows.
-    equal = getattr(decoder.config, "sliding_window", None) is not None
-    rows: list[NDArray[np.float32]] = [np.ones((decoder.config.num_hidden_layers, 1), dtype=np.float32)] * len(prompts)
-    long = [index for index, prompt in enumerate(prompts) if len(prompt) > 1]  # a single token sees itself
+    rows: dict[int, NDArray[np.float32]] = {}
     was_training = network.training
     network.eval()
     try:
-        for batch in collator.group_by_length(
-            [len(prompts[index]) for index in long], batch_tokens, min_ratio=float(equal)
-        ):
-            chosen = [long[place] for place in batch]
-            for index, row_NL in zip(chosen, _batch(decoder, [prompts[i] for i in chosen], pad_id), strict=True):
-                rows[index] = row_NL
+        for batch in collator.group_by_length([len(prompt) for prompt in prompts], batch_tokens):
+            rows |= zip(batch, _batch(network, [prompts[index] for index in batch], pad_id), strict=True)
     finally:
         network.train(was_training)
-    return rows
+    return [rows[index] for index in range(len(prompts))]
 
 
 @torch.inference_mode()
-def _batch(decoder: Any, prompts: Sequence[generation.Prompt], pad_id: int) -> list[NDArray[np.float32]]:
-    backbone, device = decoder.base_model, decoder.device
-    before = [np.asarray(prompt[:-1], dtype=np.int32) for prompt in prompts]
-    places = [np.arange(len(ids), dtype=np.int32) for ids in before]
-    view = collator.pad(before, places, [len(ids) for ids in before], pad_id).to(device)
-    cache = DynamicCache(config=decoder.config)
-    # Padding stands on the right, so that without a mask causal attention is exact for the prompt's own tokens.
-    backbone(input_ids=view.input_ids_BL, past_key_values=cache, use_cache=True)
-    implementation = decoder.config._attn_implementation
-    decoder.set_attn_implementation("eager")  # the one that returns its weights
-    try:
-        output = backbone(
-            input_ids=torch.tensor([[int(prompt[-1])] for prompt in prompts], device=device),
-            attention_mask=torch.nn.functional.pad(view.mask_BL, (0, 1), value=1),
-            position_ids=view.mask_BL.sum(dim=1, keepdim=True),
-            past_key_values=cache,
-            use_cache=True,
-            output_attentions=True,
-        )
-    finally:
-        decoder.set_attn_implementation(implementation)
-    found_NBK = [weights_BH1K[:, :, 0].float().mean(dim=1).cpu().numpy() for weights_BH1K in output.attentions]
-    return [np.stack([_own(found_BK[row], len(ids)) for found_BK in found_NBK]) for row, ids in enumerate(before)]
-
-
-def _own(row_K: NDArray[np.float32], num_before: int) -> NDArray[np.float32]:
-    """Remove the padding between the cached tokens and the last one; add zeros for tokens that a window has dropped."""
-    cached_K, last_1 = row_K[:-1], row_K[-1:]
-    dropped = np.zeros(max(0, num_before - len(cached_K)), dtype=np.float32)
-    return np.concatenate([dropped, cached_K[: num_before - len(dropped)], last_1])
+def _batch(
+    network: PreTrainedModel | PeftModel, prompts: Sequence[generation.Prompt], pad_id: int
+) -> list[NDArray[np.float32]]:
+    ids = [np.asarray(prompt, dtype=np.int32) for prompt in prompts]
+    places = [np.arange(len(prompt), dtype=np.int32) for prompt in prompts]
+    inputs = collator.pad(ids, places, [len(prompt) for prompt in prompts], pad_id).to(network.device)
+    last_B = inputs.end_E - 1
+    found = AttentionRows(inputs, inputs.row_E, last_B, lambda weights_BHL, _: weights_BHL.float().mean(dim=1))
+    causal_lm.hidden_states(network, inputs, last_B, found)
+    rows_NBL = torch.stack([*found.reduced.values()]).cpu().numpy()
+    return [rows_NBL[:, row, : len(prompt)] for row, prompt in enumerate(prompts)]
 
 
 def roles(document_ids: Sequence[str], titles: Sequence[str], gold: Sequence[bool]) -> list[Role]:
