@@ -13,7 +13,7 @@ from pipeline.model import distributed
 from pipeline.runtime.errors import ConfigError
 from pipeline.training.objective import VANILLA, Objective
 from tests.conftest import ROOT
-from tests.toy_training import LORA, TRAIN, train, write_views
+from tests.toy_training import LORA, TRAIN, looking, train, write_views
 from tests.training.test_objective import FOCUSED
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
@@ -76,24 +76,29 @@ def test_two_replicas_train_what_one_process_does(views: Path, negatives: str):
 
 
 @pytest.mark.parametrize("environment", [{}, SHARDED], ids=["replicas", "shards"])
-def test_two_processes_distill_what_one_process_does(views: Path, environment: dict[str, str]):
+def test_two_processes_distill_and_look_as_one_process_does(views: Path, environment: dict[str, str]):
     """Beside all other losses; what the teacher said is not spread evenly."""
-    found = together(views, f"distill-{len(environment)}", "negatives=cached", "distill=0.5", **environment)
-    assert_same(found, alone(views, f"distill-alone-{len(environment)}", 0.5, negatives="cached"))
+    changes = ["negatives=cached", "distill=0.5", "attention=0.4"]
+    found = together(views, f"distill-{len(environment)}", *changes, **environment)
+    name, objective = f"distill-alone-{len(environment)}", looking(FOCUSED, 0.4)
+    one = alone(views, name, 0.5, objective, negatives="cached")
+    assert_same(found, one)
+    elsewhere = alone(views, f"{name}-unguided", 0.5, negatives="cached")
+    assert max((tensor - elsewhere[key]).abs().max() for key, tensor in one.items()) > 1e-3
 
 
-def test_two_processes_distill_without_labels_what_one_process_does(views: Path):
-    found = together(views, "no-labels", "distill=0.5", "labelled=0")
-    nothing = VANILLA._replace(full=0.0)
+def test_two_processes_learn_without_labels_what_one_process_does(views: Path):
+    found = together(views, "no-labels", "distill=0.5", "labelled=0", "attention=0.4")
+    nothing = looking(VANILLA._replace(full=0.0), 0.4)
     assert_same(found, alone(views, "no-labels-alone", 0.5, nothing))
 
 
 @pytest.mark.parametrize(("negatives", "environment"), [("graph", {}), ("cached", SHARDED)], ids=["replicas", "shards"])
 def test_two_processes_draw_answers_together_as_one_does(views: Path, negatives: str, environment: dict[str, str]):
     """Two questions of one context share a row, so that one process has fewer forwards and an idle one."""
-    changes = ["questions_per_document=2", f"negatives={negatives}", "consistency=0.8"]
+    changes = ["questions_per_document=2", f"negatives={negatives}", "consistency=0.8", "attention=0.4"]
     found = together(views, f"consistent-{negatives}", *changes, **environment)
-    objective = FOCUSED._replace(consistency=0.8)
+    objective = looking(FOCUSED._replace(consistency=0.8), 0.4)
     alike = {"questions_per_document": 2, "negatives": negatives}
     assert_same(found, alone(views, f"consistent-alone-{negatives}", objective=objective, **alike))
 

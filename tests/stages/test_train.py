@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.stages import train
+from pipeline.training.objective import OBJECTIVES
 from tests.conftest import ROOT
 
 
@@ -29,6 +31,15 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_anything_but_one_known_method_is_refused(project, monkeypatch, arguments):
     with pytest.raises(ConfigError, match=r"train takes one method, got .*; choose from vanilla, focused, distill"):
         run(monkeypatch, *arguments)
+
+
+def test_layers_that_the_base_does_not_have_are_refused(project):
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("layers: all", "layers: [2, 4]"))
+    objective = OBJECTIVES["guided"](config.load())
+    train._require_layers(objective, 4)
+    with pytest.raises(ConfigError, match=r"attention.layers names layer 4, but the base has 3; choose from 1 to 3"):
+        train._require_layers(objective, 3)
 
 
 def test_a_batch_of_one_is_refused_when_there_is_a_contrastive_loss(project, monkeypatch):

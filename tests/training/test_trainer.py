@@ -172,17 +172,19 @@ def test_killed_at_twenty_points_it_ends_with_the_same_adapter(views: Path):
     assert written(views / "killed") == written(views / "whole")
 
 
-def test_a_training_with_a_teacher_goes_on_where_it_was_killed(views: Path):
-    with program(views, "pupil-killed", "steps=60", "kills=3", "distill=1", FOCUS_CHECKPOINT_SECONDS="0") as process:
+def test_a_training_with_a_teacher_and_taught_attention_goes_on_where_it_was_killed(views: Path):
+    guided = ["steps=60", "distill=1", "attention=1"]
+    with program(views, "pupil-killed", *guided, "kills=3", FOCUS_CHECKPOINT_SECONDS="0") as process:
         output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     assert output.split("\n")[:-1] == ["killed"] * 3 + ["ended with 0"], errors
-    with program(views, "pupil", "steps=60", "distill=1") as process:
+    with program(views, "pupil", *guided) as process:
         assert process.communicate(timeout=200)[1] == ""
     assert written(views / "pupil-killed") == written(views / "pupil")
-    curve = (views / "pupil-curves/plots/metrics/train/distill.tsv").read_text().splitlines()
-    divergence = [float(line.split("\t")[1]) for line in curve[1:]]
-    assert divergence[-1] < divergence[0] / 2
+    for name, share in (("distill", 0.5), ("attention", 0.95)):
+        curve = (views / f"pupil-curves/plots/metrics/train/{name}.tsv").read_text().splitlines()
+        divergence = [float(line.split("\t")[1]) for line in curve[1:]]
+        assert divergence[-1] < share * divergence[0], name
 
 
 def test_a_sigterm_saves_and_ends_with_130(views: Path):
