@@ -11,14 +11,12 @@ VANILLA: Final = "vanilla"
 """Tuned on the full views alone."""
 FOCUSED: Final = "focused"
 """Tuned on both views (paper section 3)."""
-DISTILL: Final = "distill"
-"""Tuned on the full views, and on the base's answers over the best-scored chunks of unlabelled questions. Ours."""
-
 GUIDED: Final = "guided"
-"""Distill, and attention taught by the retriever (pipeline/training/attention.py). Ours."""
+"""Tuned on the full views: the base's answers over the best-scored chunks are taught, also to questions without labels,
+and the retriever teaches where to look. Ours."""
 
-Trained = Literal["vanilla", "focused", "distill", "guided"]
-TRAINED: tuple[Trained, ...] = (VANILLA, FOCUSED, DISTILL, GUIDED)
+Trained = Literal["vanilla", "focused", "guided"]
+TRAINED: tuple[Trained, ...] = (VANILLA, FOCUSED, GUIDED)
 
 
 class Method(NamedTuple):
@@ -36,8 +34,7 @@ METHODS: dict[str, Method] = {  # Okabe and Ito's palette, darkened
     BASE: Method("the untuned base", "#767b82", "circle"),
     VANILLA: Method("vanilla fine-tuning", "#cb5a00", "square"),
     FOCUSED: Method("focused learning", "#1a7fc4", "triangle-up"),
-    DISTILL: Method("distill (ours)", "#7566d6", "diamond"),
-    GUIDED: Method("guided attention (ours)", "#00805f", "cross"),
+    GUIDED: Method("guided learning (ours)", "#7566d6", "diamond"),
 }
 """In the order of every table and figure."""
 

@@ -27,7 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("base",), ("vanilla", "focused")])
 def test_anything_but_one_known_method_is_refused(project, monkeypatch, arguments):
-    with pytest.raises(ConfigError, match=r"train takes one method, got .*; choose from vanilla, focused, distill"):
+    with pytest.raises(ConfigError, match=r"train takes one method, got .*; choose from vanilla, focused, guided"):
         run(monkeypatch, *arguments)
 
 
