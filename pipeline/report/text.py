@@ -191,6 +191,8 @@ def caption(summary: Summary) -> str:
         meanings.append(measure.note)
     if any(row.input == "longbench" for row in summary.longest):
         meanings.append("Longbench: LongBench's retrieval, the best 7 chunks.")
+    methods = {row.method for row in summary.longest}
+    notes = [method.note for name, method in METHODS.items() if name in methods and method.note]
     named = phrase if heading.lower() == phrase.lower() else f"{phrase} ({heading})"
     return " ".join(
         [
@@ -198,6 +200,7 @@ def caption(summary: Summary) -> str:
             f"in percent; {summary.longest[0].num_examples:,} answers per row.",
             *meanings,
             f"vs vanilla: difference in points of {phrase} from vanilla on the full context, on the same examples.",
+            *notes,
             "Retrieval: the model reads only the best-scored chunks.",
             *_same_reading(summary),
         ]

@@ -28,13 +28,21 @@ class Method(NamedTuple):
     """#rrggbb of its curves and bars; readable on a light and on a dark page."""
     shape: str
     """Vega's name of the symbol at its points."""
+    note: str = ""
+    """A sentence below the table, for a method that is not the paper's."""
 
 
 METHODS: dict[str, Method] = {  # Okabe and Ito's palette, darkened
     BASE: Method("the untuned base", "#767b82", "circle"),
     VANILLA: Method("vanilla fine-tuning", "#cb5a00", "square"),
     FOCUSED: Method("focused learning", "#1a7fc4", "triangle-up"),
-    GUIDED: Method("guided learning (ours)", "#7566d6", "diamond"),
+    GUIDED: Method(
+        "guided learning (ours)",
+        "#7566d6",
+        "diamond",
+        "Guided (ours): the base answers over the best-scored chunks and teaches these answers to the model that reads "
+        "all chunks, and the retriever teaches it where to look.",
+    ),
 }
 """In the order of every table and figure."""
 

@@ -109,8 +109,8 @@ def add_method(root: Path) -> set[str]:
     methods = "pipeline/runtime/methods.py"
     recipe.replace(methods, 'Trained = Literal["vanilla", ', 'Trained = Literal["masked", "vanilla", ')
     recipe.replace(methods, "= (VANILLA, FOCUSED, GUIDED)", '= (VANILLA, FOCUSED, GUIDED, "masked")')
-    last = '    GUIDED: Method("guided learning (ours)", "#7566d6", "diamond"),\n'
-    recipe.replace(methods, last, last + '    "masked": Method("masked views alone", "#b0006d", "cross"),\n')
+    last = "    GUIDED: Method(\n"
+    recipe.replace(methods, last, '    "masked": Method("masked views alone", "#b0006d", "cross"),\n' + last)
     recipe.replace(
         "pipeline/training/objective.py",
         "    methods.GUIDED: _guided,\n",

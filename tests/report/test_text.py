@@ -211,3 +211,9 @@ def test_what_was_not_measured_is_left_out():
     for answers in found["answers"].values():
         answers["position"]["slope"] = None
     assert len(sentences(found)) == 4  # cosine, one answer, and where the answers stand
+
+
+def test_the_caption_says_what_guided_learning_is_where_it_ran():
+    note = "Guided (ours): the base answers over the best-scored chunks and teaches these answers"
+    assert note in text.caption(summarised([answer("q", 1, "guided")]))
+    assert "Guided" not in text.caption(summarised([answer("q", 1, "focused")]))
