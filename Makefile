@@ -70,5 +70,5 @@ lock: $(READY) ## Resolve pyproject.toml into requirements.lock anew
 	sed -i 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' requirements.lock
 
 clean: ## Remove what the pipeline wrote, keep the ablation table, the environment and DVC's cache
-	rm -rf data models/base models/vanilla models/focused models/distill models/merged-* models/.checkpoints
+	rm -rf data models/base models/vanilla models/focused models/guided models/merged-* models/.checkpoints
 	find reports -mindepth 1 -maxdepth 1 ! -name 'ablations.*' -exec rm -rf {} +

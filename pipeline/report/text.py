@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from pipeline.evaluation import score
 from pipeline.report.summary import Measured, Summary, in_order
-from pipeline.runtime.methods import DISTILL, FOCUSED, METHODS, VANILLA
+from pipeline.runtime.methods import FOCUSED, GUIDED, METHODS, VANILLA
 
 MEANINGS = {
     "best_subspan_em": "Sub-span: a right answer occurs anywhere in the given one.",
@@ -127,9 +127,9 @@ def markdown_table(rows: Sequence[Sequence[str]], num_left: int = 1) -> list[str
 
 
 def headline(summary: Summary) -> str:
-    """State how focused learning, and distill where it ran, compare with vanilla on the full context."""
+    """State how focused learning, and guided learning where it ran, compare with vanilla on the full context."""
     rows = {row.name: row for row in summary.longest}
-    compared = [rows[name] for name in (FOCUSED, DISTILL) if name in rows and rows[name].to_vanilla is not None]
+    compared = [rows[name] for name in (FOCUSED, GUIDED) if name in rows and rows[name].to_vanilla is not None]
     if not compared or compared[0].method != FOCUSED:
         return "There are no predictions of both focused learning and vanilla fine-tuning: nothing to compare yet."
     first, *others = [_compared_with_vanilla(row, summary) for row in compared]
@@ -191,6 +191,8 @@ def caption(summary: Summary) -> str:
         meanings.append(measure.note)
     if any(row.input == "longbench" for row in summary.longest):
         meanings.append("Longbench: LongBench's retrieval, the best 7 chunks.")
+    methods = {row.method for row in summary.longest}
+    notes = [method.note for name, method in METHODS.items() if name in methods and method.note]
     named = phrase if heading.lower() == phrase.lower() else f"{phrase} ({heading})"
     return " ".join(
         [
@@ -198,6 +200,7 @@ def caption(summary: Summary) -> str:
             f"in percent; {summary.longest[0].num_examples:,} answers per row.",
             *meanings,
             f"vs vanilla: difference in points of {phrase} from vanilla on the full context, on the same examples.",
+            *notes,
             "Retrieval: the model reads only the best-scored chunks.",
             *_same_reading(summary),
         ]

@@ -6,7 +6,7 @@ refuses a curve that is not in this table, so none can vanish from the page.
 
 from typing import NamedTuple
 
-from pipeline.runtime.methods import DISTILL, FOCUSED, GUIDED, TRAINED, Trained
+from pipeline.runtime.methods import FOCUSED, GUIDED, TRAINED, Trained
 
 
 class Curve(NamedTuple):
@@ -30,7 +30,7 @@ CURVES = (
     Curve("loss", "Loss that is minimised", "nats"),
     Curve("clm_full", "Language-model loss, full view", "nats per answer token"),
     Curve("clm_masked", "Language-model loss, masked view", "nats per answer token", (FOCUSED,)),
-    Curve("distill", "Divergence from the teacher", "nats per answer token", (DISTILL, GUIDED)),
+    Curve("distill", "Divergence from the teacher", "nats per answer token", (GUIDED,)),
     Curve("attention", "Divergence of attention from the retriever's target", "nats", (FOCUSED, GUIDED), always=False),
     Curve(
         "consistency",

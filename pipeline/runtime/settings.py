@@ -30,7 +30,7 @@ class BiosData(Section):
     seed: int
     train_questions: Count
     unlabelled_questions: Count
-    """Questions without answers, over contexts of train_documents, for label-free training (method `distill`)."""
+    """Questions without answers, over contexts of train_documents, for label-free training (method `guided`)."""
     dev_questions: Count
     test_questions: Count
     train_documents: DocumentCounts
@@ -249,7 +249,7 @@ class ViewsSettings(Section):
 
 
 class TeachSettings(Section):
-    """The teacher of method `distill`: the base model answers over the best-scored chunks of each context."""
+    """The teacher of method `guided`: the base model answers over the best-scored chunks of each context."""
 
     top_k: Positive
     """Chunks of each context that the teacher reads."""
@@ -260,21 +260,22 @@ class TeachSettings(Section):
 
 
 class DistillSettings(Section):
-    """Method `distill`: a model that reads all chunks learns the teacher's answers over the best ones."""
+    """Answers taught in method `guided`: a model that reads all chunks learns the teacher's answers over the best."""
 
-    weight: PositiveFloat
-    """Weight of the divergence from the teacher."""
+    weight: NonNegative
+    """Weight of the divergence from the teacher; 0.0: the teacher's answers are read, and not learnt."""
     labelled: NonNegative
     """Weight of the causal-LM loss on the questions with answers; 0.0: no label is used."""
     batch_questions: Positive
-    """Questions with a teacher's answer in each optimizer step, beside train.batch_examples with labels."""
+    """Questions with a teacher's answer in each optimizer step, beside train.batch_examples with labels; their
+    attention is taught too."""
 
 
 class AttentionSettings(Section):
     """Attention taught by the retriever, in method `guided`, and with views.attention in method `focused`."""
 
     weight: NonNegative
-    """Weight of the divergence in method `guided`."""
+    """Weight of the divergence in method `guided`; 0.0: the teacher's answers alone are taught."""
     layers: Literal["all"] | Annotated[list[Positive], Field(min_length=1)]
     """Numbers of the layers, from 1."""
     heads: Literal["mean", "best"]
@@ -398,6 +399,15 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _guided_training_has_a_loss(self) -> Self:
+        if self.attention.weight == self.distill.weight == self.distill.labelled == 0:
+            raise ValueError(
+                "attention.weight, distill.weight and distill.labelled are all 0, so guided training has no loss; set "
+                "one of them above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _longbench_retrieves_its_own_chunks(self) -> Self:
         if self.eval.longbench and self.chunk.words != 200:
             raise ValueError(
@@ -419,7 +429,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "teach": ("model", "teach"),
     "train@vanilla": ("lora", "model", "train"),
     "train@focused": ("attention", "contrastive", "lora", "model", "train", "views"),
-    "train@distill": ("distill", "lora", "model", "train"),
     "train@guided": ("attention", "distill", "lora", "model", "train"),
     "evaluate": ("eval", "model"),
     "surface": ("eval", "model"),

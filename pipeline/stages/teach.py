@@ -1,6 +1,6 @@
 """Stage teach: the base's answer over the best-scored chunks, for every question of splits train and unlabelled.
 
-Method `distill` learns to give the same answer over the whole context. No reference answer is read here.
+Method `guided` learns to give the same answer over the whole context. No reference answer is read here.
 """
 
 from collections.abc import Iterator

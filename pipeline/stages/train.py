@@ -39,8 +39,9 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
     processes = distributed.Processes()
     _require_for_processes(processes, train, objective)
     views = [tables.FULL_VIEWS, *([tables.MASKED_VIEWS] if objective.reads_masked else [])]
-    taught = [*([tables.TEACHINGS] if objective.distill else []), *([tables.SCORES] if objective.attention else [])]
-    sources = [table.path for table in (*views, *taught)]
+    answers = [tables.TEACHINGS] if objective.batch_questions else []
+    scores = [tables.SCORES] if objective.attention else []
+    sources = [table.path for table in (*views, *answers, *scores)]
     dataset = _dataset(train, objective)
     set_seed(train.seed)
     network = lora.add_adapter(
@@ -79,7 +80,8 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
             files.put(folder / "curves", CURVES / method)
         checkpoints.remove()
         checkpoints.close()
-        distilled = f" and {objective.batch_questions} distillation examples" if objective.distill else ""
+        num_taught = objective.batch_questions
+        distilled = f" and {num_taught} distillation examples" if num_taught else ""
         print(
             f"train@{method}: {train.steps:,} steps of {len(dataset.batch_indices[0])} examples{distilled}, "
             f"{dataset.num_examples:,} distinct; {num_trainable:,} trainable parameters, last loss "
@@ -100,7 +102,7 @@ def _dataset(train: TrainSettings, objective: Objective) -> TrainingDataset:
             train.questions_per_document,
         )
     distill = None
-    if objective.distill:
+    if objective.batch_questions:
         num_questions = len(context_keys(tables.FULL_VIEWS, DISTILL_SPLITS))
         if objective.batch_questions > num_questions:
             raise ConfigError(

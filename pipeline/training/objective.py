@@ -42,7 +42,7 @@ class Objective(NamedTuple):
     consistency: float = 0.0
     distill: float = 0.0
     batch_questions: int = 0
-    """Distillation examples of each step."""
+    """Distillation examples of each step; 0: none is read."""
     attention: float = 0.0
     attention_loss: AttentionLoss | None = None
     """Which attention is taught, and what it should be; None where `attention` is 0."""
@@ -51,7 +51,7 @@ class Objective(NamedTuple):
     @property
     def reads_labels(self) -> bool:
         """Whether some term needs examples with labels."""
-        return self.full > 0 or self.reads_masked or (self.attention > 0 and self.distill == 0)
+        return self.full > 0 or self.reads_masked or (self.attention > 0 and self.batch_questions == 0)
 
     @property
     def reads_masked(self) -> bool:
@@ -76,13 +76,14 @@ def _focused(settings: Settings) -> Objective:
     return _with_attention(objective, views.attention, settings)
 
 
-def _distill(settings: Settings) -> Objective:
-    distill = settings.distill
-    return VANILLA._replace(full=distill.labelled, distill=distill.weight, batch_questions=distill.batch_questions)
-
-
 def _guided(settings: Settings) -> Objective:
-    return _with_attention(_distill(settings), settings.attention.weight, settings)
+    distill, attention_weight = settings.distill, settings.attention.weight
+    objective = VANILLA._replace(
+        full=distill.labelled,
+        distill=distill.weight,
+        batch_questions=distill.batch_questions if distill.weight > 0 or attention_weight > 0 else 0,
+    )
+    return _with_attention(objective, attention_weight, settings)
 
 
 def _with_attention(objective: Objective, weight: float, settings: Settings) -> Objective:
@@ -100,7 +101,6 @@ def _with_attention(objective: Objective, weight: float, settings: Settings) -> 
 OBJECTIVES: dict[methods.Trained, Callable[[Settings], Objective]] = {
     methods.VANILLA: lambda settings: VANILLA,
     methods.FOCUSED: _focused,
-    methods.DISTILL: _distill,
     methods.GUIDED: _guided,
 }
 """How stage train turns each method's settings into its objective."""

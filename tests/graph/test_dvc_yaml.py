@@ -19,9 +19,9 @@ NAME_TABLES = {"tables": tables, "schema": schema}
 SECTIONS_OF_BUNDLES = {"data", "retriever", "model"}
 DEFINE_TABLES = ("pipeline/common/tables.py", "pipeline/evaluation/schema.py")
 NOT_READ = {  # paths that the modules of a stage, or of one of its instances, name for others
-    "train@vanilla": {"data/views/masked.parquet", "data/teachings.parquet"},
+    "train@vanilla": {"data/views/masked.parquet", "data/teachings.parquet", "data/scores.parquet"},
     "train@focused": {"data/teachings.parquet"},
-    "train@distill": {"data/views/masked.parquet"},
+    "train@guided": {"data/views/masked.parquet"},
     "evaluate": {"models/base/tokenizer.json"},  # base.json, which is a dep, has its digest
     "surface": {"models/base/tokenizer.json", "data/scores.parquet"},  # asks over full contexts only
     "analyze": {"data/examples.parquet"},  # reads the answers of reports/predictions
@@ -36,8 +36,8 @@ def sections(name: str) -> set[str]:
 def test_the_stages_are_these_in_this_order():
     assert list(INSTANCES) == [
         "prepare", "chunk", "score", "validate", "base", "tokenize", "mask", "gate", "teach", "train@vanilla",
-        "train@focused", "train@distill", "evaluate@base", "evaluate@vanilla", "evaluate@focused", "evaluate@distill",
-        "surface@base", "surface@vanilla", "surface@focused", "surface@distill", "analyze", "report",
+        "train@focused", "train@guided", "evaluate@base", "evaluate@vanilla", "evaluate@focused", "evaluate@guided",
+        "surface@base", "surface@vanilla", "surface@focused", "surface@guided", "analyze", "report",
     ]  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def test_plots_of_training_are_those_of_the_table_of_curves():
     assert drawn == expected
 
 
-VANILLA, FOCUSED, DISTILL = (
+VANILLA, FOCUSED, GUIDED = (
     {f"{stage}@{method}" for stage in ("train", "evaluate", "surface")} for method in methods.TRAINED
 )
 ASKED = {f"{stage}@{method}" for stage in ("evaluate", "surface") for method in methods.METHODS}
@@ -176,8 +176,8 @@ ASKED = {f"{stage}@{method}" for stage in ("evaluate", "surface") for method in 
         ("pipeline/evaluation/metrics.py", {*ASKED, "analyze", "report"}),
         ("pipeline/evaluation/bootstrap.py", {"validate", "gate", *FOCUSED, *ASKED, "analyze", "report"}),
         ("pipeline/runtime/trackers.py", set()),
-        ("pipeline/training/trainer.py", {*VANILLA, *FOCUSED, *DISTILL, "analyze", "report"}),
-        ("pipeline/stages/teach.py", {"teach", *DISTILL, "analyze", "report"}),
+        ("pipeline/training/trainer.py", {*VANILLA, *FOCUSED, *GUIDED, "analyze", "report"}),
+        ("pipeline/stages/teach.py", {"teach", *GUIDED, "analyze", "report"}),
         ("pipeline/stages/mask.py", {"mask", "gate", *FOCUSED, "analyze", "report"}),
         ("pipeline/data/benchmarks/nq.py", set(INSTANCES) - {"base"}),
         ("conf/data/nq.yaml", set()),  # not the chosen bundle

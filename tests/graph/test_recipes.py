@@ -108,13 +108,13 @@ def add_method(root: Path) -> set[str]:
     recipe = Recipe(root)
     methods = "pipeline/runtime/methods.py"
     recipe.replace(methods, 'Trained = Literal["vanilla", ', 'Trained = Literal["masked", "vanilla", ')
-    recipe.replace(methods, "= (VANILLA, FOCUSED, DISTILL)", '= (VANILLA, FOCUSED, DISTILL, "masked")')
-    last = '    DISTILL: Method("distill (ours)", "#7566d6", "diamond"),\n'
-    recipe.replace(methods, last, last + '    "masked": Method("masked views alone", "#b0006d", "cross"),\n')
+    recipe.replace(methods, "= (VANILLA, FOCUSED, GUIDED)", '= (VANILLA, FOCUSED, GUIDED, "masked")')
+    last = "    GUIDED: Method(\n"
+    recipe.replace(methods, last, '    "masked": Method("masked views alone", "#b0006d", "cross"),\n' + last)
     recipe.replace(
         "pipeline/training/objective.py",
-        "    methods.DISTILL: _distill,\n",
-        '    methods.DISTILL: _distill,\n    "masked": lambda settings: VANILLA._replace(full=0.0, masked=1.0),\n',
+        "    methods.GUIDED: _guided,\n",
+        '    methods.GUIDED: _guided,\n    "masked": lambda settings: VANILLA._replace(full=0.0, masked=1.0),\n',
     )
     vanilla = '    "train@vanilla": ("lora", "model", "train"),\n'
     recipe.replace("pipeline/runtime/settings.py", vanilla, vanilla + vanilla.replace("vanilla", "masked"))
@@ -126,7 +126,7 @@ def add_method(root: Path) -> set[str]:
     yaml = YAML()
     graph = yaml.load((root / "dvc.yaml").read_text())
     train = graph["stages"]["train"]["foreach"]
-    train["masked"] = {**train["focused"], "contrastive": "train", "clm": "train"}
+    train["masked"] = {**train["focused"], "loss": "train", "weights": "train", "attention": "train"}
     for stage in ("evaluate", "surface"):
         graph["stages"][stage]["foreach"].append("masked")
     graph["stages"]["analyze"]["deps"].append("models/masked")

@@ -16,10 +16,10 @@ from tests.graph.project import Project
 BEFORE_VIEWS = {"prepare", "validate", "chunk", "score", "base"}
 EVALUATE = [f"{stage}@{method}" for stage in ("evaluate", "surface") for method in methods.METHODS]
 LAST = ["analyze", "report"]
-VANILLA, FOCUSED, DISTILL = (
+VANILLA, FOCUSED, GUIDED = (
     [f"{stage}@{method}" for stage in ("train", "evaluate", "surface")] for method in methods.TRAINED
 )
-SCORED = ["score", "mask", "gate", *FOCUSED, "teach", *DISTILL, "evaluate@base", "evaluate@vanilla", *LAST]
+SCORED = ["score", "mask", "gate", *FOCUSED, "teach", *GUIDED, "evaluate@base", "evaluate@vanilla", *LAST]
 
 
 @pytest.fixture(scope="module")
@@ -137,12 +137,13 @@ def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothin
         ("params.yaml", {"gate": {"min_gold_retained": 0.4}}, ["gate", *FOCUSED, *LAST]),
         ("params.yaml", {"analyze": {"examples": 5}}, LAST),
         ("params.yaml", {"report": {"title": "Other"}}, ["report"]),
-        ("params.yaml", {"lora": {"rank": 4}}, [*VANILLA, *FOCUSED, *DISTILL, *LAST]),
-        ("params.yaml", {"train": {"seed": 2}}, [*VANILLA, *FOCUSED, *DISTILL, *LAST]),
+        ("params.yaml", {"lora": {"rank": 4}}, [*VANILLA, *FOCUSED, *GUIDED, *LAST]),
+        ("params.yaml", {"train": {"seed": 2}}, [*VANILLA, *FOCUSED, *GUIDED, *LAST]),
         ("params.yaml", {"use": {"retriever": "bm25"}}, SCORED),
         ("params.yaml", {"score": {"engine": "ray"}}, SCORED),  # equal scores stop it after score
-        ("params.yaml", {"teach": {"top_k": 1}}, ["teach", *DISTILL, *LAST]),
-        ("params.yaml", {"distill": {"weight": 0.5}}, [*DISTILL, *LAST]),
+        ("params.yaml", {"teach": {"top_k": 1}}, ["teach", *GUIDED, *LAST]),
+        ("params.yaml", {"distill": {"weight": 0.5}}, [*GUIDED, *LAST]),
+        ("params.yaml", {"attention": {"top_k": 2}}, [*FOCUSED, *GUIDED, *LAST]),
         ("params.yaml", {"chunk": {"words": 100}}, sorted(set(INSTANCES) - {"prepare", "validate", "base"})),
         ("params.yaml", {"data": {"seed": 2}}, sorted(set(INSTANCES) - {"base"})),
         ("conf/profile/cpu.yaml", {"eval": {"batch_tokens": 4096}}, [*EVALUATE, *LAST]),

@@ -37,7 +37,7 @@ def row(
 def table(*rows: AblationRow, **more: object) -> AblationTable:
     values = {"benchmark": "bios", "num_documents": 12, "num_questions": 512, "measure": "exact_match"}
     values = {**values, "num_comparisons": 20, "reference": "vanilla", "seconds": 1.0}
-    values["claimed"] = [one.name for one in rows if one.method in ("focused", "distill")]
+    values["claimed"] = [one.name for one in rows if one.method in ("focused", "guided")]
     return AblationTable(**{**values, "rows": list(rows), **more})
 
 
@@ -123,7 +123,7 @@ def test_the_markdown_table_has_one_line_per_row_and_as_many_cells():
 
 def test_a_row_is_set_against_the_row_that_it_is_compared_with_by_its_label():
     named = {"label": "longer", "method": "vanilla"}
-    own = table(row(**named), row(0.1, reference="longer"), row(0.2, p_corrected=0.2, method="distill"))
+    own = table(row(**named), row(0.1, reference="longer"), row(0.2, p_corrected=0.2, method="guided"))
     says = " ".join(ablation_table.claims(own)).replace(text.NO_BREAK, " ")
     assert "10.0 points more than longer (" in says and "its difference from vanilla is not significant after" in says
     assert "vs vanilla" in ablation_table.headings(own)

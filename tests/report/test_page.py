@@ -1,5 +1,6 @@
 """The page: what it says with everything, with little, and with data that tries to be markup."""
 
+import html
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -325,3 +326,12 @@ def test_retrievers_on_data_without_gold_have_a_table_and_no_figure():
     found = {"measured_as": {"100": 100}, "rows": [validated("minilm", 100, None), validated("random", 100, None)]}
     text = render(sources={"validation": found})
     assert "Retrievers compared" in text and "chunks of 100 words" not in text
+
+
+def test_guided_learning_has_a_figure_of_each_of_its_divergences():
+    points = [(5, 2.0), (10, 1.0)]
+    shown = html.unescape(render(curves={"guided": {"distill": points, "attention": points}}))
+    for title in ("Divergence from the teacher", "Divergence of attention from the retriever's target"):
+        assert f"<figcaption>{title}</figcaption>" in shown
+    assert "Guided learning brings two divergences down" in shown
+    assert "Guided learning" not in render()

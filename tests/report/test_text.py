@@ -48,12 +48,12 @@ def test_the_headline_claims_no_more_than_its_p_value(num: int, says: str):
     assert ("points above" in said) == (num == 6) and ("no significant difference" in said) == (num < 6)
 
 
-def test_the_headline_says_of_distill_what_its_own_numbers_say():
-    hits = {"vanilla": [0] * 30 + [1] * 10, "focused": [0] * 30 + [1] * 10, "distill": [1] * 30 + [1] * 10}
+def test_the_headline_says_of_guided_learning_what_its_own_numbers_say():
+    hits = {"vanilla": [0] * 30 + [1] * 10, "focused": [0] * 30 + [1] * 10, "guided": [1] * 30 + [1] * 10}
     rows = [answer(f"q{place}", hit, method) for method, of in hits.items() for place, hit in enumerate(of)]
     said = text.headline(summarised(rows, resamples=200))
     assert "no significant difference between focused learning and vanilla" in said
-    assert ". Distill (ours) is 75.0 points above vanilla fine-tuning in exact match" in said
+    assert ". Guided learning (ours) is 75.0 points above vanilla fine-tuning in exact match" in said
 
 
 def test_the_headline_says_when_there_is_nothing_to_compare():
@@ -211,3 +211,9 @@ def test_what_was_not_measured_is_left_out():
     for answers in found["answers"].values():
         answers["position"]["slope"] = None
     assert len(sentences(found)) == 4  # cosine, one answer, and where the answers stand
+
+
+def test_the_caption_says_what_guided_learning_is_where_it_ran():
+    note = "Guided (ours): the base answers over the best-scored chunks and teaches these answers"
+    assert note in text.caption(summarised([answer("q", 1, "guided")]))
+    assert "Guided" not in text.caption(summarised([answer("q", 1, "focused")]))

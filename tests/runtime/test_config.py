@@ -190,3 +190,14 @@ def test_settings_that_do_not_go_together_are_one_line(project: Path):
         ConfigError, match=r"^params.yaml: eval.longbench is true, but chunk.words is 300: .* 200 words"
     ):
         config.load("evaluate", project)
+
+
+def test_guided_training_without_a_loss_is_one_line(project: Path):
+    edit(project, "weight: 0.3 ", "weight: 0.0 ")  # attention
+    edit(project, "weight: 1.0 ", "weight: 0.0 ")  # distill
+    assert config.load("train@guided", project).distill.weight == 0.0
+    edit(project, "labelled: 1.0 ", "labelled: 0.0 ")
+    with pytest.raises(
+        ConfigError, match=r"^params.yaml: attention.weight, distill.weight and distill.labelled are all 0, .* above 0$"
+    ):
+        config.load("mask", project)

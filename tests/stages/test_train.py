@@ -8,8 +8,10 @@ import pytest
 
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError
+from pipeline.runtime.settings import Settings
 from pipeline.stages import train
-from pipeline.training.objective import OBJECTIVES
+from pipeline.training.attention import AttentionLoss, AttentionTarget
+from pipeline.training.objective import OBJECTIVES, VANILLA, Objective
 from tests.conftest import ROOT
 
 
@@ -29,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("base",), ("vanilla", "focused")])
 def test_anything_but_one_known_method_is_refused(project, monkeypatch, arguments):
-    with pytest.raises(ConfigError, match=r"train takes one method, got .*; choose from vanilla, focused, distill"):
+    with pytest.raises(ConfigError, match=r"train takes one method, got .*; choose from vanilla, focused, guided"):
         run(monkeypatch, *arguments)
 
 
@@ -53,3 +55,25 @@ def test_a_batch_of_one_is_refused_when_there_is_a_contrastive_loss(project, mon
     params.write_text(text.replace("weight: 0.1", "weight: 0.0"))
     with pytest.raises(ArtifactError, match=r"base\.json: no such file"):
         run(monkeypatch, "focused")
+
+
+def guided(**weights: float) -> Objective:
+    """The objective of method guided with some weights, by section and key."""
+    settings: Settings = config.load(root=ROOT)
+    for name, value in weights.items():
+        section, key = name.split("_")
+        changed = getattr(settings, section).model_copy(update={key: value})
+        settings = settings.model_copy(update={section: changed})
+    return OBJECTIVES["guided"](settings)
+
+
+def test_guided_teaches_answers_and_attention_and_either_alone():
+    both, answers, attention = guided(), guided(attention_weight=0.0), guided(distill_weight=0.0)
+    assert (both.distill, both.attention, both.batch_questions) == (1.0, 0.3, 8)
+    assert both.attention_loss == AttentionLoss(None, "mean", "last_prompt")
+    assert both.attention_target == AttentionTarget("top", 1, 0.05)
+    assert answers == both._replace(attention=0.0, attention_loss=None, attention_target=None)
+    assert attention == both._replace(distill=0.0)
+    assert guided(attention_weight=0.0, distill_weight=0.0) == VANILLA  # nothing is taught, so no more is read
+    for one in (guided(distill_labelled=0.0), guided(distill_labelled=0.0, distill_weight=0.0)):
+        assert not one.reads_labels and one.batch_questions == 8

@@ -162,7 +162,7 @@ def test_what_stands_there_is_not_overwritten_but_an_empty_folder_is_filled(proj
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("base", "--out", "x"), "argument method: 'base' is not known; choose from vanilla, focused, distill; see"),
+        (("base", "--out", "x"), "argument method: 'base' is not known; choose from vanilla, focused, guided; see"),
         (("focussed", "--out", "x"), r"'focussed' is not known \(did you mean focused\?\)"),
         (("focused",), "arguments are required: --out; see `python -m pipeline.tools.merge --help`"),
         (("focused", "--out", "x", "--fast"), "unrecognized arguments: --fast"),

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, did_you_mean
-from pipeline.runtime.methods import DISTILL, FOCUSED, METHODS
+from pipeline.runtime.methods import FOCUSED, GUIDED, METHODS
 from pipeline.runtime.settings import Name, Positive, PositiveFloat, Section, Settings
 
 FILE = config.CONF / "ablations.yaml"
@@ -133,12 +133,12 @@ def choose(grid: AblationGrid, only: Sequence[str]) -> list[GridRow]:
 
 
 def claimed(grid: AblationGrid) -> list[str]:
-    """Name the rows that the claims are about: the first row of focused, and of distill, that reads the full context.
+    """Name the rows that the claims are about: the first row of focused, and of guided, that reads the full context.
 
     They are chosen by their place in the file and never by their figures.
     """
     rows = [row for row in grid.rows if row.input == "full"]
-    firsts = (next((row.name for row in rows if row.method == method), None) for method in (FOCUSED, DISTILL))
+    firsts = (next((row.name for row in rows if row.method == method), None) for method in (FOCUSED, GUIDED))
     return [name for name in firsts if name is not None]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.runtime import config
-from pipeline.runtime.methods import BASE, DISTILL, FOCUSED, METHODS, TRAINED, Trained
+from pipeline.runtime.methods import BASE, FOCUSED, GUIDED, METHODS, TRAINED, Trained
 from pipeline.runtime.settings import EncoderRetriever, Settings
 from pipeline.tools.plan import cost, model_shape, workload
 from pipeline.tools.plan.cost import Forward
@@ -62,6 +62,20 @@ class Prompts(NamedTuple):
     """Tokens generated for each question."""
     tree: bool = False
     """Questions over one context share a forward (pipeline/model/prefix_cache.py)."""
+
+
+class View(NamedTuple):
+    """Views of one kind in one step."""
+
+    rows: int
+    tokens: float
+    """Tokens of a row, padding included."""
+    labels: float
+    """Label tokens of a row."""
+    padded: bool
+    """Attention is given a mask."""
+    queries: float = 0.0
+    """Tokens of a row whose attention is taught."""
 
 
 @dataclass(frozen=True)
@@ -155,33 +169,46 @@ class Plan:
         train, lora = self.settings.train, self.settings.lora
         contrastive = self._contrastive(method)
         cached = contrastive and train.negatives == "cached"
-        tokens, flops, kept = 0.0, 0.0, 0.0
-        for rows, row_tokens, labels, padded in self._views(method, longest=False):
+        recompute: cost.Recompute = "early_stop" if train.activation_checkpointing else "none"
+        tokens, flops, attention, kept = 0.0, 0.0, 0.0, 0.0
+        for rows, row_tokens, labels, padded, queries in self._views(method, longest=False):
             tokens += rows * row_tokens
             flops += rows * cost.training_flops(
                 self.shape,
                 round(row_tokens),
                 labels=round(labels),
-                recompute="early_stop" if train.activation_checkpointing else "none",
+                recompute=recompute,
                 rank=lora.rank,
                 embedding=lora.embedding == "lora",
                 padded=padded,
                 cached=cached,
             )
+            attention += rows * cost.attention_rows_flops(
+                self.shape, round(row_tokens), queries=queries, layers=self._taught_layers, recompute=recompute
+            )
             mask = cost.has_mask(self.shape, round(row_tokens), padded=padded)
             layer = cost.layer_bytes(self.shape, round(row_tokens), masked=mask)
             kept += rows * row_tokens * self.shape.layers * layer
+        flops += attention
         seconds = self._seconds(flops, (1 + (train.activation_checkpointing + cached) / 3) * kept)
-        note = f"negatives {train.negatives}" if contrastive else ""
+        notes = [f"negatives {train.negatives}"] if contrastive else []
         if cached and self.changed({"train.negatives": "graph"}).train_peak(method) <= self.machine.memory:
-            note += "; graph would fit too, and computes less"
+            notes.append("graph would fit too, and computes less")
+        if attention:
+            notes.append(f"taught attention {100 * attention / flops:.2g} % of the FLOPs")
         peak, steps = self.train_peak(method), train.steps
-        return Estimate(f"train@{method}", steps * tokens, steps * flops, peak, steps * seconds, note)
+        return Estimate(f"train@{method}", steps * tokens, steps * flops, peak, steps * seconds, "; ".join(notes))
+
+    @property
+    def _taught_layers(self) -> int:
+        """Layers whose attention is taught."""
+        layers = self.settings.attention.layers
+        return self.shape.layers if layers == "all" else len(layers)
 
     def train_peak(self, method: Trained) -> float:
         """Bytes that the process holds in the largest step, in which every row is as long as the longest."""
         train, lora, batches = self.settings.train, self.settings.lora, []
-        for rows, tokens, labels, padded in self._views(method, longest=True):
+        for rows, tokens, labels, padded, _ in self._views(method, longest=True):
             together = max(1, min(rows, train.batch_tokens // round(tokens)))
             sizes = [min(together, rows - start) for start in range(0, rows, together)]
             batches += [Forward(size, round(tokens), labels, padded) for size in sizes]
@@ -198,8 +225,8 @@ class Plan:
     def _contrastive(self, method: Trained) -> bool:
         return method == FOCUSED and self.settings.contrastive.weight > 0
 
-    def _views(self, method: Trained, *, longest: bool) -> list[tuple[int, float, float, bool]]:
-        """For each view of one step: rows, tokens of a row with padding, labels of a row, whether a mask is given."""
+    def _views(self, method: Trained, *, longest: bool) -> list[View]:
+        """List what one step reads."""
         settings, rows, batch = self.settings, self.work.train, self.settings.train.batch_examples
         tokens = float(max(rows.longest, 1))
         padded = batch > 1 and settings.train.batch_tokens >= 2 * rows.mean_tokens
@@ -209,14 +236,20 @@ class Plan:
         shared = min(float(settings.train.questions_per_document), rows.num / max(rows.num_contexts, 1))
         shared = max(1.0, min(shared, batch))
         added = (shared - 1) * (rows.question_tokens + rows.label_tokens)
-        full = (max(1, round(batch / shared)), tokens + added, shared * rows.label_tokens, padded or shared > 1)
-        found = [full]
+        distill, attention = settings.distill, settings.attention
+        weight = {FOCUSED: settings.views.attention, GUIDED: attention.weight}.get(method, 0.0)
+        chosen = {"last_prompt": 1.0, "question": rows.question_tokens, "answer": rows.label_tokens}
+        queries = chosen[attention.queries] if weight > 0 else 0.0
+        full, labels = max(1, round(batch / shared)), rows.label_tokens
+        found = [View(full, tokens + added, shared * labels, padded or shared > 1, shared * queries)]
         reads_masked = max(settings.contrastive.weight, settings.views.masked, settings.views.consistency) > 0
         if method == FOCUSED and reads_masked:
             share = 1.0 if settings.mask.mode == "token" else self.work.masked_share
-            found.append((batch, max(tokens * share, 1.0), rows.label_tokens, padded))
-        if method == DISTILL:
-            found.append((settings.distill.batch_questions, tokens, rows.label_tokens, padded))
+            found.append(View(batch, max(tokens * share, 1.0), labels, padded))
+        if method == GUIDED:
+            found = found if distill.labelled > 0 else []
+            if distill.weight > 0 or weight > 0:
+                found.append(View(distill.batch_questions, tokens, labels, padded, queries))
         return found
 
     def evaluate(self) -> list[Estimate]:

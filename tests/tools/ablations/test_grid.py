@@ -129,11 +129,11 @@ def test_rows_that_would_answer_other_questions_than_the_reference_are_refused_b
     assert d == f"{where}d: input is 'longbench', which needs eval.longbench: true (`overrides`, or `common`)"
 
 
-def test_claims_are_about_the_first_rows_of_focused_and_distill_that_read_the_full_context():
+def test_claims_are_about_the_first_rows_of_focused_and_guided_that_read_the_full_context():
     rows = made(
         {"name": "reads-less", "input": "retrieval"},
         {"name": "first"},
-        {"name": "taught", "method": "distill"},
+        {"name": "taught", "method": "guided"},
         {"name": "second"},
     )
     assert grid.claimed(rows) == ["first", "taught"]

@@ -12,7 +12,8 @@ from transformers import MistralConfig, MistralForCausalLM
 from pipeline.model import causal_lm, collator, lora
 from pipeline.tools.plan import cost, model_shape
 from pipeline.tools.plan.cost import Forward
-from pipeline.training import losses
+from pipeline.training import attention, losses
+from pipeline.training.attention import AttentionLoss
 from tests.model import tiny
 
 LABELS, ROWS = 6, 2
@@ -45,7 +46,7 @@ def view(tokens: int, *, padded: bool = False) -> collator.ModelInputs:
     return collator.pad(ids, places, [length - LABELS for length in lengths], tiny.PAD)
 
 
-def measured(made: Any, of: collator.ModelInputs) -> tuple[float, float]:
+def measured(made: Any, of: collator.ModelInputs, taught: AttentionLoss | None = None) -> tuple[float, float]:
     """FLOPs of the forward, and of forward and backward, by torch's rules (which count every pair of tokens)."""
     aten: Any = torch.ops.aten
     rules = {  # torch has none for the CPU's kernel; these are its rules for CUDA's
@@ -55,9 +56,12 @@ def measured(made: Any, of: collator.ModelInputs) -> tuple[float, float]:
         ),
     }
     with FlopCounterMode(display=False, custom_mapping=rules) as counter:
-        hidden_BLD = causal_lm.hidden_states(made, of)
+        rows = None if taught is None else taught.rows(of)
+        hidden_BLD = causal_lm.hidden_states(made, of, attention=rows)
         logits_NV = causal_lm.logits_at_labels(made, hidden_BLD, of)
         loss = losses.causal_lm(logits_NV, of.labels_N, of.label_examples_N, len(of.row_E)).sum()
+        if rows is not None:
+            loss = loss + attention.mean_over_layers(rows).sum()
         forward = counter.get_total_flops()
         loss.backward()
     return forward, counter.get_total_flops()
@@ -96,6 +100,23 @@ def test_training_flops_are_those_that_torch_counts(settings: dict[str, Any], pa
         padded=True,
     )
     assert predicted == pytest.approx(both, rel=0.02)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("queries", "num"), [("last_prompt", 1), ("answer", LABELS)])
+@pytest.mark.parametrize(("layers", "num_layers"), [(None, 3), ((1,), 1)])
+def test_flops_of_taught_attention_are_those_that_torch_counts(
+    checkpointing: bool, queries: Any, num: int, layers: tuple[int, ...] | None, num_layers: int
+):
+    made, of = network(checkpointing=checkpointing), view(48)
+    chunks = torch.arange(48).expand(ROWS, -1) // 16
+    of = of._replace(chunk_BL=chunks, target_EC=torch.eye(3)[:ROWS])
+    alone, both = (measured(made, of, taught) for taught in (None, AttentionLoss(layers, "mean", queries)))
+    recompute: cost.Recompute = "early_stop" if checkpointing else "none"
+    predicted = ROWS * cost.attention_rows_flops(
+        shape_of(made), 48, queries=num, layers=num_layers, recompute=recompute
+    )
+    assert both[1] - alone[1] == predicted
 
 
 def test_a_forward_of_7b_is_the_known_formula():

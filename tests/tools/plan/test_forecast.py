@@ -29,6 +29,9 @@ PLAN = Plan(config.load(root=ROOT), MISTRAL_7B, WORK, H200).changed(
         "train.negatives": "graph",
         "train.activation_checkpointing": True,
         "distill.batch_questions": 8,
+        "attention.weight": 0.3,
+        "attention.layers": "all",
+        "attention.queries": "last_prompt",
         "eval.batch_tokens": 65_536,
         "eval.max_new_tokens": 8,
         "teach.batch_tokens": 65_536,
@@ -60,10 +63,23 @@ def test_focused_training_without_a_loss_on_the_masked_view_costs_what_vanilla_d
     assert train("focused", alone | {"views.consistency": 1.0}).flops == pytest.approx(2 * train("vanilla").flops)
 
 
-def test_distilled_questions_are_as_many_full_views_more():
-    vanilla, distill = train("vanilla"), train("distill")
-    assert distill.tokens == 2 * vanilla.tokens and distill.flops == pytest.approx(2 * vanilla.flops)
-    assert distill.peak == pytest.approx(vanilla.peak)  # views are differentiated one forward after the other
+def test_taught_questions_are_as_many_full_views_more():
+    vanilla, taught = train("vanilla"), train("guided", {"attention.weight": 0.0})
+    assert taught.tokens == 2 * vanilla.tokens and taught.flops == pytest.approx(2 * vanilla.flops)
+    assert taught.peak == pytest.approx(vanilla.peak)  # views are differentiated one forward after the other
+    assert train("guided", {"attention.weight": 0.0, "distill.weight": 0.0})[1:] == vanilla[1:]
+    assert train("guided", {"attention.weight": 0.0, "distill.labelled": 0.0}).tokens == vanilla.tokens
+
+
+def test_taught_attention_costs_the_rows_of_its_queries_in_each_full_view():
+    none, guided = train("guided", {"attention.weight": 0.0}), train("guided")
+    row = 2 * 32 * 4096 * 7_500  # scores of one token, in all heads of all layers
+    assert guided.flops - none.flops == pytest.approx(10 * 16 * 4 * row)  # forward, again, and twice backward
+    assert guided.note == "taught attention 0.0022 % of the FLOPs" and none.note == ""
+    two_layers = train("guided", {"attention.layers": [1, 2], "attention.queries": "question"})
+    assert two_layers.flops - none.flops == pytest.approx(10 * 16 * 4 * row * 90 * 2 / 32)
+    alone = {"views.masked": 0.0, "contrastive.weight": 0.0, "views.attention": 0.3}
+    assert train("focused", alone).flops - train("vanilla").flops == pytest.approx(10 * 8 * 4 * row)
 
 
 def test_the_teacher_reads_the_kept_chunks_of_all_training_questions():

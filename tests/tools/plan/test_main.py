@@ -37,7 +37,7 @@ def test_the_paper_is_planned_for_an_h200_and_refused_by_a_small_gpu(
     assert "the known size of quality" in printed
     assert "weights to fetch 13.5" in printed
     monkeypatch.setenv("FOCUS_GIB", "18")
-    message = r"train@vanilla, train@focused, train@distill need up to [\d.]+ GiB, there are 18.0; set \w+\.\w+ to "
+    message = r"train@vanilla, train@focused, train@guided need up to [\d.]+ GiB, there are 18.0; set \w+\.\w+ to "
     with pytest.raises(ResourceError, match=message) as caught:
         plan.main()
     assert caught.value.exit_code == 6
