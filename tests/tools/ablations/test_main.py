@@ -28,7 +28,7 @@ DONE = re.compile(r"(\d+) of (\d+) runs are done")
 
 def test_the_time_left_goes_by_other_seeds_then_by_the_method_then_by_all():
     def made(method: str, seed: int, **overrides: Any) -> grid.AblationRun:
-        return grid.AblationRun(f"{method}{seed}{overrides}", method, {**overrides, grid.SEED: seed})
+        return grid.AblationRun(f"{method}{seed}{overrides}", "evaluate", method, {**overrides, grid.SEED: seed})
 
     done = [made("vanilla", 1), made("vanilla", 1, steps=240), made("base", 1)]
     waiting = [made("vanilla", 2, steps=240), made("vanilla", 1, rank=4), made("focused", 1)]
@@ -75,8 +75,9 @@ def test_two_rows_are_compared_by_their_kept_answers_and_faults_are_named(
     answers = [
         {
             "row": row, "seed": seed, "example_id": f"e{place}", "question_id": f"q{place}", "benchmark": "bios",
-            "method": row, "input": "full", "num_documents": 4, "gold_position": 0, "score": float(place % 4 < right),
-            "exact_match": float(place % 4 < right), "error": "correct" if place % 4 < right else "distraction",
+            "method": row, "input": "full", "num_documents": 4, "gold_position": 0, "subset": "",
+            "score": float(place % 4 < right), "exact_match": float(place % 4 < right),
+            "error": "correct" if place % 4 < right else "distraction",
         }
         for row, right in (("vanilla", 2), ("focused", 3))
         for seed in (1, 2)
@@ -180,7 +181,8 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
     process = toy.start()
     until(lambda: "Running stage 'train@vanilla'" in toy.log())
     busy = (
-        r"^error: .dvc/tmp/ablations: another `make ablations` is running, or a run .* \(process (\d+)\); wait for it"
+        r"^error: .dvc/tmp/ablations: another `make ablations` or `make map` is running, or a run .* "
+        r"\(process (\d+)\); wait for it"
     )
     code, _, err = toy.run()
     assert (code, len(err.splitlines())) == (6, 1) and re.search(busy, err)
