@@ -216,7 +216,11 @@ def heat_map(
         x=alt.X("x:O", sort=None, title=label.x, axis=axis, scale=band(columns)),
         y=alt.Y("y:O", sort=None, title=label.y, axis=axis, scale=band(rows)),
     )
-    fill = alt.Color("value:Q", scale=alt.Scale(domain=list(ramp), range=list(ramp.values()), clamp=True), legend=None)
+    fill = alt.Color(
+        "value:Q",
+        scale=alt.Scale(domain=list(ramp), range=list(ramp.values()), clamp=True, interpolate="rgb"),
+        legend=None,
+    )
     contrast = "contrast(scale('color', datum.value), '{}')".format
     ink = alt.condition(f"{contrast('black')} >= {contrast('white')}", alt.value("black"), alt.value("white"))
     outline = alt.condition("datum.outlined", alt.value("currentColor"), alt.value(None))
