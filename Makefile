@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 METHOD ?= focused
 OUT ?= models/merged-$(METHOD)
 
-.PHONY: help setup plan repro eval ablations merge score readme-results test check format base-model lock clean
+.PHONY: help setup plan repro eval ablations map merge score readme-results test check format base-model lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ readme-results: $(READY) ## Write the results table in README.md from reports/su
 ablations: $(READY) ## Run the grid of conf/ablations.yaml and print its table; ONLY="group or row", LIST=1: what would run, COMPARE="row other"
 	@python -m pipeline.tools.ablations $(if $(LIST),--list) $(if $(ONLY),--only "$(ONLY)") $(if $(COMPARE),--compare $(COMPARE))
 
+map: $(READY) ## Run the grid of conf/map.yaml: where focused learning helps, by labels, documents and shared names; ONLY, LIST=1
+	@python -m pipeline.tools.ablations --map $(if $(LIST),--list) $(if $(ONLY),--only "$(ONLY)")
+
 merge: $(READY) ## Merge the adapter of METHOD (focused) into one plain transformers model in OUT
 	@python -m pipeline.tools.merge "$(METHOD)" --out "$(OUT)"
 
@@ -69,6 +72,6 @@ lock: $(READY) ## Resolve pyproject.toml into requirements.lock anew
 	  --no-header --no-annotate --output-file requirements.lock pyproject.toml
 	sed -i 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' requirements.lock
 
-clean: ## Remove what the pipeline wrote, keep the ablation table, the environment and DVC's cache
+clean: ## Remove what the pipeline wrote, keep the ablation table and the map, the environment and DVC's cache
 	rm -rf data models/base models/vanilla models/focused models/guided models/merged-* models/.checkpoints
-	find reports -mindepth 1 -maxdepth 1 ! -name 'ablations.*' -exec rm -rf {} +
+	find reports -mindepth 1 -maxdepth 1 ! -name 'ablations.*' ! -name 'map.*' -exec rm -rf {} +

@@ -10,7 +10,7 @@ PREDICTIONS = Table(
     "predictions",
     2,
     "evaluate",
-    Path("reports/predictions"),  # the folder of `predictions_of`
+    Path("reports/predictions"),  # the folder of `predictions_of`; those of stage surface: SURFACE
     (
         ("example_id", TEXT),
         ("question_id", TEXT),
@@ -38,26 +38,31 @@ PREDICTIONS = Table(
     ),
 )
 
+SURFACE = Path("reports/surface")
+"""The folder of what stage surface writes."""
+
 _FOR_STATISTICS = (
-    "example_id", "question_id", "benchmark", "method", "input", "num_documents", "gold_position", "score",
-    "exact_match", "error",
+    "example_id", "question_id", "benchmark", "method", "input", "num_documents", "gold_position", "subset",
+    "score", "exact_match", "error",
 )  # fmt: skip
 ABLATION_RUN = Table(
     "ablation run",
-    1,
+    2,
     "ablations",
     Path(".dvc/tmp/ablations"),  # a folder with one file per run
     tuple(column for column in PREDICTIONS.columns if column[0] in _FOR_STATISTICS),
 )
 ABLATIONS = Table(  # one line per row of the grid, seed and example
     "ablations",
-    1,
+    2,
     "ablations",
     Path("reports/ablations.parquet"),
     (("row", TEXT), ("seed", pa.int64()), *ABLATION_RUN.columns),
 )
+MAP = ABLATIONS.at(Path("reports/map.parquet"))
+"""The same of `make map`."""
 
 
-def predictions_of(method: str) -> Table:
-    """The predictions of one method, which lie in a file of their own."""
-    return PREDICTIONS.at(PREDICTIONS.path / f"{method}.parquet")
+def predictions_of(method: str, stage: str = "evaluate") -> Table:
+    """The predictions of one method, which lie in a file of their own, by stage evaluate or surface."""
+    return PREDICTIONS.at((SURFACE if stage == "surface" else PREDICTIONS.path) / f"{method}.parquet")

@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -14,15 +14,19 @@ from pipeline.report.summary import Range
 from pipeline.report.text import INTERVAL, counted, percent, percent_interval, points, points_interval, points_range
 from pipeline.runtime.errors import ArtifactError
 
+R = TypeVar("R", bound="Record")
+
 RECORD = Path("reports/ablations.json")  # in git
 _FIRST_TO_LAST = "First to last"
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What lies in git as a JSON file; keys that a reader does not know are ignored."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Mean(_Record):
+class Mean(Record):
     """A mean and its 95 % interval; a share is from 0 to 1."""
 
     mean: float
@@ -36,7 +40,7 @@ class SeedMean(Mean):
     seed: int
 
 
-class Change(_Record):
+class Change(Record):
     """A difference from the reference row on the same questions, and its 95 % interval."""
 
     difference: float
@@ -57,7 +61,7 @@ class ToReference(Change):
     """Difference of AblationRow.slope."""
 
 
-class AblationRow(_Record):
+class AblationRow(Record):
     """One row of the table: one configuration of training and input, over its seeds."""
 
     name: str
@@ -79,7 +83,7 @@ class AblationRow(_Record):
     to_reference: ToReference | None
 
 
-class AblationTable(_Record):
+class AblationTable(Record):
     """The content of reports/ablations.json. Without rows, the grid has not run yet."""
 
     benchmark: str | None = None
@@ -134,20 +138,25 @@ class AblationTable(_Record):
 
 
 def read() -> AblationTable:
-    """Read RECORD.
+    """Read RECORD. Raises ArtifactError as `read_record`."""
+    return read_record(RECORD, AblationTable, "an ablation table", "make ablations")
+
+
+def read_record(path: Path, kind: type[R], name: str, command: str) -> R:
+    """Read a record in git, which `command` writes.
 
     Raises:
-        ArtifactError: the file is missing, or is not an ablation table of this version; the first wrong field is named.
+        ArtifactError: the file is missing, or is not such a record of this version; the first wrong field is named.
     """
     try:
-        return AblationTable.model_validate_json(RECORD.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         what = "no such file"
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the whole"
-        what = f"not an ablation table ({field}: {first['msg'][0].lower()}{first['msg'][1:]})"
-    raise ArtifactError(f"{RECORD}: {what}; run `git checkout {RECORD}` or `make ablations`")
+        what = f"not {name} ({field}: {first['msg'][0].lower()}{first['msg'][1:]})"
+    raise ArtifactError(f"{path}: {what}; run `git checkout {path}` or `{command}`")
 
 
 def claims(table: AblationTable) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.common.tables import Row
 from pipeline.report import page_tables, svg, text
 from pipeline.report.ablation_table import AblationTable
+from pipeline.report.focus_map import FocusMap
 from pipeline.report.summary import Measured, Range, Summary, in_order, row_name, row_order
 from pipeline.report.svg import Figure, Label
 from pipeline.report.text import Values
@@ -33,8 +34,15 @@ KINDS = {
     "wrong_option": ("wrong option", "#a1584b"),
 }
 """Kind of an answer in analysis.json -> its name and colour."""
-HEAT = {"score": ("#eaf3fb", "#0b3c68"), "distraction_rate": ("#faeaf5", "#5f1450")}
+HEAT: dict[str, dict[float, str]] = {
+    "score": {0: "#eaf3fb", 100: "#0b3c68"},
+    "distraction_rate": {0: "#faeaf5", 100: "#5f1450"},
+}
 """Measure of a heat map -> the colours of 0 and of 100 percent; colours between them are linear in sRGB."""
+DIVERGING = ("#8a3d00", "#f6f5f2", "#0b4f82")
+"""Colours of the lowest difference, of zero and of the highest: those of vanilla and focused, darkened."""
+LEAST_LIMIT = 5.0
+"""Points at which the colours of differences end, where no difference is larger."""
 MOST_WITH_INTERVALS = 6
 """Number of columns of a heat map above which its intervals would touch each other."""
 
@@ -217,9 +225,10 @@ def heat_maps(rows: Sequence[Values], measure: str, title: str) -> list[Figure]:
         cell = {
             "x": str(row["num_documents"]),
             "y": _rate(row["name_sharing_rate"]),
-            "percent": mean,
+            "value": mean,
             "text": f"{mean:.0f}",
             "below": f"{low:.0f}\N{EN DASH}{high:.0f}" if roomy else "",
+            "outlined": False,
         }
         cells.setdefault((row["method"], row["input"]), []).append(cell)
     figures = []
@@ -227,6 +236,34 @@ def heat_maps(rows: Sequence[Values], measure: str, title: str) -> list[Figure]:
         name, x, y = row_name(*key), "Documents in the context", "Distractors sharing a name"
         label = Label(f"surface-{measure}-{number}", f"{title}: {name}", x, y)
         figures.append(svg.heat_map(label, cells[key], lengths, rates, HEAT[measure])._replace(title=name))
+    return figures
+
+
+def focus_map(found: FocusMap) -> list[Figure]:
+    """Draw focused minus vanilla in points: a map for each name-sharing rate, all with the same axes and colours.
+
+    Columns are numbers of documents, rows labelled questions. Cells that are significant after correction are outlined.
+    """
+    lengths = [str(length) for length in sorted({cell.num_documents for cell in found.cells})]
+    labelled = [f"{number:,}" for number in sorted({cell.labelled_questions for cell in found.cells})]
+    limit = max(LEAST_LIMIT, *(abs(100 * cell.difference) for cell in found.cells)) if found.cells else LEAST_LIMIT
+    cells: dict[float, list[Row]] = {}
+    for cell in found.cells:
+        drawn = {
+            "x": str(cell.num_documents),
+            "y": f"{cell.labelled_questions:,}",
+            "value": 100 * cell.difference,
+            "text": text.points(cell.difference),
+            "below": f"{text.points(cell.low)} to {text.points(cell.high)}",
+            "outlined": cell.p_corrected < text.SIGNIFICANCE,
+        }
+        cells.setdefault(cell.name_sharing_rate, []).append(drawn)
+    ramp = dict(zip((-limit, 0.0, limit), DIVERGING, strict=True))
+    figures = []
+    for rate in sorted(cells):
+        title = f"{_rate(rate)} of the distractors share a name"
+        label = Label(f"map-{rate:g}", title, "Documents in the context", "Labelled questions")
+        figures.append(svg.heat_map(label, cells[rate], lengths, labelled, ramp))
     return figures
 
 

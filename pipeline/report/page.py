@@ -1,7 +1,7 @@
 """The report's page: one HTML file that loads nothing; the templates escape all data.
 
-This module fills the templates; they call charts.py, page_tables.py, text.py and ablation_table.py where a figure, a
-table or a sentence stands. To add one, write its function there and call it in a template.
+This module fills the templates; they call charts.py, page_tables.py, text.py, ablation_table.py and focus_map.py where
+a figure, a table or a sentence stands. To add one, write its function there and call it in a template.
 """
 
 from collections import defaultdict
@@ -13,8 +13,9 @@ from markupsafe import Markup
 
 from pipeline.common.tables import Row
 from pipeline.evaluation.score import MEASURES
-from pipeline.report import ablation_table, answer_browser, charts, page_tables, svg, text
+from pipeline.report import ablation_table, answer_browser, charts, focus_map, page_tables, svg, text
 from pipeline.report.ablation_table import AblationTable
+from pipeline.report.focus_map import FocusMap
 from pipeline.report.summary import PAPER, Summary
 from pipeline.report.text import Values
 
@@ -34,6 +35,7 @@ def render(
     versions: Mapping[str, Mapping[str, str]],
     inputs: Mapping[str, str],
     ablations: AblationTable,
+    map_of_focus: FocusMap,
 ) -> str:
     """Write the page as HTML; equal arguments give equal text.
 
@@ -58,6 +60,7 @@ def render(
     methods = list(dict.fromkeys(row.method for row in summary.longest))
     return environment.get_template("page.html.j2").render(
         ablation_table=ablation_table,
+        focus_map=focus_map,
         charts=charts,
         page_tables=page_tables,
         text=text,
@@ -71,6 +74,7 @@ def render(
         versions=versions,
         inputs=inputs,
         ablations=ablations,
+        map_of_focus=map_of_focus,
         split=settings.get("eval", {}).get("split", "test"),
         measure=MEASURES[summary.measure],
         shorter=[length.label() for length in summary.lengths[:-1]],

@@ -201,11 +201,11 @@ def forest_plot(label: Label, effects: Sequence[Row]) -> Figure:
 
 
 def heat_map(
-    label: Label, cells: Sequence[Row], columns: Sequence[str], rows: Sequence[str], ramp: Sequence[str]
+    label: Label, cells: Sequence[Row], columns: Sequence[str], rows: Sequence[str], ramp: Mapping[float, str]
 ) -> Figure:
-    """Draw cells by column (from the left) and row (from the top); `ramp` holds the colours of 0 and of 100 percent.
+    """Draw cells by column (from the left) and row (from the top); `ramp` maps values, in rising order, to colours.
 
-    Each cell has x, y, percent, text, and `below`: small print under the text, or empty.
+    Each cell has x, y, value, text, `below`: small print under the text, or empty, and `outlined`.
     """
     axis = alt.Axis(labelAngle=0, ticks=False, domain=False, labelPadding=6)
 
@@ -216,13 +216,18 @@ def heat_map(
         x=alt.X("x:O", sort=None, title=label.x, axis=axis, scale=band(columns)),
         y=alt.Y("y:O", sort=None, title=label.y, axis=axis, scale=band(rows)),
     )
-    fill = alt.Color("percent:Q", scale=alt.Scale(domain=[0, 100], range=list(ramp), clamp=True), legend=None)
-    contrast = "contrast(scale('color', datum.percent), '{}')".format
+    fill = alt.Color(
+        "value:Q",
+        scale=alt.Scale(domain=list(ramp), range=list(ramp.values()), clamp=True, interpolate="rgb"),
+        legend=None,
+    )
+    contrast = "contrast(scale('color', datum.value), '{}')".format
     ink = alt.condition(f"{contrast('black')} >= {contrast('white')}", alt.value("black"), alt.value("white"))
+    outline = alt.condition("datum.outlined", alt.value("currentColor"), alt.value(None))
     two_lines = any(cell["below"] for cell in cells)
     return draw(
         label,
-        chart.mark_rect(cornerRadius=2).encode(color=fill),
+        chart.mark_rect(cornerRadius=2, strokeWidth=2.5).encode(color=fill, stroke=outline),
         chart.mark_text(fontWeight=600, dy=-6 if two_lines else 0).encode(text="text:N", color=ink),
         *([chart.mark_text(fontSize=10, dy=9).encode(text="below:N", color=ink)] if two_lines else []),
         height=46 * len(rows),

@@ -13,12 +13,12 @@ import polars as pl
 
 from pipeline.common import files, tables
 from pipeline.evaluation import schema
-from pipeline.report import ablation_table, answer_browser, charts, page, summary, text
+from pipeline.report import ablation_table, answer_browser, charts, focus_map, page, summary, text
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.runtime.main import commit, latest_seconds, run
 
-CURVES, SURFACE = Path("reports/train"), Path("reports/surface")
+CURVES = Path("reports/train")
 SOURCES = {  # name -> file, and the stage that writes it
     "prepare": (Path("reports/prepare.json"), "prepare"),
     "retrieval": (Path("reports/retrieval.json"), "score"),
@@ -45,7 +45,7 @@ def main() -> None:
     found = summary.summarise(predictions, resamples=settings.eval.bootstrap_resamples)
     sources = {name: files.read_json(path, stage) for name, (path, stage) in SOURCES.items()}
     chosen = answer_browser.choose(predictions, num=NUM_EXAMPLES, longest=found.lengths[-1].low)
-    surface = [files.read_json(path, "surface")["rows"] for path in sorted(SURFACE.glob("*.json"))]
+    surface = [files.read_json(path, "surface")["rows"] for path in sorted(schema.SURFACE.glob("*.json"))]
     versions = {path.parent.name: files.read_json(path, "train") for path in sorted(CURVES.glob("*/versions.json"))}
     html = page.render(
         title=settings.report.title,
@@ -58,6 +58,7 @@ def main() -> None:
         versions=versions,
         inputs=_digests(),
         ablations=ablation_table.read(),
+        map_of_focus=focus_map.read(),
     )
     files.write_text(PAGE, html)
     files.write_text(TABLE, text.table(found))

@@ -1,19 +1,17 @@
-"""Stage surface@<method>: the method's answers as the context gets harder, by documents and name-sharing rate.
+"""Stage surface@<method>: the method's answers as the context gets harder, and their score in every condition.
 
-Where the benchmark has no questions of split surface (bios alone makes some), reports/surface/<method>.json is empty.
+Where the benchmark has no questions of split surface (bios alone makes some), its two files are empty.
 """
 
 import sys
-from pathlib import Path
 
-from pipeline.common import files
-from pipeline.evaluation import predict, score
+from pipeline.common import files, tables
+from pipeline.evaluation import predict, schema, score
 from pipeline.model import distributed
 from pipeline.runtime import config, methods
 from pipeline.runtime.main import run
 
 SPLIT = "surface"
-SURFACE = Path("reports/surface")
 
 
 def main() -> None:
@@ -24,7 +22,8 @@ def main() -> None:
     if rows is None:
         return
     cells = score.surface(rows, resamples=settings.eval.bootstrap_resamples)
-    files.write_json(SURFACE / f"{method}.json", {"rows": cells})
+    tables.write(schema.predictions_of(method, "surface"), rows)
+    files.write_json(schema.SURFACE / f"{method}.json", {"rows": cells})
     if cells:
         easy, hard = (f"{cell['score']['mean']:.1%}" for cell in (cells[0], cells[-1]))
         found = f"{len(rows):,} answers in {len(cells)} cells; score {easy} in the easiest, {hard} in the hardest"

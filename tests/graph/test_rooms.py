@@ -65,7 +65,7 @@ OPEN_PATHS = {
     "data": {"archives", "download", "jsonl", "load"},
     "evaluation": {"predict", "schema"},  # schema only names the paths of its tables
     "model": {"distributed", "loading"},
-    "report": {"ablation_table"},
+    "report": {"ablation_table", "focus_map"},
     "retrieval": {"embedding_cache", "encoder", "ray_encoder"},
     "training": {"checkpoint", "dataset", "trainer"},
     "views": {"tokenizer"},

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from pipeline.report import charts
+from pipeline.report.focus_map import FocusMap
 from tests.report.contrast import contrast, luminance
 from tests.report.test_ablation_table import row as ablation_row
 from tests.report.test_ablation_table import table
+from tests.report.test_focus_map import cell as map_cell
+from tests.report.test_focus_map import whole as whole_map
 from tests.stages import made_results
 
 TO = "\N{EN DASH}"
@@ -155,3 +158,50 @@ def test_more_is_darker_and_its_figure_has_contrast(measure: str):
 )
 def test_an_analysis_that_lacks_everything_shows_no_figure(found: dict[str, Any]):
     assert charts.attention(found) == charts.kinds(found) == []
+
+
+def test_the_map_has_a_facet_for_each_share_and_every_difference_in_points():
+    found = whole_map(
+        c50_8_0=map_cell(0.08, 0.003, name_sharing_rate=0.0),
+        c100_12_0=map_cell(-0.123, name_sharing_rate=0.0),
+    )
+    maps = charts.focus_map(found)
+    assert [drawn.title.partition(" of the distractors")[0] for drawn in maps] == ["0 %", "25 %", "100 %"]
+    labelled = ["50", "100", "200", "400", "1,000"]
+    for drawn in maps:
+        shown = texts(drawn.svg)
+        assert [text for text in shown if text in ("8", "12", "20", "32")] == ["8", "12", "20", "32"]
+        assert [text for text in shown if text in labelled] == labelled
+        assert len([text for text in shown if " to " in text]) == 20
+    assert "+8.0" in texts(maps[0].svg) and "+4.0 to +12.0" in texts(maps[0].svg)
+    assert charts.focus_map(FocusMap(cells=[])) == []
+
+
+def test_cells_of_the_map_that_are_significant_after_correction_are_outlined():
+    above, below = (
+        map_cell(0.08, 0.003, name_sharing_rate=0.0),
+        map_cell(-0.08, 0.04, num_documents=12, name_sharing_rate=0.0),
+    )
+    first, *others = (
+        drawn.svg.count('stroke="currentColor" stroke-width="2.5"')
+        for drawn in charts.focus_map(whole_map(c50_8_0=above, c50_12_0=below))
+    )
+    assert (first, others) == (2, [0, 0])
+
+
+def test_colours_of_the_map_diverge_around_zero_and_are_the_same_in_every_facet():
+    steps = [place / 100 for place in range(-20, 21)]
+    cells = [
+        map_cell(step, num_documents=place, name_sharing_rate=rate)
+        for rate in (0.0, 1.0)
+        for place, step in enumerate(steps)
+    ]
+    fills, other = (re.findall(r'fill="(rgb[^"]*)"', drawn.svg) for drawn in charts.focus_map(FocusMap(cells=cells)))
+    assert fills == other and len(set(fills)) == 41
+    shades = [luminance(fill) for fill in fills]
+    assert shades[:21] == sorted(shades[:21]) and shades[20:] == sorted(shades[20:], reverse=True)  # lightest at zero
+    drawn = charts.focus_map(FocusMap(cells=cells))[0].svg
+    inks = re.findall(r'fill="(black|white)"', drawn)[:41]
+    assert all(contrast(fill, ink) >= 4.5 for fill, ink in zip(fills, inks, strict=True))
+    small = charts.focus_map(FocusMap(cells=[map_cell(0.001)]))[0].svg
+    assert luminance(re.findall(r'fill="(rgb[^"]*)"', small)[0]) > 0.8  # a tenth of a point looks like none

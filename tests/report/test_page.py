@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.report import page
 from pipeline.report.ablation_table import AblationTable
+from pipeline.report.focus_map import FocusMap
 from pipeline.report.text import NONE
-from tests.report import test_ablation_table
+from tests.report import test_ablation_table, test_focus_map
 from tests.report.test_page_tables import validated
 from tests.report.test_summary import answer, summarised
 
@@ -126,6 +127,7 @@ def render(hostile: str = "", **changes: Any) -> str:
         "versions": {"vanilla": {"torch": f"2.0{hostile}"}, "focused": {"torch": f"2.0{hostile}"}},
         "inputs": {f"data/made{hostile}": "cd" * 16},
         "ablations": AblationTable(rows=[]),
+        "map_of_focus": FocusMap(cells=[]),
     }
     return page.render(**{**values, **changes})
 
@@ -274,6 +276,18 @@ def test_the_ablations_stand_by_groups_under_their_claim_and_hostile_ones_add_no
     assert ("section", "id", "ablations") in plain.attributes
     assert hostile.elements == plain.elements
     assert "<script>alert(1)</script>" in hostile.text
+
+
+def test_the_map_stands_above_its_sentence_and_without_cells_the_page_says_how_to_make_it(whole: str):
+    found = test_focus_map.whole(c50_8_0=test_focus_map.cell(0.08, 0.003, name_sharing_rate=0.0))
+    shown = render(map_of_focus=found).partition('<section id="map">')[2].partition("</section>")[0]
+    assert shown.count("<svg") == 3
+    plain = Outline(shown).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert plain.rindex("Labelled questions") < plain.index("After correction for 60 comparisons")
+    assert "in 1 of 60 cells (50 labelled questions over 8 documents with 0 % sharing a name); the best cell" in plain
+    assert "All models are trained on the same contexts, those of the default run" in plain
+    empty = whole.partition('<section id="map">')[2].partition("</section>")[0]
+    assert "<svg" not in empty and "<code>make map</code> runs the grid of conf/map.yaml" in empty
 
 
 def test_a_page_with_little_to_show_says_so():

@@ -92,6 +92,7 @@ def write(
         files.write_json(root / f"reports/surface/{method}.json", {"rows": cells})
     _write_sources(root, lengths, num_questions, hostile)
     _write_ablations(root, lengths[-1], num_questions, hostile)
+    _write_map(root, lengths, hostile)
     for method in ("vanilla", "focused"):
         _write_curves(root / "reports/train" / method, method, draw)
 
@@ -316,3 +317,18 @@ def _write_curves(folder: Path, method: str, draw: random.Random) -> None:
         path.write_text("\n".join(lines) + "\n")
     (folder / "metrics.json").write_text('{"step": 120}\n')
     files.write_json(folder / "versions.json", {"python": "3.11.2", "torch": "2.13.0"})
+
+
+def _write_map(root: Path, lengths: tuple[int, ...], hostile: str) -> None:
+    cells = [
+        {
+            "row": f"focused-{labelled}{hostile}", "labelled_questions": labelled, "num_documents": length,
+            "name_sharing_rate": rate, "focused": 0.6, "vanilla": 0.6 - difference, "difference": difference,
+            "low": difference - 0.04, "high": difference + 0.04, "p_value": 0.001, "p_corrected": 0.02,
+            "num_seeds": 5, "num_questions": 128,
+        }
+        for labelled, difference in ((50, 0.08), (1000, -0.06))
+        for length in lengths
+        for rate in (0.0, 1.0)
+    ]  # fmt: skip
+    files.write_json(root / "reports/map.json", {"code": f"commit abc{hostile}", "cells": cells})

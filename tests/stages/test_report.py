@@ -80,9 +80,9 @@ def test_the_summary_agrees_with_the_predictions(reported: Path):
 
 def test_the_page_has_every_part(reported: Path):
     text = (reported / "reports/index.html").read_text()
-    # length, position; surface; errors; training; retrieval; retrievers; attention, kinds of answers; ablations
+    # length, position; surface; errors; training; retrieval; retrievers; attention, kinds of answers; ablations; map
     training = sum(curve.always and curve.beside is None and "focused" in curve.methods for curve in curves.CURVES)
-    assert text.count("<svg") == 4 + 12 + 1 + training + 1 + 2 + 4 + 1 + 1
+    assert text.count("<svg") == 4 + 12 + 1 + training + 1 + 2 + 4 + 1 + 1 + 2
     assert text.count("<article ") == 40
     assert text.count('<mark class="right">') >= 40 and text.count('<mark class="wrong">') >= 10
     assert text.count(">gold</span>") == 40 and text.count(">kept</span>") > 60
@@ -90,6 +90,7 @@ def test_the_page_has_every_part(reported: Path):
     assert "Versions that trained vanilla and focused" in text
     assert len(text.encode()) < 1_500_000
     assert "8.0 points more than vanilla" in text
+    assert "focused learning is above vanilla fine-tuning in 6 of 12 cells" in text
     assert "contrastive.weight" in text  # settings of all stages
 
 
@@ -219,30 +220,34 @@ def test_a_missing_input_is_named_and_the_last_report_stays(
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("record", "content", "message"),
     [
-        (None, "no such file; run `git checkout reports/ablations.json` or `make ablations`"),
-        ("{", r"not an ablation table \(the whole: invalid JSON"),
-        ('{"rows": [{}]}', r"not an ablation table \(rows.0.name: field required\)"),
+        ("ablations", None, "no such file; run `git checkout reports/ablations.json` or `make ablations`"),
+        ("ablations", "{", r"not an ablation table \(the whole: invalid JSON"),
+        ("ablations", '{"rows": [{}]}', r"not an ablation table \(rows.0.name: field required\)"),
+        ("map", None, "no such file; run `git checkout reports/map.json` or `make map`"),
+        ("map", "{}", r"not a map \(cells: field required\)"),
     ],
 )
-def test_a_broken_ablation_table_is_named(
-    content: str | None, message: str, reported: Path, tmp_path: Path, run_stage: Stage
+def test_a_broken_record_is_named(
+    record: str, content: str | None, message: str, reported: Path, tmp_path: Path, run_stage: Stage
 ):
     root = tmp_path / "broken"
     shutil.copytree(reported, root)
-    path = root / "reports/ablations.json"
+    path = root / f"reports/{record}.json"
     path.unlink() if content is None else path.write_text(content)
-    with pytest.raises(ArtifactError, match=f"reports/ablations.json: {message}"):
+    with pytest.raises(ArtifactError, match=f"reports/{record}.json: {message}"):
         run_stage(root)
 
 
-def test_before_the_grid_has_run_the_page_says_how_to(reported: Path, tmp_path: Path, run_stage: Stage):
+def test_before_the_grids_have_run_the_page_says_how_to(reported: Path, tmp_path: Path, run_stage: Stage):
     root = tmp_path / "no rows"
     shutil.copytree(reported, root)
     (root / "reports/ablations.json").write_text('{"rows": []}')
+    (root / "reports/map.json").write_text('{"cells": []}')
     run_stage(root)
-    assert "<code>make ablations</code> runs the grid" in (root / "reports/index.html").read_text()
+    text = (root / "reports/index.html").read_text()
+    assert "<code>make ablations</code> runs the grid" in text and "<code>make map</code> runs the grid" in text
 
 
 def test_a_damaged_curve_is_named(reported: Path, tmp_path: Path, run_stage: Stage):

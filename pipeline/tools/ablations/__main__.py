@@ -1,11 +1,12 @@
-"""The ablation grid of conf/ablations.yaml: run what is not run yet, measure everything, print the table.
+"""The grids of conf/ablations.yaml and, with --map, of conf/map.yaml: run what is not run yet, measure, print.
 
-    python -m pipeline.tools.ablations [--list] [--only GROUP_OR_NAME ...] [--compare ROW OTHER]
+    python -m pipeline.tools.ablations [--map] [--list] [--only GROUP_OR_NAME ...] [--compare ROW OTHER]
 
 Each distinct run is one `dvc exp run` in a copy of the project, so that earlier stages come from DVC's cache and only
-three files change here: reports/ablations.{json,md,parquet}. A grid that was stopped goes on when called again; a row
-that changed, in the file or in the code and settings it depends on, runs anew. The table holds every row whose runs are
-all done. The record in git is kept until then: it names the commit whose code made its figures.
+a few files change here: reports/ablations.{json,md,parquet}, or reports/map.{json,parquet}. A grid that was stopped
+goes on when called again; a row that changed, in the file or in the code and settings it depends on, runs anew. The
+table holds every row whose runs are all done. The record in git is kept until then: it names the commit whose code made
+its figures.
 """
 
 import signal
@@ -17,12 +18,14 @@ import polars as pl
 
 from pipeline.common import files, tables
 from pipeline.evaluation import schema
-from pipeline.report import ablation_table
-from pipeline.report.ablation_table import AblationRow, AblationTable
+from pipeline.report import ablation_table, focus_map
+from pipeline.report.ablation_table import AblationTable
+from pipeline.report.focus_map import FocusMap
+from pipeline.report.text import points
 from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, did_you_mean
 from pipeline.runtime.main import commit, run
 from pipeline.tools import arguments
-from pipeline.tools.ablations import grid, runs, tabulate
+from pipeline.tools.ablations import cells, grid, runs, tabulate
 
 TABLE = Path("reports/ablations.md")
 
@@ -31,15 +34,18 @@ def main() -> None:
     parser = arguments.ArgumentParser(prog="python -m pipeline.tools.ablations", description="Run the ablation grid.")
     parser.add_argument("--only", nargs="+", default=[], metavar="GROUP_OR_NAME", help="only these groups and rows")
     parser.add_argument("--list", action="store_true", help="print what is done and what would run, and do nothing")
-    parser.add_argument("--compare", nargs=2, metavar=("ROW", "OTHER"), help="compare two rows of the latest table")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--map", action="store_true", help="the grid of conf/map.yaml: where focused learning helps")
+    group.add_argument("--compare", nargs=2, metavar=("ROW", "OTHER"), help="compare two rows of the latest table")
     asked = parser.parse_args(sys.argv[1:])
     if asked.compare:
         print(_comparison(*asked.compare))
         return
-    whole = grid.load()
+    whole = grid.load(file=grid.MAP if asked.map else grid.FILE)
     chosen = {row.name for row in grid.choose(whole, asked.only)}
     if asked.list:
-        print("\n".join(_lines([planned for planned in grid.plan(whole) if planned.row.name in chosen])))
+        planned = [one for one in grid.plan(whole) if one.row.name in chosen]
+        print("\n".join(_lines(planned, whole.stage)))
         return
     # Where Ctrl-C was ignored when we started (a shell's background job), DVC and the stages would ignore it as well.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -58,10 +64,9 @@ def main() -> None:
         )
 
 
-def _lines(planned: Sequence[grid.PlannedRow]) -> Iterator[str]:
+def _lines(planned: Sequence[grid.PlannedRow], stage: str) -> Iterator[str]:
     """One line for each row: what is done, the mean time of its runs, its recorded figure. Then the totals."""
-    record = ablation_table.read() if ablation_table.RECORD.is_file() else AblationTable(rows=[])
-    recorded = {row.name: row for row in record.rows}
+    figure_of, recorded = _recorded_map() if stage == "surface" else _recorded_table()
     needed = grid.distinct(planned)
     took = runs.seconds_of(needed)
     width = max(len(one.row.name) for one in planned)
@@ -71,22 +76,34 @@ def _lines(planned: Sequence[grid.PlannedRow]) -> Iterator[str]:
         if known:
             state += f", {sum(known) / len(known):.0f} s each"
         changed = " ".join(f"{key}={value}" for key, value in one.overrides.items())
-        figure = _figure(recorded.get(one.row.name)).ljust(19)
+        figure = figure_of.get(one.row.name, "not recorded").ljust(19)
         yield f"{one.row.name.ljust(width)}  {state.ljust(30)}  {figure}  {one.row.method} {changed}".rstrip()
     finished = [seconds for seconds in took.values() if seconds is not None]
     spent = f" in {_duration(sum(finished))}" if finished else ""
     waiting = [found for found in needed if took[found.digest] is None]
     left = _time_left(waiting, took, needed)
     yield f"{len(needed):,} distinct runs: {len(finished):,} done{spent}, {len(waiting):,} to do{left}"
-    if record.rows:
-        code = f"; the code that made these figures: {record.code}" if record.code else ""
-        yield f"recorded: {record.measure} in percent, of {ablation_table.RECORD}{code}"
+    if figure_of:
+        yield f"recorded: {recorded}"
 
 
-def _figure(row: AblationRow | None) -> str:
-    if row is None:
-        return "not recorded"
-    return f"recorded {100 * row.pooled.mean:.1f} ({len(row.seeds)})"
+def _recorded_table() -> tuple[dict[str, str], str]:
+    """Give the recorded figure of each row, and what these figures are."""
+    record = ablation_table.read() if ablation_table.RECORD.is_file() else AblationTable(rows=[])
+    figure_of = {row.name: f"recorded {100 * row.pooled.mean:.1f} ({len(row.seeds)})" for row in record.rows}
+    return figure_of, f"{record.measure} in percent, of {ablation_table.RECORD}{_made_by(record.code)}"
+
+
+def _recorded_map() -> tuple[dict[str, str], str]:
+    """Give the best recorded difference of each row, and what these figures are."""
+    record = focus_map.read() if focus_map.RECORD.is_file() else FocusMap(cells=[])
+    by_row = sorted(record.cells, key=lambda cell: cell.difference)
+    figure_of = {cell.row: f"recorded {points(cell.difference)} ({cell.num_seeds})" for cell in by_row}
+    return figure_of, f"the best cell of each row, in points, of {focus_map.RECORD}{_made_by(record.code)}"
+
+
+def _made_by(code: str) -> str:
+    return f"; the code that made these figures: {code}" if code else ""
 
 
 def _time_left(
@@ -141,7 +158,7 @@ def _execute(
 def _report(
     planned: Sequence[grid.PlannedRow], took: Mapping[str, float | None], whole: grid.AblationGrid, code: str
 ) -> None:
-    """Measure the rows whose runs are all done; write the table and print it."""
+    """Measure the rows whose runs are all done; write the record and print it."""
     rows = []
     for one in planned:
         if lacking := [seed for seed, found in one.run_of.items() if took[found.digest] is None]:
@@ -149,17 +166,25 @@ def _report(
             continue
         rows.append(_answers(one))
     if not rows:
-        print(f"ablations: no row is done, {TABLE} stays as it is")
+        print("ablations: no row is done, the record stays as it is")
         return
     seconds = sum(took[digest] or 0.0 for digest in {digest for row in rows for digest in row.identity[1:]})
-    table = tabulate.tabulate(rows, reference=whole.reference, claimed=grid.claimed(whole), seconds=seconds, code=code)
+    record: AblationTable | FocusMap
+    if whole.stage == "surface":
+        record = cells.measure(rows, seconds=seconds, code=code)
+        path, kept, shown = focus_map.RECORD, schema.MAP, focus_map.markdown(record)
+        written = f"{path}, {kept}"
+    else:
+        record = tabulate.tabulate(
+            rows, reference=whole.reference, claimed=grid.claimed(whole), seconds=seconds, code=code
+        )
+        path, kept, shown = ablation_table.RECORD, schema.ABLATIONS, ablation_table.markdown(record)
+        written = f"{TABLE}, {path}, {kept}"
+        files.write_text(TABLE, shown)
     answers = pl.concat(row.answers.with_columns(row=pl.lit(row.name)) for row in rows)
-    tables.write(schema.ABLATIONS, answers.iter_rows(named=True))
-    files.write_json(ablation_table.RECORD, table.model_dump(mode="json"))
-    files.write_text(TABLE, ablation_table.markdown(table))
-    counted = f"{len(rows):,} of {len(planned):,} rows"
-    print(f"\n{ablation_table.markdown(table)}")
-    print(f"ablations: {counted}; {TABLE}, {ablation_table.RECORD}, {schema.ABLATIONS}")
+    tables.write(kept, answers.iter_rows(named=True))
+    files.write_json(path, record.model_dump(mode="json"))
+    print(f"\n{shown}\nablations: {len(rows):,} of {len(planned):,} rows; {written}")
 
 
 def _comparison(name: str, other: str) -> str:

@@ -1,6 +1,6 @@
-"""The ablation grid of conf/ablations.yaml, checked, and the run behind each row and seed.
+"""The grids of conf/ablations.yaml and conf/map.yaml, checked, and the run behind each row and seed.
 
-A run is identified by a digest of everything its answers depend on: the stages of dvc.yaml up to evaluate@<method>, the
+A run is identified by a digest of everything its answers depend on: the stages of dvc.yaml up to <stage>@<method>, the
 bytes of their code and of `input/`, and the resolved settings that these stages read. Rows with equal settings share a
 run. Any edit of that code changes the digest, so figures of older code are kept in reports/ablations.json alone.
 """
@@ -16,15 +16,15 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, did_you_mean
 from pipeline.runtime.methods import FOCUSED, GUIDED, METHODS
 from pipeline.runtime.settings import Name, Positive, PositiveFloat, Section, Settings
 
-FILE = config.CONF / "ablations.yaml"
-SEED = "train.seed"
+FILE, MAP = config.CONF / "ablations.yaml", config.CONF / "map.yaml"
+SEED, LABELLED = "train.seed", "data.train_questions"
 
 Value = bool | int | float | str | None
 Overrides = dict[str, Value | list[Value]]
@@ -37,7 +37,7 @@ class GridRow(Section):
     label: Name
     group: Name
     method: Name
-    """A target of evaluate."""
+    """A target of the grid's stage."""
     input: Literal["full", "retrieval", "longbench"] = "full"
     """The input whose answers are measured; a run answers all of them."""
     overrides: Overrides = Field(default_factory=dict)
@@ -52,11 +52,14 @@ class GridRow(Section):
 class AblationGrid(Section):
     """The whole file."""
 
+    stage: Literal["evaluate", "surface"] = "evaluate"
+    """Stage that answers the questions. surface: rows are compared in every condition of its contexts."""
     reference: Name
     """Name of the row that every row without a reference of its own is compared with."""
     common: Overrides = Field(default_factory=dict)
     """Overrides of every row; a row's own override wins."""
     rows: Annotated[list[GridRow], Field(min_length=1)]
+    _file: Path = PrivateAttr(FILE)
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> Self:
@@ -73,9 +76,14 @@ class AblationGrid(Section):
             problems += [f"{where}: {SEED} is set by `seeds`" for keys in (row.overrides, row.scale) if SEED in keys]
             problems += [f"{where}: {key} is in overrides and in scale" for key in row.overrides.keys() & row.scale]
             problems += [f"{where}: seed {seed} twice" for seed, num in Counter(row.seeds).items() if num > 1]
+            if self.stage == "surface":
+                problems += [f"{where}: stage surface asks over full contexts alone"] * (row.input != "full")
+                problems += [f"{where}: overrides lack {LABELLED}, an axis of the map"] * (
+                    LABELLED not in row.overrides
+                )
         problems += [f"common: {SEED} is set by `seeds`"] * (SEED in self.common)
         if problems:
-            raise ValueError(f"\n{FILE}: ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -83,13 +91,18 @@ class AblationRun(NamedTuple):
     """One `dvc exp run`."""
 
     digest: str
+    stage: str
     method: str
     overrides: Mapping[str, Any]
     """Everything that differs from params.yaml."""
 
+    @property
+    def target(self) -> str:
+        return f"{self.stage}@{self.method}"
+
     def __str__(self) -> str:
         changed = " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in self.overrides.items())
-        return f"evaluate@{self.method} {changed}".rstrip()
+        return f"{self.target} {changed}".rstrip()
 
 
 class PlannedRow(NamedTuple):
@@ -101,18 +114,20 @@ class PlannedRow(NamedTuple):
     run_of: Mapping[int, AblationRun]
 
 
-def load(root: Path = Path()) -> AblationGrid:
-    """Read conf/ablations.yaml below `root`.
+def load(root: Path = Path(), file: Path = FILE) -> AblationGrid:
+    """Read the grid's file below `root`.
 
     Raises:
         ConfigError: with every problem of the file, one line each.
     """
-    found = config.read_yaml(root / FILE)
+    found = config.read_yaml(root / file)
     try:
-        return AblationGrid.model_validate(found)
-    except ValidationError as error:
-        lines = dict.fromkeys(_describe(item, found) for item in error.errors())  # a value fails once for each type
-        raise ConfigError("\n".join(lines)) from None
+        grid = AblationGrid.model_validate(found)
+    except ValidationError as error:  # a value fails once for each type
+        lines = dict.fromkeys(line for item in error.errors() for line in _describe(item, found).splitlines())
+        raise ConfigError("\n".join(f"{file}: {line}" for line in lines)) from None
+    grid._file = file
+    return grid
 
 
 def choose(grid: AblationGrid, only: Sequence[str]) -> list[GridRow]:
@@ -125,7 +140,7 @@ def choose(grid: AblationGrid, only: Sequence[str]) -> list[GridRow]:
     if unknown := [name for name in only if name not in (*groups, *names)]:
         hints = ", ".join(f"{name!r}{did_you_mean(name, [*groups, *names])}" for name in unknown)
         raise ConfigError(
-            f"{FILE} has no group or row {hints}; groups are {', '.join(groups)}, rows are {', '.join(names)}"
+            f"{grid._file} has no group or row {hints}; groups are {', '.join(groups)}, rows are {', '.join(names)}"
         )
     chosen = [row for row in grid.rows if not only or row.group in only or row.name in only]
     wanted = {row.name for row in chosen} | {row.reference or grid.reference for row in chosen}
@@ -151,13 +166,15 @@ def plan(grid: AblationGrid, root: Path = Path()) -> list[PlannedRow]:
     params = config.read_yaml(root / config.PARAMS)
     with chdir(root), Repo() as repo:  # DVC looks for dvc.yaml in the current folder, wherever its root is
         upstream = {
-            method: _upstream(repo, method) for method in METHODS if method in {row.method for row in grid.rows}
+            method: _upstream(repo, f"{grid.stage}@{method}")
+            for method in METHODS
+            if method in {row.method for row in grid.rows}
         }
     planned: list[PlannedRow] = []
     problems: list[str] = []
     evaluation_of: dict[str, dict[str, Any]] = {}
     for row in grid.rows:
-        where = f"{FILE}: row {row.name}"
+        where = f"{grid._file}: row {row.name}"
         if row.method not in METHODS:
             hint = did_you_mean(row.method, METHODS)
             problems.append(f"{where}: method is {row.method!r}{hint}; choose from {', '.join(METHODS)}")
@@ -177,15 +194,15 @@ def plan(grid: AblationGrid, root: Path = Path()) -> list[PlannedRow]:
             problems.append(
                 f"{where}: input is 'longbench', which needs eval.longbench: true (`overrides`, or `common`)"
             )
-        evaluation_of[row.name] = _evaluation(settings)
+        evaluation_of[row.name] = _evaluation(settings, grid.stage)
         run_of = {
             seed: AblationRun(
-                upstream[row.method].digest(settings, seed), row.method, overrides | scaled | {SEED: seed}
+                upstream[row.method].digest(settings, seed), grid.stage, row.method, overrides | scaled | {SEED: seed}
             )
             for seed in row.seeds
         }
         planned.append(PlannedRow(row, {**row.overrides, **scaled}, run_of))
-    problems += _other_questions(evaluation_of, grid.reference)
+    problems += _other_questions(evaluation_of, grid)
     if problems:
         raise ConfigError("\n".join(problems))
     return planned
@@ -196,31 +213,32 @@ def distinct(planned: Sequence[PlannedRow]) -> list[AblationRun]:
     return list({run.digest: run for one in planned for run in one.run_of.values()}.values())
 
 
-def _evaluation(settings: Settings) -> dict[str, Any]:
+def _evaluation(settings: Settings, stage: str) -> dict[str, Any]:
     """Select the settings that decide the questions and contexts of the evaluation, by their dotted keys."""
+    others = ("train_", "unlabelled_", *(["surface_"] if stage == "evaluate" else []))
     data = {
         f"data.{key}": value
         for key, value in settings.data.model_dump(mode="json").items()
-        if not key.startswith(("train_", "unlabelled_", "surface_"))
+        if not key.startswith(others)
     }
     return {**data, "eval.split": settings.eval.split, "eval.contexts": settings.eval.contexts}
 
 
-def _other_questions(evaluation_of: Mapping[str, Mapping[str, Any]], reference: str) -> Iterator[str]:
+def _other_questions(evaluation_of: Mapping[str, Mapping[str, Any]], grid: AblationGrid) -> Iterator[str]:
     """Name the rows that cannot be in one table with the reference row."""
-    expected = evaluation_of.get(reference, {})
+    expected = evaluation_of.get(grid.reference, {})
     for name, found in evaluation_of.items():
         keys = [key for key in {**expected, **found} if expected and found.get(key) != expected.get(key)]
         if keys:
             differing = ", ".join(f"{key} is {found.get(key)!r} and not {expected.get(key)!r}" for key in keys)
             yield (
-                f"{FILE}: row {name}: {differing} as in row {reference}: the rows of one table answer the same "
-                "questions over the same contexts; set this in `common`, or in params.yaml"
+                f"{grid._file}: row {name}: {differing} as in row {grid.reference}: the rows of one table answer the "
+                "same questions over the same contexts; set this in `common`, or in params.yaml"
             )
 
 
 class _Upstream(NamedTuple):
-    """The stages up to evaluate@<method>: a digest of their commands and files, and the settings they read."""
+    """The stages up to a target: a digest of their commands and files, and the settings they read."""
 
     files: str
     sections: set[str]
@@ -232,10 +250,10 @@ class _Upstream(NamedTuple):
         return hashlib.sha256(json.dumps([self.files, read], sort_keys=True).encode()).hexdigest()
 
 
-def _upstream(repo: Any, method: str) -> _Upstream:
+def _upstream(repo: Any, target: str) -> _Upstream:
     total = hashlib.sha256()
     sections: set[str] = set()
-    found = repo.stage.collect(f"evaluate@{method}", with_deps=True)
+    found = repo.stage.collect(target, with_deps=True)
     stages = sorted(found, key=lambda stage: str(stage.addressing))
     made = {Path(out.fs_path) for stage in stages for out in stage.outs}
     for stage in stages:
@@ -288,25 +306,25 @@ def _scaled(scale: Mapping[str, float], settings: Settings) -> dict[str, Any]:
 
 
 def _describe(item: Any, found: Mapping[str, Any]) -> str:
-    """Put one pydantic error as one clause of the message."""
+    """Put one pydantic error into words; those of the whole grid are a line each."""
     path = list(item["loc"])
     if not path:
-        return f"{FILE}: {item['ctx']['error']}"
-    where, known = str(FILE), AblationGrid.model_fields
+        return str(item["ctx"]["error"])
+    where, known = "", AblationGrid.model_fields
     if path[0] == "rows" and len(path) > 1:
         row = found["rows"][path[1]]
         name = row.get("name") if isinstance(row, dict) else None
-        where, known, path = f"{FILE}: row {name or path[1] + 1}", GridRow.model_fields, path[2:]
+        where, known, path = f"row {name or path[1] + 1}: ", GridRow.model_fields, path[2:]
     if path[:1] == ["overrides"] and len(path) > 1:
         key, value = path[1], found["rows"][item["loc"][1]]["overrides"][path[1]]
         hint = (
             f"; for a key below it write `{key}.{next(iter(value), 'key')}: value`" if isinstance(value, dict) else ""
         )
-        return f"{where}: overrides.{key} is {value!r}, allowed are a value and a list of values{hint}"
+        return f"{where}overrides.{key} is {value!r}, allowed are a value and a list of values{hint}"
     key = ".".join(map(str, path))
     if item["type"] == "extra_forbidden":
-        return f"{where}: {key} is not a key{did_you_mean(path[-1], known)}; allowed are {', '.join(known)}"
+        return f"{where}{key} is not a key{did_you_mean(path[-1], known)}; allowed are {', '.join(known)}"
     if item["type"] == "missing":
-        return f"{where}: {key} is missing"
+        return f"{where}{key} is missing"
     message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
-    return f"{where}: {key + ' is ' if key else ''}{item['input']!r}: {message}"
+    return f"{where}{key + ' is ' if key else ''}{item['input']!r}: {message}"

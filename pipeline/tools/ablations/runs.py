@@ -1,4 +1,4 @@
-"""Runs the experiments of the ablation grid in a copy of the project, and keeps their answers.
+"""Runs the experiments of a grid in a copy of the project, and keeps their answers.
 
 `dvc exp run --temp` sets the user's own working tree back for a moment at every run, and a run that is killed in that
 moment leaves the user's edits in a stash; `dvc exp run --queue` stashes them as well. So the files that git knows or
@@ -62,8 +62,8 @@ def alone() -> Iterator[int]:
         except BlockingIOError:
             holder = os.pread(lock, 32, 0).decode() or "unknown"
             raise ResourceError(
-                f"{FOLDER}: another `make ablations` is running, or a run that a killed one left (process {holder}); "
-                "wait for it, or stop it"
+                f"{FOLDER}: another `make ablations` or `make map` is running, or a run that a killed one left "
+                f"(process {holder}); wait for it, or stop it"
             ) from None
         _note(lock, os.getpid())
         yield lock
@@ -96,7 +96,7 @@ def snapshot(root: Path = Path()) -> Path:
     # the workspace, and removes every other file there but the outputs, which are ignored.
     there = (f"--git-dir={WORKSPACE}/.git", "--work-tree=.", "--literal-pathspecs")
     _output(root, "git", *there, "add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul", given=names)
-    _output(workspace, "git", "commit", "--quiet", "--allow-empty", "--message", "what `make ablations` found")
+    _output(workspace, "git", "commit", "--quiet", "--allow-empty", "--message", "what the grid's run found")
     _output(workspace, "git", "reset", "--quiet", "--hard")
     _output(workspace, "git", "clean", "--quiet", "--force", "-d")
     if (root / "input").is_dir():
@@ -122,7 +122,7 @@ def execute(run: AblationRun, workspace: Path, lock: int) -> FailedRun | None:
     with LOG.open("ab") as log:
         begin = log.tell()
         process = subprocess.Popen(
-            [*command, f"evaluate@{run.method}"],
+            [*command, run.target],
             cwd=workspace,
             env=_environment(),
             stdin=subprocess.DEVNULL,
@@ -141,7 +141,7 @@ def execute(run: AblationRun, workspace: Path, lock: int) -> FailedRun | None:
     if code != 0:
         text = LOG.read_bytes()[begin:].decode(errors="replace")
         return FailedRun(run, [line for line in text.splitlines() if line.strip()][-LINES_SHOWN:])
-    predictions = schema.predictions_of(run.method)
+    predictions = schema.predictions_of(run.method, run.stage)
     columns = [name for name, _ in schema.ABLATION_RUN.columns]
     answers = tables.scan(predictions.at(workspace / predictions.path), columns)
     tables.write(_kept(run), answers, {"seconds": f"{seconds:.3f}", "run": str(run)})

@@ -32,7 +32,10 @@ def digests(planned: list[grid.PlannedRow]) -> dict[str, list[str]]:
         ("reference: vanilla\nrows: []\n", ["conf/ablations.yaml: rows is []: list should have at least 1 item"]),
         (
             HEAD.replace("reference: vanilla", "reference: vanila") + "commons: {}\n",
-            ["conf/ablations.yaml: commons is not a key (did you mean common?); allowed are reference, common, rows"],
+            [
+                "conf/ablations.yaml: commons is not a key (did you mean common?); "
+                "allowed are stage, reference, common, rows"
+            ],
         ),
         (
             HEAD.replace("reference: vanilla", "reference: vanila"),
@@ -65,6 +68,13 @@ def digests(planned: list[grid.PlannedRow]) -> dict[str, list[str]]:
             [
                 "conf/ablations.yaml: row vanilla: overrides.mask is {'mode': 'skip'}, allowed are a value and a list "
                 "of values; for a key below it write `mask.mode: value`"
+            ],
+        ),
+        (
+            "stage: surface\n" + HEAD.replace("seeds: [1]", "seeds: [1], input: retrieval"),
+            [
+                "conf/ablations.yaml: row vanilla: stage surface asks over full contexts alone",
+                "conf/ablations.yaml: row vanilla: overrides lack data.train_questions, an axis of the map",
             ],
         ),
         (HEAD + "rows: 1\n", ["conf/ablations.yaml, line"]),
@@ -184,6 +194,35 @@ def test_the_shipped_grid_is_valid_and_holds_what_was_promised():
         ("representation", "contrastive.representation", ["last_prompt", "mean", "eos"]),
     ):
         assert [one.row.overrides[key] for one in planned if one.row.group == group] == values
+
+
+def test_the_shipped_map_is_every_cell_that_was_promised_with_equal_compute():
+    shipped = grid.load(ROOT, grid.MAP)
+    planned = grid.plan(shipped, ROOT)
+    by_name = {one.row.name: one for one in planned}
+    assert len(grid.distinct(planned)) == 50
+    assert {run.target for run in grid.distinct(planned)} == {"surface@vanilla", "surface@focused"}
+    assert shipped.common["data.surface_documents"] == [8, 12, 20, 32]
+    assert shipped.common["data.surface_name_sharing_rates"] == [0.0, 0.25, 1.0]
+    assert shipped.common["mask.mode"] == "token"  # which reads two views a step
+    steps = config.resolve(config.read_yaml(ROOT / "params.yaml"), ROOT).train.steps
+    for labelled in (50, 100, 200, 400, 1000):
+        vanilla, focused = (by_name[f"{method}-{labelled}"] for method in ("vanilla", "focused"))
+        assert vanilla.overrides == {grid.LABELLED: labelled, "train.steps": 2 * steps}
+        assert focused.overrides == {grid.LABELLED: labelled}
+        assert focused.row.reference == vanilla.row.reference == vanilla.row.name
+        assert focused.row.seeds == vanilla.row.seeds == [1, 2, 3, 4, 5]
+
+
+def test_the_map_refuses_rows_whose_test_contexts_differ_and_names_its_own_file():
+    shipped = grid.load(ROOT, grid.MAP)
+    overrides = {grid.LABELLED: 50, "data.surface_documents": [4]}
+    other = shipped.rows[0].model_copy(update={"overrides": overrides, "scale": {}})
+    changed = shipped.model_copy(update={"rows": [other, *shipped.rows[1:]]})
+    with pytest.raises(ConfigError, match=r"^conf/map.yaml: row vanilla-50: data.surface_documents is \[4\] and not"):
+        grid.plan(changed, ROOT)
+    with pytest.raises(ConfigError, match=r"^conf/map.yaml has no group or row '51'"):
+        grid.choose(shipped, ["51"])
 
 
 def test_only_takes_groups_and_rows_and_names_the_nearest_for_others():

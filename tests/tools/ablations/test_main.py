@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.common import tables
 from pipeline.evaluation import schema
+from pipeline.report import focus_map
 from pipeline.runtime.errors import ArtifactError, ConfigError
 from pipeline.tools.ablations import __main__ as ablations
 from pipeline.tools.ablations import grid
@@ -28,7 +29,7 @@ DONE = re.compile(r"(\d+) of (\d+) runs are done")
 
 def test_the_time_left_goes_by_other_seeds_then_by_the_method_then_by_all():
     def made(method: str, seed: int, **overrides: Any) -> grid.AblationRun:
-        return grid.AblationRun(f"{method}{seed}{overrides}", method, {**overrides, grid.SEED: seed})
+        return grid.AblationRun(f"{method}{seed}{overrides}", "evaluate", method, {**overrides, grid.SEED: seed})
 
     done = [made("vanilla", 1), made("vanilla", 1, steps=240), made("base", 1)]
     waiting = [made("vanilla", 2, steps=240), made("vanilla", 1, rank=4), made("focused", 1)]
@@ -44,6 +45,7 @@ def test_the_time_left_goes_by_other_seeds_then_by_the_method_then_by_all():
     [
         (["--lst"], "unrecognized arguments: --lst; see `python -m pipeline.tools.ablations --help`"),
         (["--compare", "focused"], "argument --compare: expected 2 arguments"),
+        (["--map", "--compare", "focused", "vanilla"], "argument --compare: not allowed with argument --map"),
     ],
 )
 def test_wrong_arguments_are_one_error(monkeypatch: pytest.MonkeyPatch, words: list[str], message: str):
@@ -75,8 +77,9 @@ def test_two_rows_are_compared_by_their_kept_answers_and_faults_are_named(
     answers = [
         {
             "row": row, "seed": seed, "example_id": f"e{place}", "question_id": f"q{place}", "benchmark": "bios",
-            "method": row, "input": "full", "num_documents": 4, "gold_position": 0, "score": float(place % 4 < right),
-            "exact_match": float(place % 4 < right), "error": "correct" if place % 4 < right else "distraction",
+            "method": row, "input": "full", "num_documents": 4, "gold_position": 0, "subset": "",
+            "score": float(place % 4 < right), "exact_match": float(place % 4 < right),
+            "error": "correct" if place % 4 < right else "distraction",
         }
         for row, right in (("vanilla", 2), ("focused", 3))
         for seed in (1, 2)
@@ -118,8 +121,8 @@ class Command:
         self.environment = os.environ | {"FOCUS_CACHE": str(project.root.parent / "embeddings")}
         self.command = [sys.executable, "-m", "pipeline.tools.ablations"]
 
-    def write(self, text: str) -> None:
-        (self.project.root / "conf/ablations.yaml").write_text(text)
+    def write(self, text: str, file: Path = grid.FILE) -> None:
+        (self.project.root / file).write_text(text)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -180,7 +183,8 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
     process = toy.start()
     until(lambda: "Running stage 'train@vanilla'" in toy.log())
     busy = (
-        r"^error: .dvc/tmp/ablations: another `make ablations` is running, or a run .* \(process (\d+)\); wait for it"
+        r"^error: .dvc/tmp/ablations: another `make ablations` or `make map` is running, or a run .* "
+        r"\(process (\d+)\); wait for it"
     )
     code, _, err = toy.run()
     assert (code, len(err.splitlines())) == (6, 1) and re.search(busy, err)
@@ -266,3 +270,64 @@ def test_a_grid_that_is_killed_goes_on_where_it_stopped_and_touches_nothing_of_t
         path = project.root / file
         path.write_text(path.read_text() + "\n# a comment\n")
         assert f"4 distinct runs: {4 - waiting} done" in toy.run("--list")[1], file
+
+
+TINY_MAP = """
+stage: surface
+reference: vanilla
+common: {gate.override: true, data.surface_documents: [2, 6], data.unlabelled_questions: 0}
+rows:
+  - {name: vanilla, label: vanilla, group: "16", method: vanilla, overrides: {data.train_questions: 16},
+     scale: {train.steps: 2}, seeds: [1], reference: vanilla}
+  - {name: focused, label: focused, group: "16", method: focused, overrides: {data.train_questions: 16}, seeds: [1],
+     reference: vanilla}
+"""
+
+
+def test_a_map_that_is_stopped_goes_on_and_its_cells_are_those_of_the_kept_answers(tmp_path: Path):
+    project = Project(tmp_path)
+    toy = Command(project)
+    toy.write(TINY_MAP, grid.MAP)
+    project.commit("map")
+    process = toy.start("--map")
+    until(lambda: "Running stage 'train@focused'" in toy.log())
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, (out, err)
+    assert "1 of 2: surface@vanilla gate.override=true" in out
+    assert re.search(r"train@vanilla: 6 steps of 4 examples", toy.log())  # as much compute as two views in 3 steps
+    assert json.loads((project.root / focus_map.RECORD).read_text()) == {"cells": []}
+
+    code, out, err = toy.run("--map", "--list")
+    assert (code, err) == (0, "")
+    assert re.search(
+        r"^vanilla +done, \d+ s each +not recorded +vanilla data.train_questions=16 train.steps=6$", out, re.M
+    )
+    assert re.search(r"^2 distinct runs: 1 done in \d+ (?:s|min), 1 to do, about \d+ (?:s|min)$", out, re.M)
+
+    code, out, err = toy.run("--map")
+    assert (code, err) == (0, "")
+    assert DONE.findall(out) == [("1", "2")] and "1 of 1: surface@focused" in out
+    assert "train@focused: 3 steps of 4 examples" in toy.log() and "Running stage 'evaluate" not in toy.log()
+    record = json.loads((project.root / "reports/map.json").read_text())
+    assert record["code"].startswith("commit ") and record["seconds"] > 0
+    assert [(cell["num_documents"], cell["name_sharing_rate"]) for cell in record["cells"]] == [
+        (2, 0.0), (2, 1.0), (6, 0.0), (6, 1.0),
+    ]  # fmt: skip
+    answers = tables.frame(schema.MAP.at(project.root / schema.MAP.path))
+    assert len(answers) == 2 * 4 * 2
+    for cell in record["cells"]:
+        assert (cell["labelled_questions"], cell["num_seeds"], cell["num_questions"]) == (16, 1, 2)
+        where = {"num_documents": cell["num_documents"], "subset": tables.subset_of(cell["name_sharing_rate"])}
+        for method in ("vanilla", "focused"):
+            kept = answers.filter(row=method, seed=1, **where)
+            assert kept["question_id"].n_unique() == len(kept) == 2
+            assert cell[method] == pytest.approx(kept["score"].mean())
+    assert "in no cell; the best cell is 16 labelled questions over " in out
+    assert project.run("git", "status", "--porcelain").stdout == " M reports/map.json\n"
+
+    code, out, err = toy.run("--map")
+    assert (code, err) == (0, "")
+    assert DONE.findall(out) == [("2", "2")] and ": surface@" not in out
+    assert json.loads((project.root / "reports/map.json").read_text()) == record
+    assert "recorded: the best cell of each row, in points, of reports/map.json" in toy.run("--map", "--list")[1]

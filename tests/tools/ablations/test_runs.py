@@ -13,11 +13,11 @@ from tests.graph.project import Project
 
 def test_a_kept_run_that_is_damaged_anywhere_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    run = grid.AblationRun("digest", "base", {})
+    run = grid.AblationRun("digest", "evaluate", "base", {})
     assert runs.seconds_of([run]) == {"digest": None}
     answer = {
         "example_id": "e", "question_id": "q", "benchmark": "bios", "method": "base", "input": "full",
-        "num_documents": 4, "gold_position": 0, "score": 1.0, "exact_match": 1.0, "error": "correct",
+        "num_documents": 4, "gold_position": 0, "subset": "", "score": 1.0, "exact_match": 1.0, "error": "correct",
     }  # fmt: skip
     place = tmp_path / ".dvc/tmp/ablations/runs/digest.parquet"
     place.parent.mkdir(parents=True)
