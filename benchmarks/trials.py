@@ -42,31 +42,74 @@ class Trial(NamedTuple):
     changes: Mapping[str, Any] = {}
 
 
-VANILLA, FOCUSED, DISTILL = "vanilla", "focused", "distill"
-PAPER = {"lora.embedding": "lora", "train.embedding_learning_rate": 3e-3, "lora.alpha": 16}
-NONE = {"lora.embedding": "none", "lora.alpha": 16}
+VANILLA, FOCUSED, GUIDED = "vanilla", "focused", "guided"
+FAST = {"lora.embedding": "lora", "train.embedding_learning_rate": 3e-3, "lora.alpha": 16}
+SLOW = FAST | {"train.embedding_learning_rate": 3e-4}
+NONE = {"lora.embedding": "none", "train.embedding_learning_rate": 3e-3, "lora.alpha": 16}
+DISTILL = SLOW | {"attention.weight": 0.0}
+LIGHT = SLOW | {"attention.weight": 0.3}
+FULL_ALONE = SLOW | {"views.masked": 0.0, "contrastive.weight": 0.0}
 GROUPS: dict[str, dict[str, Trial]] = {
     "recipe": {
-        "embedding lora": Trial(VANILLA, PAPER),
-        "embedding lora, a tenth": Trial(VANILLA, PAPER | {"train.embedding_learning_rate": 3e-4}),
-        "embedding lora, a hundredth": Trial(VANILLA, PAPER | {"train.embedding_learning_rate": 3e-5}),
+        "embedding lora": Trial(VANILLA, FAST),
+        "embedding lora, a tenth": Trial(VANILLA, SLOW),
+        "embedding lora, a hundredth": Trial(VANILLA, FAST | {"train.embedding_learning_rate": 3e-5}),
         "embedding mask_token": Trial(VANILLA, NONE | {"lora.embedding": "mask_token"}),
         "embedding none": Trial(VANILLA, NONE),
         "norms false": Trial(VANILLA, NONE | {"lora.norms": False}),
         "norms at a tenth": Trial(VANILLA, NONE | {"train.embedding_learning_rate": 3e-4}),
         "alpha 8": Trial(VANILLA, NONE | {"lora.alpha": 8}),
-        "alpha 32": Trial(VANILLA, NONE | {"lora.alpha": 32}),
-        "rank 4": Trial(VANILLA, NONE | {"lora.rank": 4, "lora.alpha": 8}),
         "rank 16": Trial(VANILLA, NONE | {"lora.rank": 16, "lora.alpha": 32}),
         "rate 1e-3": Trial(VANILLA, NONE | {"train.learning_rate": 1e-3}),
         "rate 6e-3": Trial(VANILLA, NONE | {"train.learning_rate": 6e-3}),
         "linear": Trial(VANILLA, NONE | {"train.schedule": "linear"}),
-        "weight decay .01": Trial(VANILLA, NONE | {"train.weight_decay": 0.01}),
-        "weight decay .1": Trial(VANILLA, NONE | {"train.weight_decay": 0.1}),
         "batch 16": Trial(VANILLA, NONE | {"train.batch_examples": 16}),
         "60 steps": Trial(VANILLA, NONE | {"train.steps": 60}),
         "240 steps": Trial(VANILLA, NONE | {"train.steps": 240}),
         "shuffled": Trial(VANILLA, NONE | {"train.document_order": "shuffled"}),
+    },
+    "recipe, embedding at a tenth": {
+        "embedding lora, a tenth": Trial(VANILLA, SLOW),
+        "embedding none, norms at a tenth": Trial(VANILLA, SLOW | {"lora.embedding": "none"}),
+        "alpha 8": Trial(VANILLA, SLOW | {"lora.alpha": 8}),
+        "alpha 32": Trial(VANILLA, SLOW | {"lora.alpha": 32}),
+        "rank 16": Trial(VANILLA, SLOW | {"lora.rank": 16, "lora.alpha": 32}),
+        "rate 6e-3": Trial(VANILLA, SLOW | {"train.learning_rate": 6e-3}),
+        "linear": Trial(VANILLA, SLOW | {"train.schedule": "linear"}),
+        "weight decay .1": Trial(VANILLA, SLOW | {"train.weight_decay": 0.1}),
+        "batch 16": Trial(VANILLA, SLOW | {"train.batch_examples": 16}),
+        "240 steps": Trial(VANILLA, SLOW | {"train.steps": 240}),
+    },
+    "amount": {  # with data.unlabelled_questions=16000
+        "guided, 480 steps": Trial(GUIDED, SLOW | {"attention.weight": 1.0, "train.steps": 480}),
+        "vanilla, 480 steps": Trial(VANILLA, SLOW | {"train.steps": 480}),
+        "guided, 2000 steps": Trial(GUIDED, SLOW | {"attention.weight": 1.0, "train.steps": 2000}),
+    },
+    "attention": {
+        "vanilla": Trial(VANILLA, SLOW),
+        "vanilla + attention": Trial(FOCUSED, FULL_ALONE | {"views.attention": 0.3}),
+        "distill": Trial(GUIDED, DISTILL),
+        "guided": Trial(GUIDED, LIGHT),
+        "layers 1, 2": Trial(GUIDED, LIGHT | {"attention.layers": [1, 2]}),
+        "layers 2, 3": Trial(GUIDED, LIGHT | {"attention.layers": [2, 3]}),
+        "layer 1": Trial(GUIDED, LIGHT | {"attention.layers": [1]}),
+        "layer 2": Trial(GUIDED, LIGHT | {"attention.layers": [2]}),
+        "layer 3": Trial(GUIDED, LIGHT | {"attention.layers": [3]}),
+        "best head": Trial(GUIDED, LIGHT | {"attention.heads": "best"}),
+        "best head, weight 1": Trial(GUIDED, LIGHT | {"attention.heads": "best", "attention.weight": 1.0}),
+        "weight .1": Trial(GUIDED, LIGHT | {"attention.weight": 0.1}),
+        "weight 1": Trial(GUIDED, LIGHT | {"attention.weight": 1.0}),
+        "weight 3": Trial(GUIDED, LIGHT | {"attention.weight": 3.0}),
+        "soft .02": Trial(GUIDED, LIGHT | {"attention.target": "soft", "attention.temperature": 0.02}),
+        "soft .05": Trial(GUIDED, LIGHT | {"attention.target": "soft"}),
+        "top 2": Trial(GUIDED, LIGHT | {"attention.top_k": 2}),
+        "top 4": Trial(GUIDED, LIGHT | {"attention.top_k": 4}),
+        "question": Trial(GUIDED, LIGHT | {"attention.queries": "question"}),
+        "answer": Trial(GUIDED, LIGHT | {"attention.queries": "answer"}),
+        "no labels": Trial(GUIDED, LIGHT | {"distill.labelled": 0.0}),
+        "no labels, no attention": Trial(GUIDED, DISTILL | {"distill.labelled": 0.0}),
+        "focused": Trial(FOCUSED, SLOW),
+        "focused + attention": Trial(FOCUSED, SLOW | {"views.attention": 0.3}),
     },
 }
 

@@ -193,8 +193,8 @@ def test_settings_that_do_not_go_together_are_one_line(project: Path):
 
 
 def test_guided_training_without_a_loss_is_one_line(project: Path):
-    edit(project, "weight: 0.3 ", "weight: 0.0 ")  # attention
-    edit(project, "weight: 1.0 ", "weight: 0.0 ")  # distill
+    for _ in ("distill", "attention"):
+        edit(project, "weight: 1.0 ", "weight: 0.0 ")
     assert config.load("train@guided", project).distill.weight == 0.0
     edit(project, "labelled: 1.0 ", "labelled: 0.0 ")
     with pytest.raises(
