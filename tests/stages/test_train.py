@@ -69,7 +69,7 @@ def guided(**weights: float) -> Objective:
 
 def test_guided_teaches_answers_and_attention_and_either_alone():
     both, answers, attention = guided(), guided(attention_weight=0.0), guided(distill_weight=0.0)
-    assert (both.distill, both.attention, both.batch_questions) == (1.0, 0.3, 8)
+    assert (both.distill, both.attention, both.batch_questions) == (1.0, 1.0, 8)
     assert both.attention_loss == AttentionLoss(None, "mean", "last_prompt")
     assert both.attention_target == AttentionTarget("top", 1, 0.05)
     assert answers == both._replace(attention=0.0, attention_loss=None, attention_target=None)
