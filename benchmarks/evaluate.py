@@ -85,7 +85,7 @@ def separate(network: PreTrainedModel, prefix: Ids, asked: Sequence[Suffix], *, 
 
 def ways(network: PreTrainedModel, prefix: Ids, asked: Sequence[Suffix], num_new: int) -> dict[str, dict[str, Any]]:
     """What is done, in which ways; the last way is ours."""
-    answering = {"eos_id": EOS, "banned_ids": [PAD], "batch_tokens": BATCH_TOKENS}
+    answering = {"eos_ids": [EOS], "banned_ids": [PAD], "batch_tokens": BATCH_TOKENS}
     prompts = [[*prefix, *branch.suffix_ids] for branch in asked]
     plain = [Suffix(branch.suffix_ids) for branch in asked]
     return {

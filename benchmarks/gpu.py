@@ -155,7 +155,7 @@ def encoder_of(arguments: argparse.Namespace, tokens: int, dtype: torch.dtype) -
             hidden=shape.hidden,
             layers=shape.layers,
             heads=shape.heads,
-            kv_heads=shape.kv_heads,
+            kv_heads=shape.heads // 4,
             tokens=tokens,
             dtype=dtype,
             device=arguments.device,

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from pipeline.common import files, tables
 from pipeline.common.device import device
 from pipeline.common.tables import Document, Example
-from pipeline.data import splits
+from pipeline.data import jsonl, splits
 from pipeline.data.benchmarks import hotpot, qasper
-from pipeline.data.jsonl import JsonEntries, JsonLines, Rejects
+from pipeline.data.jsonl import JsonRows, Rejects
 from pipeline.data.splits import OfficialFiles
 from pipeline.evaluation import bootstrap
 from pipeline.retrieval import chunking, embed, embedding_cache, recall, retrievers
@@ -76,7 +76,7 @@ class Task(NamedTuple):
 
 def nq(folder: Path, num_questions: int) -> Task:
     """Ask the first questions over all passages."""
-    records = [record for _, record in JsonLines([folder / "nq/nq-open-oracle.jsonl.gz"], Rejects())]
+    records = [record for _, record in JsonRows([folder / "nq/nq-open-oracle.jsonl.gz"], Rejects())]
     row_of: dict[tuple[str, str], int] = {}
     gold_of: dict[str, set[int]] = {}
     for number, record in enumerate(records):
@@ -95,9 +95,10 @@ def nq(folder: Path, num_questions: int) -> Task:
 def within_papers(folder: Path, max_words: int) -> Task:
     """Ask Qasper's questions with evidence, each over the chunks of its paper."""
     rejects = Rejects()
-    entries = JsonEntries([folder / "qasper/qasper_pieces.json"], rejects)
+    entries = JsonRows([folder / "qasper/qasper_pieces.json"], rejects)
     benchmark = splits.benchmark(qasper.read, OfficialFiles({"train": entries}, rejects.reject, seed=0))
-    headings = {name: _headings(qasper.Paper(paper_id=name, **paper)) for _, (name, paper) in entries}
+    papers = jsonl.parse(qasper.with_paper_ids(entries), qasper.Paper, rejects.reject)
+    headings = {paper.paper_id: _headings(paper) for _, paper in papers}
     chunks_of: dict[str, list[Chunk]] = {}
     for document in benchmark.documents:
         for start, end in chunking.split(document.text, max_words):
@@ -110,7 +111,7 @@ def within_papers(folder: Path, max_words: int) -> Task:
 def paragraphs(folder: Path) -> Task:
     """Ask HotpotQA's questions, each over its paragraphs."""
     rejects = Rejects()
-    entries = JsonEntries([folder / "hotpotqa/hotpot_dev_distractor_sample.json"], rejects)
+    entries = JsonRows([folder / "hotpotqa/hotpot_dev_distractor_sample.json"], rejects)
     benchmark = splits.benchmark(hotpot.read, OfficialFiles({"train": entries}, rejects.reject, seed=0))
     chunks_of = {document.document_id: [Chunk(document, 0, len(document.text))] for document in benchmark.documents}
     return _task("HotpotQA, paragraphs", chunks_of, benchmark.examples)

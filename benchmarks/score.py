@@ -4,10 +4,10 @@
 
 FILE holds English documents, one JSON object with a `text` per line; chunking.split cuts them, and the chunks are drawn
 evenly from all of them. Every way uses one thread and the weights and max_tokens of conf/retriever/minilm.yaml. Rounds
-are interleaved; seconds are medians of CPU time; `times` compares with SentenceTransformer's default, round by round.
-Encodes are rows that go through the network, with those that only fill a batch. Cosines and the best chunks of each
-question (the last words of every n-th chunk) are compared with the default's; the run fails unless ours in fp32 has
-the default's embeddings.
+are interleaved; seconds are medians of CPU time; `times` compares with SentenceTransformer in the same number format,
+`times fp32` with its default, round by round. Tokens are those that go through the network, padding included, for each
+token of the chunks. Cosines and the best chunks of each question (the last words of every n-th chunk) are compared with
+the default's; the run fails unless ours in fp32 have the default's embeddings.
 """
 
 import argparse
@@ -22,16 +22,23 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import sentence_transformers
 import torch
 import transformers
 from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
 
-from pipeline.retrieval import chunking, encoder
+from pipeline.retrieval import checkpoint, chunking, encoder
+from pipeline.retrieval.sentence_encoder import SentenceEncoder
 from pipeline.runtime import config
-from pipeline.runtime.settings import EncoderRetriever
+from pipeline.runtime.settings import EncoderRetriever, SentenceTransformerRetriever
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS_FP32 = "ours, fp32"
+PEERS = {
+    torch.float32: "SentenceTransformer.encode (fp32)",
+    torch.bfloat16: "SentenceTransformer.encode, bf16",
+}
 MIN_COSINE = 0.9999  # between ours in fp32 and SentenceTransformer's default
 NUM_QUESTIONS = 50
 QUESTION_WORDS = 12
@@ -45,7 +52,9 @@ class Way(NamedTuple):
     """One way to turn distinct texts into embedding_ND."""
 
     name: str
-    network: Any
+    peer: str
+    """SentenceTransformer's way in the same number format."""
+    word_embeddings: torch.nn.Module
     encode: Callable[[Sequence[str]], Floats]
 
 
@@ -60,56 +69,29 @@ def chunks(path: Path, num: int, words: int) -> list[str]:
     return [found[place * len(found) // num] for place in range(num)]
 
 
-def ours(name: str, settings: EncoderRetriever, number_format: torch.dtype) -> Way:
-    """Encode as stage `score` does with an empty cache."""
-    own = load(settings, number_format)
+def ours(name: str, own: encoder.TextEncoder, dtype: torch.dtype) -> Way:
+    """Encode as stage `score` does with an empty cache, in a number format, whatever the CPU prefers."""
+    own.dtype = dtype
 
     def encode(texts: Sequence[str]) -> Floats:
-        found = np.empty((len(texts), own.network.config.hidden_size), dtype=np.float32)
-        for batch in own.batches(texts):
-            found[batch.indices] = own.embed(batch)
-        return found
+        parts = [(batch.indices, own.embed(batch)) for batch in own.batches(texts, "chunks")]
+        found: Floats = np.concatenate([embedding_BD for _, embedding_BD in parts])
+        return found[np.argsort([index for indices, _ in parts for index in indices])]
 
-    return Way(name, own.network, encode)
-
-
-def naive(name: str, settings: EncoderRetriever) -> Way:
-    """Encode batches of 32 in the order of the texts, each padded to its longest."""
-    own = load(settings, torch.float32)
-
-    def encode(texts: Sequence[str]) -> Floats:
-        found = []
-        for start in range(0, len(texts), 32):
-            rows = [encoder.truncate(ids, settings.max_tokens) for ids in own.tokenize(texts[start : start + 32])]
-            lengths = [len(row) for row in rows]
-            batch = encoder.EncoderBatch(list(range(len(rows))), rows, lengths, max(lengths), len(rows))
-            found.append(own.embed(batch))
-        return np.concatenate(found)
-
-    return Way(name, own.network, encode)
+    network = getattr(own.network, "transformers_model", own.network)
+    return Way(name, PEERS[dtype], network.get_input_embeddings(), encode)
 
 
-def load(settings: EncoderRetriever, number_format: torch.dtype) -> encoder.TextEncoder:
-    """Load the encoder on the CPU in a number format, whatever the CPU prefers."""
-    own = encoder.TextEncoder(settings, CPU)
-    own.dtype = number_format
-    return own
-
-
-def peer(name: str, folder: Path, settings: EncoderRetriever, **model_kwargs: torch.dtype) -> Way:
+def peer(folder: Path, settings: EncoderRetriever, dtype: torch.dtype) -> Way:
     """Encode with SentenceTransformer, which sorts the texts by length and makes batches of 32."""
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        sys.exit(f"SentenceTransformer cannot be imported ({error}); `pip install --no-deps sentence-transformers`")
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs=model_kwargs)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": dtype})
     model.max_seq_length = settings.max_tokens
 
     def encode(texts: Sequence[str]) -> Floats:
         embedding_ND = model.encode(list(texts), convert_to_tensor=True, show_progress_bar=False)
         return embedding_ND.float().numpy()
 
-    return Way(name, model[0].auto_model, encode)
+    return Way(PEERS[dtype], PEERS[dtype], model.transformers_model.get_input_embeddings(), encode)
 
 
 def unit(embedding_ND: Floats) -> Floats:
@@ -122,20 +104,20 @@ def best(way: Way, chunk_ND: Floats, questions: Sequence[str]) -> list[set[int]]
     return [set(row[:TOP_K].tolist()) for row in np.argsort(-scores, axis=1, kind="stable")]
 
 
-def num_encodes(way: Way, texts: Sequence[str]) -> int:
-    """Count the rows that go through the network for the texts."""
+def tokens_through(way: Way, texts: Sequence[str]) -> int:
+    """Count the tokens that go through the network for the texts, padding included."""
     counted: list[int] = []
-    # On the first layer, because SentenceTransformer calls the network's `forward`, which skips hooks of the network.
-    first = way.network.embeddings.word_embeddings
-    hook = first.register_forward_pre_hook(lambda _layer, given: counted.append(len(given[0])))
+    hook = way.word_embeddings.register_forward_pre_hook(lambda _layer, given: counted.append(given[0].numel()))
     way.encode(texts)
     hook.remove()
     return sum(counted)
 
 
-def measure(ways: Sequence[Way], texts: Sequence[str], questions: Sequence[str], rounds: int) -> list[dict[str, Any]]:
-    """Return a row for each way; all are compared with the first."""
-    encodes = {way.name: num_encodes(way, texts) for way in ways}  # also warms the kernels up
+def measure(
+    ways: Sequence[Way], texts: Sequence[str], questions: Sequence[str], rounds: int, num_tokens: int
+) -> list[dict[str, Any]]:
+    """Return a row for each way; `num_tokens` are those of the texts. The first way is the default."""
+    through = {way.name: tokens_through(way, texts) for way in ways}  # also warms the kernels up
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     found: dict[str, Floats] = {}
     for _ in range(rounds):
@@ -148,16 +130,20 @@ def measure(ways: Sequence[Way], texts: Sequence[str], questions: Sequence[str],
     rows = []
     for way in ways:
         median = statistics.median(seconds[way.name])
-        ratios = [theirs / own for theirs, own in zip(seconds[default], seconds[way.name], strict=True)]
+        times = {
+            label: [theirs / own for theirs, own in zip(seconds[name], seconds[way.name], strict=True)]
+            for label, name in (("ratio", way.peer), ("ratio_to_fp32", default))
+        }
         shared = [len(one & other) for one, other in zip(best_of[way.name], best_of[default], strict=True)]
         rows.append(
             {
                 "way": way.name,
                 "seconds": median,
                 "chunks_per_second": len(texts) / median,
-                "ratio": statistics.median(ratios),
-                "ratios": [min(ratios), max(ratios)],
-                "encodes_per_unique_chunk": encodes[way.name] / len(texts),
+                "ratio": statistics.median(times["ratio"]),
+                "ratios": [min(times["ratio"]), max(times["ratio"])],
+                "ratio_to_fp32": statistics.median(times["ratio_to_fp32"]),
+                "tokens_per_token": through[way.name] / num_tokens,
                 "min_cosine": float((unit(found[way.name]) * unit(found[default])).sum(axis=1).min()),
                 "top_k_overlap": statistics.fmean(shared) / TOP_K,
             }
@@ -174,26 +160,28 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--results", type=Path, help="where to put the measured values as JSON")
     arguments = parser.parse_args(words)
     torch.set_num_threads(1)
+    encoder.quiet()
     settings = config.load_retrievers(["minilm"], ROOT)["minilm"]
     assert isinstance(settings, EncoderRetriever)
-    folder = encoder.find(settings).folder
+    folder = checkpoint.find(settings).folder
     texts = chunks(arguments.file, arguments.chunks, arguments.words)
     questions = [" ".join(text.split()[-QUESTION_WORDS:]) for text in texts[:: max(1, len(texts) // NUM_QUESTIONS)]]
     native = encoder.number_format(CPU)
-    ways = [
-        peer("SentenceTransformer.encode (fp32)", folder, settings),
-        peer("SentenceTransformer.encode, bf16", folder, settings, dtype=torch.bfloat16),
-        naive("torch fp32, as the texts come", settings),
-        ours(OURS_FP32, settings, torch.float32),
-    ]
-    if native == torch.bfloat16:
-        ways.append(ours("ours, bf16 (chosen on this CPU)", settings, native))
-    rows = measure(ways, texts, questions, arguments.rounds)
+    as_library = SentenceTransformerRetriever.model_validate(
+        settings.model_dump(exclude={"pooling"})
+        | {"kind": "sentence_transformer", "query_prompt": "", "passage_prompt": ""}
+    )
+    formats = {torch.float32: "fp32", **({torch.bfloat16: "bf16"} if native == torch.bfloat16 else {})}
+    ways = [peer(folder, settings, dtype) for dtype in formats]
+    for dtype, short in formats.items():
+        ways.append(ours(f"ours, {short}", encoder.TextEncoder(settings, CPU), dtype))
+        ways.append(ours(f"ours, kind sentence_transformer, {short}", SentenceEncoder(as_library, CPU), dtype))
+    counted = encoder.TextEncoder(settings, CPU).batches(texts, "chunks")
+    num_tokens = sum(min(length, settings.max_tokens) for batch in counted for length in batch.lengths)
+    rows = measure(ways, texts, questions, arguments.rounds, num_tokens)
     cosine = next(row["min_cosine"] for row in rows if row["way"] == OURS_FP32)
     assert cosine >= MIN_COSINE, f"{OURS_FP32}: a cosine of {cosine} with SentenceTransformer's embedding"
     able: dict[str, Any] = dict(torch.cpu.get_capabilities())
-    import sentence_transformers
-
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, sentence-transformers "
         f"{sentence_transformers.__version__}, {torch.get_num_threads()} thread, CPU with "
@@ -201,16 +189,16 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
         f"chunks of {arguments.words} words at most, {len(questions)} questions; {arguments.rounds} rounds\n"
     )
     print(
-        f"| way | CPU seconds | chunks/s | times (lowest to highest) | encodes per unique chunk | lowest cosine | "
+        f"| way | CPU seconds | chunks/s | times (lowest to highest) | times fp32 | tokens | lowest cosine | "
         f"same top {TOP_K} |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         low, high = row["ratios"]
         print(
             f"| {row['way']} | {row['seconds']:.1f} | {row['chunks_per_second']:.1f} | {row['ratio']:.2f} "
-            f"({low:.2f} to {high:.2f}) | {row['encodes_per_unique_chunk']:.2f} | {row['min_cosine']:.5f} | "
-            f"{100 * row['top_k_overlap']:.1f} % |"
+            f"({low:.2f} to {high:.2f}) | {row['ratio_to_fp32']:.2f} | {row['tokens_per_token']:.2f} | "
+            f"{row['min_cosine']:.5f} | {100 * row['top_k_overlap']:.1f} % |"
         )
     if arguments.results:
         arguments.results.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

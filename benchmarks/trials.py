@@ -49,6 +49,7 @@ NONE = {"lora.embedding": "none", "train.embedding_learning_rate": 3e-3, "lora.a
 DISTILL = SLOW | {"attention.weight": 0.0}
 LIGHT = SLOW | {"attention.weight": 0.3}
 FULL_ALONE = SLOW | {"views.masked": 0.0, "contrastive.weight": 0.0}
+LAPTOP = {"lora.embedding": "none", "train.learning_rate": 1e-3, "train.steps": 40}
 GROUPS: dict[str, dict[str, Trial]] = {
     "recipe": {
         "embedding lora": Trial(VANILLA, FAST),
@@ -80,10 +81,37 @@ GROUPS: dict[str, dict[str, Trial]] = {
         "batch 16": Trial(VANILLA, SLOW | {"train.batch_examples": 16}),
         "240 steps": Trial(VANILLA, SLOW | {"train.steps": 240}),
     },
-    "amount": {  # with data.unlabelled_questions=16000
+    "amount": {  # with data.unlabelled_questions=1000, 4000 and 16000
+        "vanilla, 960 steps": Trial(VANILLA, SLOW | {"train.steps": 960}),
         "guided, 480 steps": Trial(GUIDED, SLOW | {"attention.weight": 1.0, "train.steps": 480}),
-        "vanilla, 480 steps": Trial(VANILLA, SLOW | {"train.steps": 480}),
+        "guided, 480 steps, no labels": Trial(
+            GUIDED, SLOW | {"attention.weight": 1.0, "train.steps": 480, "distill.labelled": 0.0}
+        ),
+        "guided, 480 steps, 16 taught and no labels": Trial(
+            GUIDED,
+            SLOW
+            | {"attention.weight": 1.0, "train.steps": 480, "distill.labelled": 0.0, "distill.batch_questions": 16},
+        ),
         "guided, 2000 steps": Trial(GUIDED, SLOW | {"attention.weight": 1.0, "train.steps": 2000}),
+    },
+    "laptop": {  # with use.data=nq-oracle use.model=smollm2 use.profile=laptop
+        "vanilla": Trial(VANILLA, LAPTOP),
+        "rate 3e-4": Trial(VANILLA, LAPTOP | {"train.learning_rate": 3e-4}),
+        "rate 3e-3": Trial(VANILLA, LAPTOP | {"train.learning_rate": 3e-3}),
+        "rank 16": Trial(VANILLA, LAPTOP | {"lora.rank": 16, "lora.alpha": 32}),
+        "norms false": Trial(VANILLA, LAPTOP | {"lora.norms": False}),
+        "half the steps": Trial(VANILLA, LAPTOP | {"train.steps": 20}),
+        "twice the steps": Trial(VANILLA, LAPTOP | {"train.steps": 80}),
+    },
+    "retriever": {  # with use.retriever=bm25, random
+        "vanilla": Trial(VANILLA, SLOW),
+        "distill": Trial(GUIDED, DISTILL),
+        "guided": Trial(GUIDED, SLOW | {"attention.weight": 1.0}),
+    },
+    "consistency": {  # with mask.mode=skip
+        "vanilla": Trial(VANILLA, SLOW),
+        "consistency": Trial(FOCUSED, SLOW | {"views.consistency": 1.0}),
+        "consistency + attention": Trial(FOCUSED, SLOW | {"views.consistency": 1.0, "views.attention": 1.0}),
     },
     "attention": {
         "vanilla": Trial(VANILLA, SLOW),

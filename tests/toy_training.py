@@ -38,7 +38,7 @@ TRAIN = TrainSettings(
 )  # fmt: skip
 TOKENIZER = b"{}"
 CARD = base_card.BaseCard(
-    "toy", None, "0" * 64, 48, hashlib.sha256(TOKENIZER).hexdigest(), tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK
+    "toy", None, "0" * 64, 48, hashlib.sha256(TOKENIZER).hexdigest(), tiny.BOS, [tiny.EOS], tiny.PAD, tiny.MASK
 )
 
 
@@ -61,6 +61,7 @@ def write_views(folder: Path) -> None:
             {
                 "example_id": name, "question_id": name, "split": "test" if number == 4 else "train",
                 "num_documents": 4, "gold_position": 0, "document_ids": [document, "x", "y", "z"],
+                "context_key": document,
                 "input_ids": ids.tolist(), "chunk_ids": list("abcd"), "chunk_starts": starts.tolist(),
                 "chunk_ends": ends.tolist(), "question_start": int(ends[-1]), "prompt_end": int(prompt_end),
             }
@@ -147,6 +148,7 @@ def train(
         output = trainer.fit(
             adapted, dataset, objective, settings, pad_id=tiny.PAD,
             processes=processes, checkpoints=checkpoints, trackers=trackers.Trackers([], name, {}),
+            live=views / f"{name}-curves",
         )  # fmt: skip
         if processes.is_main:
             trainer.write_curves(output.points, views / f"{name}-curves")

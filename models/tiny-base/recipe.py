@@ -75,13 +75,18 @@ def all_people() -> bios.People:
     return bios.People(SEED, "pretraining", bios.MAX_SIDE)
 
 
+def asked(question: str, answer_lead: str) -> str:
+    """The end of the prompt; generation goes on right behind it."""
+    return f"{prompts.question_segment(question)}{prompts.PLAIN_TURN}{answer_lead}".rstrip(" ")
+
+
 def segments(biography: bios.Biography) -> Iterator[str]:
     """Every text about one person, as the pipeline cuts it."""
     document = biography.document
     yield prompts.chunk_segment(document.title, document.text, opens_document=True, closes_document=True)
     for fact in biography.facts:
-        yield prompts.question_segment(*bios.ask(document.title, fact))
-        yield prompts.answer_segment(fact.value)
+        yield asked(*bios.ask(document.title, fact))
+        yield f" {fact.value}"
 
 
 def make_tokenizer() -> Tokenizer:
@@ -221,8 +226,8 @@ class BiographyBatches:
         is_answer = [False] * len(ids)
         facts = [(life.document.title, fact) for life in lives for fact in life.facts]
         for name, fact in random.sample(facts, min(len(facts), MAX_QUESTIONS)):
-            question_ids = self._encode(prompts.question_segment(*bios.ask(name, fact)))
-            answer_ids = [*self._encode(prompts.answer_segment(fact.value)), EOS]
+            question_ids = self._encode(asked(*bios.ask(name, fact)))
+            answer_ids = [*self._encode(f" {fact.value}"), EOS]
             ids += question_ids + answer_ids
             is_answer += [False] * len(question_ids) + [True] * len(answer_ids)
         return ids, is_answer
@@ -343,8 +348,8 @@ def curve(
 ) -> list[dict[str, float]]:
     """Exact match on questions of the dev split, by documents in the context; whose value the wrong answers are."""
     network.eval()
-    asked = bios.SplitQuestions("dev", num_questions, sizes, [NAME_SHARING_RATE])
-    documents, examples = bios.generate(SEED, [asked])
+    wanted = bios.SplitQuestions("dev", num_questions, sizes, [NAME_SHARING_RATE])
+    documents, examples = bios.generate(SEED, [wanted])
     by_id = {document.document_id: document for document in documents}
 
     def encode(text: str) -> list[int]:
@@ -358,7 +363,7 @@ def curve(
             ids += encode(
                 prompts.chunk_segment(document.title, document.text, opens_document=True, closes_document=True)
             )
-        ids += encode(prompts.question_segment(example.question, example.answer_lead))
+        ids += encode(asked(example.question, example.answer_lead))
         answer = tokenizer.decode(generate(network, ids)).strip()
         count = counts[len(example.document_ids)]
         if answer == example.answers[0]:

@@ -20,7 +20,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from pipeline.analysis import answers
-from pipeline.common.text import tokens
+from pipeline.common.text import is_letter, terms
 from pipeline.evaluation import bootstrap
 from pipeline.model import causal_lm, collator, generation
 from pipeline.model.attention_rows import AttentionRows
@@ -62,16 +62,11 @@ def last_rows(
     """Compute for each prompt the attention of its last token to all its L tokens, mean over heads: shape (N, L).
 
     Each layer's row sums to 1. Attention outside a layer's window (see `reaches`) is exactly 0. Prompts are token ids,
-    none empty; at most `batch_tokens` tokens with padding share a forward.
+    none empty; at most `batch_tokens` tokens with padding share a forward. The network is in evaluation mode.
     """
     rows: dict[int, NDArray[np.float32]] = {}
-    was_training = network.training
-    network.eval()
-    try:
-        for batch in collator.group_by_length([len(prompt) for prompt in prompts], batch_tokens):
-            rows |= zip(batch, _batch(network, [prompts[index] for index in batch], pad_id), strict=True)
-    finally:
-        network.train(was_training)
+    for batch in collator.group_by_length([len(prompt) for prompt in prompts], batch_tokens):
+        rows |= zip(batch, _batch(network, [prompts[index] for index in batch], pad_id), strict=True)
     return [rows[index] for index in range(len(prompts))]
 
 
@@ -101,7 +96,8 @@ def roles(document_ids: Sequence[str], titles: Sequence[str], gold: Sequence[boo
 
 
 def _words(title: str) -> set[str]:
-    return {token for token in tokens(title).split() if any(map(str.isalnum, token))} - FUNCTION_WORDS
+    # One letter of Chinese names nothing; two in a row are a term of their own.
+    return {term for term in terms(title) if not is_letter(term)} - FUNCTION_WORDS
 
 
 def divide(

@@ -6,9 +6,12 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.common import tables
+from pipeline.common.chunks import Chunk
 from pipeline.evaluation import predict, schema
 from pipeline.runtime.errors import ArtifactError, DataError
-from pipeline.views.full_view import ContextChunk
+
+SOURCES = (tables.CHUNKS, tables.FULL_VIEWS, tables.MASKED_VIEWS, tables.SCORES)
+"""What is read here, beside the predictions."""
 
 
 class Pair(NamedTuple):
@@ -28,7 +31,7 @@ class Longest(NamedTuple):
     """The examples of a split with the most documents."""
 
     num_documents: int
-    context_of: dict[str, list[ContextChunk]]
+    context_of: dict[str, list[Chunk]]
     """Example id -> chunks of its context, in order; examples in the order of the file."""
 
 

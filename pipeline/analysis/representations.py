@@ -115,31 +115,22 @@ def represent(network: Any, contexts: Sequence[ContextQuestions], *, pad_id: int
     """Compute the last prompt token's representation for each context and question: (N, Q, D), fp32, on the CPU.
 
     All contexts have the same number of questions. A context is read once. Questions continue from copies of its cache,
-    as many at once as `batch_tokens` allows with the context counted for each, at least one.
+    as many at once as `batch_tokens` allows with the context counted for each, at least one. The network is in
+    evaluation mode.
     """
-    was_training = network.training
-    network.eval()
-    try:
-        return torch.stack([_represent(unwrap(network), of, pad_id, batch_tokens) for of in contexts])
-    finally:
-        network.train(was_training)
+    return torch.stack([_represent(unwrap(network), of, pad_id, batch_tokens) for of in contexts])
 
 
 def _represent(causal_lm: Any, of: ContextQuestions, pad_id: int, batch_tokens: int) -> Tensor:
     num_shared, longest = len(of.context_ids), max(map(len, of.questions))
     cache = DynamicCache(config=causal_lm.config)
     context = _tensor([of.context_ids], causal_lm.device)
-    if generation.runs_on(of.context_places):
-        # Without mask and positions transformers takes causal attention over 0, 1, 2, ..., its fastest path.
-        causal_lm.base_model(input_ids=context, past_key_values=cache, use_cache=True)
-    else:
-        causal_lm.base_model(
-            input_ids=context,
-            attention_mask=torch.ones_like(context),
-            position_ids=_tensor([of.context_places], causal_lm.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
+    places: dict[str, Tensor] = {}
+    # Without mask and positions transformers takes causal attention over 0, 1, 2, ..., its fastest path.
+    if not generation.runs_on(of.context_places):
+        positions = _tensor([of.context_places], causal_lm.device)
+        places = {"attention_mask": torch.ones_like(context), "position_ids": positions}
+    causal_lm.base_model(input_ids=context, past_key_values=cache, use_cache=True, **places)
     at_once = max(1, batch_tokens // (num_shared + longest))
     found: list[Tensor] = []
     for start in range(0, len(of.questions), at_once):
@@ -147,12 +138,12 @@ def _represent(causal_lm: Any, of: ContextQuestions, pad_id: int, batch_tokens: 
         last = start + at_once >= len(of.questions)
         copied = cache if last else copy.deepcopy(cache)  # reading behind a cache writes into it
         copied.batch_repeat_interleave(len(questions))
-        places = range(of.first_place, of.first_place + longest)
+        question_places = range(of.first_place, of.first_place + longest)
         seen = [[1] * (num_shared + len(own)) + [0] * (longest - len(own)) for own in questions]
         hidden_QTD = causal_lm.base_model(
             input_ids=_tensor([[*own, *[pad_id] * (longest - len(own))] for own in questions], causal_lm.device),
             attention_mask=_tensor(seen, causal_lm.device),
-            position_ids=_tensor([places] * len(questions), causal_lm.device),
+            position_ids=_tensor([question_places] * len(questions), causal_lm.device),
             past_key_values=copied,
             use_cache=True,
         ).last_hidden_state

@@ -92,12 +92,15 @@ def _agreement(
         [_prompt(pair.masked) for pair in pairs],
         positions=[_positions(pair.masked) for pair in pairs],
         max_new_tokens=settings.max_new_tokens or task.max_new_tokens,
-        eos_id=card.eos_id,
+        eos_ids=card.eos_ids,
         pad_id=card.pad_id,
         banned_ids=[card.mask_id, card.pad_id],
         batch_tokens=settings.batch_tokens,
     )
-    masked_answers = [score.answer_text(decode(output), task) for output in outputs]
+    masked_answers = [
+        score.answer_text(decode(output), task, row["answers"])
+        for output, row in zip(outputs, full_answers, strict=True)
+    ]
     return answers.compare(masked_answers, full_answers, settings.bootstrap_resamples)
 
 

@@ -1,1 +1,1 @@
-"""What several rooms read: tables on disk, text matching, files, devices."""
+"""Several rooms read this one: tables on disk, text matching, files, devices."""

@@ -1,21 +1,29 @@
 """The Parquet artifacts: path, Arrow schema and rows of each, checked reads and atomic writes.
 
+The metadata of a file hold the number of its rows, the digest of the file, and the digests of the tables that it was
+made from. Each reader checks the digest before anything is parsed, and what reads several tables checks that they
+belong together (`require_together`): a file that was cut, changed or exchanged is refused and not half used.
+
 To add a column, add it to the dataclass or to the table here, raise the table's version, and fill it in the stage that
 writes the table.
 """
 
+import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.common import files
-from pipeline.runtime.errors import ArtifactError, one_line
+from pipeline.common import files, seal
+from pipeline.runtime.errors import ArtifactError, NumericError, one_line
 
 if TYPE_CHECKING:  # its import takes a second, and stages that stream do without
     import polars as pl
@@ -71,10 +79,20 @@ class Example:
 
 
 class Benchmark(NamedTuple):
-    """What `prepare` writes; both parts may be generators, so that size is not bounded by memory."""
+    """The output of stage prepare; both parts may be generators, so that size is not bounded by memory."""
 
     documents: Iterable[Document]
     examples: Iterable[Example]
+
+
+def row_of(value: Document | Example) -> dict[str, Any]:
+    """The value as a row of its table."""
+    row = {each.name: getattr(value, each.name) for each in fields(value)}
+    if isinstance(value, Example):
+        row["evidence"] = [
+            {"document_id": found.document_id, "start": found.start, "end": found.end} for found in value.evidence
+        ]
+    return row
 
 
 def gold_flags(spans: Iterable[tuple[str, int, int]], evidence: list[Evidence]) -> Iterator[bool]:
@@ -100,7 +118,7 @@ def subset_of(name_sharing_rate: float) -> str:
 
 
 def name_sharing_rate_of(subset: str) -> float:
-    """What `subset_of` was made of."""
+    """Read the name-sharing rate back from a text that `subset_of` made."""
     return float(subset.removeprefix(_SUBSET))
 
 
@@ -120,13 +138,20 @@ _ARROW_TYPES[list[Evidence]] = pa.large_list(pa.struct(_columns(Evidence)))
 
 @dataclass(frozen=True)
 class Table:
-    """Name, schema version, path and columns of one artifact, and the stage that writes it. No column holds nulls."""
+    """Name, schema version, path and columns of one artifact, and the stage that writes it.
+
+    No column holds nulls, and no number is NaN or infinite.
+    """
 
     name: str
     version: int
     stage: str
     path: Path
     columns: tuple[tuple[str, pa.DataType], ...]
+    parallel: tuple[str, ...] = ()
+    """Columns of lists, which have equal lengths within a row."""
+    ranks: str | None = None
+    """The column whose lists are the numbers from 0, each once, in some order."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -167,13 +192,15 @@ SCORES = Table(
         ("example_id", TEXT),  # same rows, same order as examples
         ("chunk_ids", TEXTS),  # every chunk of the context, in context order
         ("scores", pa.large_list(pa.float32())),
-        ("ranks", INTS),  # 0 is best; equal scores rank in context order
+        ("ranks", INTS),  # 0 is best; equal scores rank by chance, wherever the chunks stand
         ("gold", pa.large_list(pa.bool_())),  # chunk overlaps the evidence
     ),
+    parallel=("chunk_ids", "scores", "ranks", "gold"),
+    ranks="ranks",
 )
 FULL_VIEWS = Table(
     "full views",
-    2,
+    3,
     "tokenize",
     Path("data/views/full.parquet"),
     (
@@ -183,6 +210,9 @@ FULL_VIEWS = Table(
         ("num_documents", pa.int32()),
         ("gold_position", pa.int32()),
         ("document_ids", TEXTS),
+        # Names the gold texts, divided by tabs, or, where gold is unknown, all texts of the context, divided by line
+        # ends. Texts are compared by text_key. Examples that share a part of it are never each other's negatives.
+        ("context_key", TEXT),
         ("input_ids", INTS),  # BOS, instruction, chunks, question, answer, EOS; unlabelled: up to the question
         ("chunk_ids", TEXTS),  # in context order
         ("chunk_starts", INTS),  # token spans; a document's header belongs to its first chunk
@@ -190,6 +220,7 @@ FULL_VIEWS = Table(
         ("question_start", pa.int32()),  # tokens of BOS, instruction and chunks: what questions of one context share
         ("prompt_end", pa.int32()),  # tokens of the prompt = first label
     ),
+    parallel=("chunk_ids", "chunk_starts", "chunk_ends"),
 )
 MASKED_VIEWS = Table(
     "masked views",
@@ -207,6 +238,7 @@ MASKED_VIEWS = Table(
         ("gold_retained", pa.bool_()),  # a gold chunk is kept (false when the gold chunk is unknown)
         ("answer_retained", pa.bool_()),  # a reference answer stands in a kept chunk
     ),
+    parallel=("kept_chunk_ids", "kept_scores", "kept_ranks"),
 )
 TEACHINGS = Table(
     "teachings",
@@ -224,57 +256,156 @@ TEACHINGS = Table(
 
 ROWS_PER_GROUP = 256  # small groups: a row of 32k tokens is 128 KiB, and training reads rows at random
 
+_DAMAGE = (OSError, pa.ArrowException, UnicodeDecodeError)
+"""What pyarrow raises at a damaged file; the last one, where a text is no UTF-8."""
+
 Row = dict[str, Any]
 
 
 class Writer:
-    """Writes rows of one table in bounded memory; the file appears whole when the `with` block ends, or not at all."""
+    """Collects the rows of a table that `writer` opened, and writes them in groups."""
 
-    def __init__(self, table: Table, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(self, table: Table, parquet: pq.ParquetWriter) -> None:
         self.num_rows = 0
+        self._table, self._parquet = table, parquet
         self._rows: list[Row] = []
-        marks = {**(metadata or {}), "table": table.name, "schema_version": str(table.version)}
-        self._schema = table.schema.with_metadata(marks)
-        self._atomic = files.atomic(table.path)
-
-    def __enter__(self) -> Self:
-        self._parquet = pq.ParquetWriter(
-            self._atomic.__enter__(),
-            self._schema,
-            compression="zstd",
-            compression_level=1,
-            write_page_checksum=True,
-        )
-        return self
+        self._made_from: dict[str, str] = {}
 
     def write(self, row: Row) -> None:
         self._rows.append(row)
         self.num_rows += 1
         if len(self._rows) == ROWS_PER_GROUP:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write the rows so far as one group. Raises NumericError when a number in them is not as the table says."""
         if self._rows:
-            self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            columns = [_column([row[name] for row in self._rows], kind) for name, kind in self._table.columns]
+            rows = pa.Table.from_arrays(columns, schema=self._parquet.schema)
+            _require_sound(self._table, rows)
+            self._parquet.write_table(rows)
             self._rows = []
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                self._flush()
-            self._parquet.close()
-        except BaseException as failure:
-            self._atomic.__exit__(type(failure), failure, failure.__traceback__)
-            raise
-        self._atomic.__exit__(kind, error, trace)
+    def made_from(self, *sources: Table) -> None:
+        """Note the digests of the tables that the rows are made from. Raises ArtifactError as `require_together`."""
+        assert len({table.name for table in sources}) == len(sources), sources
+        self._made_from |= require_together(*sources)
+
+    def finish(self) -> None:
+        self.flush()
+        marks = {_MADE_FROM: json.dumps(self._made_from, sort_keys=True), _NUM_ROWS: str(self.num_rows)}
+        self._parquet.add_key_value_metadata({**marks, seal.KEY: seal.BLANK})
 
 
-def write(table: Table, rows: Iterable[Row], metadata: Mapping[str, str] | None = None) -> int:
-    """Write all rows and return their number."""
-    with Writer(table, metadata) as writer:
+@contextmanager
+def writer(table: Table, metadata: Mapping[str, str] | None = None, sources: Sequence[Table] = ()) -> Iterator[Writer]:
+    """Write rows of one table in bounded memory; the file appears whole when the `with` block ends, or not at all.
+
+    Args:
+        sources: the tables that the rows are made from.
+
+    Raises:
+        ArtifactError: as `require_together` of the sources.
+    """
+    marks = {**(metadata or {}), "table": table.name, "schema_version": str(table.version)}
+    schema = table.schema.with_metadata(marks)
+    options = {"compression": "zstd", "compression_level": 1, "write_page_checksum": True}
+    with files.atomic(table.path) as path:
+        with pq.ParquetWriter(path, schema, **options) as parquet:
+            rows = Writer(table, parquet)
+            rows.made_from(*sources)
+            yield rows
+            rows.finish()
+        seal.put(path)
+
+
+def write(
+    table: Table, rows: Iterable[Row], metadata: Mapping[str, str] | None = None, sources: Sequence[Table] = ()
+) -> int:
+    """Write all rows and return their number; arguments as of `writer`."""
+    with writer(table, metadata, sources) as out:
         for row in rows:
-            writer.write(row)
-    return writer.num_rows
+            out.write(row)
+    return out.num_rows
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """Build a column; lists of numbers, which may be numpy arrays, without a Python object for each number."""
+    if not (pa.types.is_large_list(kind) and pa.types.is_primitive(kind.value_type)):
+        return pa.array(values, kind)
+    ends = np.cumsum([0, *map(len, values)])
+    dtype = kind.value_type.to_pandas_dtype()
+    if all(isinstance(each, np.ndarray) for each in values):
+        flat = np.concatenate(values).astype(dtype, casting="same_kind", copy=False)
+    else:
+        flat = np.fromiter(chain.from_iterable(values), dtype, ends[-1])
+    return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(flat, kind.value_type))
+
+
+def _require_sound(table: Table, rows: pa.Table) -> None:
+    for name, kind in table.columns:
+        values = rows[name].combine_chunks()
+        if pa.types.is_large_list(kind):
+            values = values.flatten()
+        if pa.types.is_floating(values.type) and not pc.all(pc.is_finite(values), min_count=0).as_py():
+            raise NumericError(f"{table}: column {name} would hold NaN or an infinite number, so it is not written")
+    lengths = [rows[name].combine_chunks().value_lengths() for name in table.parallel]
+    if not all(length.equals(lengths[0]) for length in lengths):
+        raise NumericError(f"{table}: columns {', '.join(table.parallel)} would differ in length, so it is not written")
+    if table.ranks:
+        lists = rows[table.ranks].combine_chunks()
+        starts, ends = (part.to_numpy() for part in (lists.offsets[:-1], lists.offsets[1:]))
+        row = np.repeat(np.arange(len(lists)), ends - starts)
+        ranks = lists.values.to_numpy()
+        if not np.array_equal(ranks[np.lexsort((ranks, row))], np.arange(len(ranks)) - starts[row]):
+            raise NumericError(f"{table}: column {table.ranks} would be no permutation, so it is not written")
+
+
+_MADE_FROM, _NUM_ROWS = "made_from", "num_rows"
+
+
+def require_together(*tables: Table) -> dict[str, str]:
+    """Check that tables belong together: those that were made from a table were made from one and the same.
+
+    Tables that say nothing of a common source are not refused. Only the given tables are opened.
+
+    Returns:
+        The digest of each, by its name.
+
+    Raises:
+        ArtifactError: two tables do not belong together, or as `scan`.
+    """
+    said: dict[str, tuple[Table, str]] = {}
+    """Name of a source -> a table that was made from it, and with which digest."""
+    sources = [made_from(table) for table in tables]
+    digests = {table.name: seal.digests(table.path).found for table in tables}
+    there = {table.name: table for table in tables}
+    for table, named in zip(tables, sources, strict=True):
+        for name, digest in named.items():
+            if digest != digests.get(name, digest):
+                raise ArtifactError(
+                    f"{table}: was made from {name} with digest {digest[:12]}, {there[name]} has {digests[name][:12]}; "
+                    f"run `dvc repro {table.stage}`"
+                )
+            other, expected = said.setdefault(name, (table, digest))
+            if digest != expected:
+                raise ArtifactError(
+                    f"{table}: was made from {name} with digest {digest[:12]}, {other} from those with "
+                    f"{expected[:12]}; run `dvc repro {other.stage} {table.stage}`"
+                )
+    return digests
+
+
+def require_ids(table: Table, there: Container[str], wanted: Iterable[str], source: Table) -> None:
+    """Check that the rows of `table`, whose ids are `there`, hold all that `source` names.
+
+    Raises:
+        ArtifactError: one is missing.
+    """
+    if missing := [name for name in wanted if name not in there]:
+        raise ArtifactError(
+            f"{table}: has no {min(missing)}, which {source} names; run `dvc repro {table.stage} {source.stage}`"
+        )
 
 
 def scan(table: Table, columns: list[str] | None = None) -> Iterator[Row]:
@@ -283,12 +414,24 @@ def scan(table: Table, columns: list[str] | None = None) -> Iterator[Row]:
     Raises:
         ArtifactError: the file is missing, damaged, of another table or of another schema version.
     """
+    return _scan(table, columns, pa.RecordBatch.to_pylist)
+
+
+def _scan(table: Table, columns: list[str] | None, rows_of: Callable[[pa.RecordBatch], Iterable[Row]]) -> Iterator[Row]:
+    try:
+        for batch in batches(table, columns):
+            yield from rows_of(batch)
+    except UnicodeDecodeError as error:
+        raise _damaged(table, one_line(error)) from None
+
+
+def batches(table: Table, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows in batches of columns; checked like `scan`."""
     file = _open(table)
     try:
-        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=columns):
-            yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(table, error) from None
+        yield from file.iter_batches(batch_size=ROWS_PER_GROUP, columns=columns)
+    except _DAMAGE as error:
+        raise _damaged(table, one_line(error)) from None
 
 
 def take(table: Table, columns: list[str] | None, rows: Sequence[int]) -> Iterator[Row]:
@@ -299,17 +442,23 @@ def take(table: Table, columns: list[str] | None, rows: Sequence[int]) -> Iterat
         for group in range(file.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows
             if wanted := [row - first for row in rows[bisect_left(rows, first) : bisect_left(rows, end)]]:
-                found = file.read_row_group(group, columns=columns).take(wanted)
-                for values in zip(*map(_values, found.columns), strict=True):
-                    yield dict(zip(found.column_names, values, strict=True))
+                yield from _rows(file.read_row_group(group, columns=columns).take(wanted).combine_chunks())
             first = end
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(table, error) from None
+    except _DAMAGE as error:
+        raise _damaged(table, one_line(error)) from None
 
 
-def _values(column: pa.ChunkedArray) -> list[Any]:
+def _rows(found: pa.Table | pa.RecordBatch) -> Iterator[Row]:
+    """Yield rows in which lists of numbers are numpy arrays."""
+    for values in zip(*map(_values, found.columns), strict=True):
+        yield dict(zip(found.column_names, values, strict=True))
+
+
+def _values(column: pa.ChunkedArray | pa.Array) -> list[Any]:
     if pa.types.is_large_list(column.type) and pa.types.is_primitive(column.type.value_type):
-        return [numbers.values.to_numpy(zero_copy_only=False) for numbers in column]
+        lists = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        numbers = np.array(lists.values)  # a copy, because torch warns of arrays that cannot be written
+        return [numbers[start:end] for start, end in pairwise(lists.offsets.to_numpy().tolist())]
     values: list[Any] = column.to_pylist()
     return values
 
@@ -319,14 +468,15 @@ Selection = tuple[Table, list[str] | None]
 
 
 def side_by_side(*sources: Selection) -> Iterator[tuple[Row, ...]]:
-    """Scan several tables whose rows belong together, one row of each at a time.
+    """Scan several tables whose rows belong together, one row of each at a time; lists of numbers as numpy arrays.
 
     Raises:
         ArtifactError: as `scan`, or the tables are not of one length, not in one order of example_id, or name other
             chunks for an example.
     """
-    streams = [scan(table, columns) for table, columns in sources]
     found = [table for table, _ in sources]
+    require_together(*found)
+    streams = [_scan(table, columns, _rows) for table, columns in sources]
     nothing: Row = {"example_id": "no row"}
     for rows in zip_longest(*streams, fillvalue=nothing):
         ids = [row["example_id"] for row in rows]
@@ -337,7 +487,11 @@ def side_by_side(*sources: Selection) -> Iterator[tuple[Row, ...]]:
         chunks = [(table, row["chunk_ids"]) for table, row in zip(found, rows, strict=True) if "chunk_ids" in row]
         for table, chunk_ids in chunks[1:]:
             if chunk_ids != chunks[0][1]:
-                raise _other_chunks(ids[0], table, chunks[0][0])
+                first = chunks[0][0]
+                raise ArtifactError(
+                    f"{table}: chunks of example {ids[0]} are not those in {first}; run "
+                    f"`dvc repro -f {table.stage} {first.stage}`"
+                )
         yield rows
 
 
@@ -345,76 +499,84 @@ def frame(table: Table, columns: list[str] | None = None) -> "pl.DataFrame":
     """Read the table as a polars frame, checked like `scan`. For ids and numbers; stream token columns with `scan`."""
     import polars as pl
 
-    found = pl.from_arrow(read(table, columns))
+    try:
+        rows = _open(table).read(columns=columns)
+        # polars ends in a panic at a text that is no UTF-8, and so it does at metadata.
+        rows.validate(full=True)
+        found = pl.from_arrow(pa.Table.from_arrays(rows.columns, rows.column_names))
+    except _DAMAGE as error:
+        raise _damaged(table, one_line(error)) from None
     assert isinstance(found, pl.DataFrame)
     return found
 
 
-def joined(*sources: Selection) -> "pl.DataFrame":
-    """Join tables on example_id, one row of each per example, in the order of the first.
+class FrameBuilder:
+    """Rows that are collected as a polars frame: a million of them are columns, not dictionaries."""
 
-    `chunk_ids`, where several tables have it, must be equal and is kept once; no other column may stand in two.
+    def __init__(self, schema: Mapping[str, Any] | None = None) -> None:
+        self._schema = schema
+        self._rows: list[Row] = []
+        self._parts: list[pl.DataFrame] = []
 
-    Raises:
-        ArtifactError: as `scan`, or an example is missing in a table, stands there twice, or has other chunks.
-    """
-    import polars as pl
+    def append(self, row: Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) == 16 * ROWS_PER_GROUP:
+            self._flush()
 
-    (table, columns), *others = sources
-    found = frame(table, columns)
-    for other, other_columns in others:
-        beside = frame(other, other_columns)
-        ids, other_ids = found["example_id"].sort(), beside["example_id"].sort()
-        if other_ids.n_unique() != len(other_ids) or not ids.equals(other_ids):
-            raise ArtifactError(
-                f"rows do not belong together: {table} has {len(ids):,} examples, {other} "
-                f"{len(other_ids):,}, and they are not the same, each once; run `dvc repro -f {table.stage} "
-                f"{other.stage}`"
-            )
-        found = found.join(beside, on="example_id", how="left", validate="1:1", maintain_order="left", suffix=" beside")
-        if "chunk_ids beside" in found.columns:
-            wrong = found.filter(pl.col("chunk_ids") != pl.col("chunk_ids beside"))
-            if len(wrong):
-                raise _other_chunks(wrong["example_id"][0], other, table)
-            found = found.drop("chunk_ids beside")
-    assert not any(name.endswith(" beside") for name in found.columns), found.columns
-    return found
+    def collected(self) -> "pl.DataFrame":
+        """All rows, in one frame."""
+        import polars as pl
 
+        self._flush()
+        return pl.concat(self._parts, rechunk=True)
 
-def _other_chunks(example_id: str, table: Table, first: Table) -> ArtifactError:
-    return ArtifactError(
-        f"{table}: chunks of example {example_id} are not those in {first}; run "
-        f"`dvc repro -f {table.stage} {first.stage}`"
-    )
+    def _flush(self) -> None:
+        import polars as pl
 
-
-def read(table: Table, columns: list[str] | None = None) -> pa.Table:
-    """Read the whole table, checked like `scan`."""
-    file = _open(table)
-    try:
-        return file.read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(table, error) from None
+        if self._rows or not self._parts:
+            self._parts.append(pl.DataFrame(self._rows, schema=self._schema))
+            self._rows = []
 
 
 def metadata(table: Table) -> dict[str, str]:
-    """The key-value metadata of the file, without Arrow's own."""
-    marks = _open(table).schema_arrow.metadata or {}
-    return {key.decode(): value.decode() for key, value in marks.items() if not key.startswith(b"ARROW")}
+    """The metadata that `writer` was given, with name and version of the table."""
+    ours = ("ARROW:schema", _MADE_FROM, _NUM_ROWS, seal.KEY)
+    return {key: value for key, value in _marks(_open(table)).items() if key not in ours}
+
+
+def made_from(table: Table) -> dict[str, str]:
+    """The digests of the tables that this one was made from, by their names."""
+    try:
+        found: dict[str, str] = json.loads(_marks(_open(table)).get(_MADE_FROM, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(table, f"{_MADE_FROM} in its metadata is no JSON: {one_line(error)}") from None
+    return found
+
+
+def _marks(file: pq.ParquetFile) -> dict[str, str]:
+    """The metadata of a file, ours and those of Parquet's writer."""
+    found = file.metadata.metadata or {}
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in found.items()}
 
 
 def _open(table: Table) -> pq.ParquetFile:
+    """Open a file whose digest is right, and whose columns are those of the table."""
     try:
+        found, expected = seal.digests(table.path)
+        if expected is None:
+            raise _damaged(table, f"it holds no digest of its content, as if cut off or not written by {table.stage}")
+        if found != expected:
+            raise _damaged(table, f"its content has digest {found[:12]}, expected {expected[:12]}")
         file = pq.ParquetFile(table.path, page_checksum_verification=True)
     except FileNotFoundError:
         raise ArtifactError(f"{table}: no such file; run `dvc repro {table.stage}` first") from None
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(table, error) from None
-    marks = file.schema_arrow.metadata or {}
-    found = f"{marks.get(b'table', b'?').decode()} version {marks.get(b'schema_version', b'?').decode()}"
-    expected = f"{table.name} version {table.version}"
-    if found != expected:
-        raise ArtifactError(f"{table}: holds {found}, expected {expected}; run `dvc repro -f {table.stage}`")
+    except _DAMAGE as error:
+        raise _damaged(table, one_line(error)) from None
+    marks = _marks(file)
+    found = f"{marks.get('table', 'no table')} version {marks.get('schema_version', 'unknown')}"
+    wanted = f"{table.name} version {table.version}"
+    if found != wanted:
+        raise ArtifactError(f"{table}: holds {found}, expected {wanted}; run `dvc repro -f {table.stage}`")
     for column in table.schema:
         index = file.schema_arrow.get_field_index(column.name)
         if index < 0 or not file.schema_arrow.field(index).type.equals(column.type):
@@ -425,8 +587,7 @@ def _open(table: Table) -> pq.ParquetFile:
     return file
 
 
-def _damaged(table: Table, error: Exception) -> ArtifactError:
+def _damaged(table: Table, reason: str) -> ArtifactError:
     return ArtifactError(
-        f"{table}: damaged ({one_line(error)}); delete it and run `dvc checkout {table}` or "
-        f"`dvc repro -f {table.stage}`"
+        f"{table}: damaged ({reason}); delete it and run `dvc checkout {table}` or `dvc repro -f {table.stage}`"
     )

@@ -32,7 +32,7 @@ _GZIP, _ZIP = b"\x1f\x8b", b"PK"
 _ENCRYPTED = 0x1
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error,
-    EOFError, ValueError, OverflowError, NotImplementedError,
+    EOFError, ValueError, LookupError, OverflowError, NotImplementedError,
 )  # fmt: skip
 
 

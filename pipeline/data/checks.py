@@ -1,10 +1,12 @@
 """Checks that every benchmark must pass, whoever made it, and the counts that `prepare` reports."""
 
-import hashlib
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Any
 
-from pipeline.common.tables import Document, Example
+from pipeline.common.tables import Document, Evidence, Example
+from pipeline.common.text import text_key, word_spans
+from pipeline.data.jsonl import is_blank
 from pipeline.runtime.errors import DataError
 
 SPLITS = ("train", "unlabelled", "dev", "test", "surface")
@@ -20,27 +22,33 @@ class BenchmarkChecks:
     def __init__(self) -> None:
         self._num_words = 0
         self._max_words = 0
-        self._digest_of: dict[str, int] = {}
+        self._key_of: dict[str, bytes] = {}
+        self._length_of: dict[str, int] = {}
         self._example_ids: set[str] = set()
         self._question_ids: dict[str, set[str]] = defaultdict(set)
         self._sizes: dict[str, Counter[int]] = defaultdict(Counter)
-        # Digests of texts in contexts, and of questions with their answers, by whether they are trained on.
-        self._texts: dict[bool, set[int]] = {True: set(), False: set()}
-        self._questions: dict[bool, set[int]] = {True: set(), False: set()}
+        # Keys of texts in contexts, and of questions with their answers, by whether they are trained on.
+        self._texts: dict[bool, set[bytes]] = {True: set(), False: set()}
+        self._questions: dict[bool, set[bytes]] = {True: set(), False: set()}
 
     def add_document(self, document: Document) -> None:
         """Raises DataError: the id is taken, or the text is blank."""
-        if document.document_id in self._digest_of:
+        if document.document_id in self._key_of:
             raise DataError(f"document {document.document_id!r} stands twice; ids are unique")
-        num_words = len(document.text.split())
-        if num_words == 0:
+        num_words = len(word_spans(document.text))
+        if is_blank(document.text):
             raise DataError(f"document {document.document_id!r} has no text; leave it out")
         self._num_words += num_words
         self._max_words = max(self._max_words, num_words)
-        self._digest_of[document.document_id] = _digest(document.text)
+        self._key_of[document.document_id] = text_key(document.text)
+        self._length_of[document.document_id] = len(document.text)
 
-    def add_example(self, example: Example) -> None:
-        """Raises DataError: the example is not whole, or does not fit the documents seen."""
+    def add_example(self, example: Example) -> Example:
+        """Take an example and return it, with each document of its context that has a gold text as gold.
+
+        Raises:
+            DataError: the example is not whole, or does not fit the documents seen.
+        """
         problem = self._problem(example)
         if problem:
             raise DataError(f"example {example.example_id!r}: {problem}")
@@ -50,25 +58,44 @@ class BenchmarkChecks:
         is_trained_on = example.split in _TRAINED_ON
         # Benchmarks ask every story the same things: only with its answer is a wording a leak.
         if example.answers:
-            self._questions[is_trained_on].add(_digest(f"{example.question} {example.answers[0]}"))
-        self._texts[is_trained_on].update(self._digest_of[document_id] for document_id in example.document_ids)
+            self._questions[is_trained_on].add(text_key(f"{example.question} {example.answers[0]}"))
+        self._texts[is_trained_on].update(self._key_of[document_id] for document_id in example.document_ids)
+        return self._with_copies_of_gold(example)
+
+    def _with_copies_of_gold(self, example: Example) -> Example:
+        """Make a document with a gold text gold, for under any id and title it is no distractor."""
+        first_of = {self._key_of[name]: name for name in reversed(example.gold_document_ids)}
+        evidence = list(example.evidence)
+        for name in example.document_ids:
+            first = first_of.get(self._key_of[name])
+            if first is not None and name not in example.gold_document_ids:
+                found = [each for each in example.evidence if each.document_id == first]
+                if self._length_of[name] != self._length_of[first]:  # other blanks, so that no place is the same
+                    found = [Evidence(name, 0, self._length_of[name])]
+                evidence += [replace(each, document_id=name) for each in found]
+        if len(evidence) == len(example.evidence):
+            return example
+        with_evidence = {each.document_id for each in evidence}
+        gold = [name for name in example.document_ids if name in with_evidence]
+        position = example.document_ids.index(gold[0])
+        return replace(example, gold_document_ids=gold, evidence=evidence, gold_position=position)
 
     def _problem(self, example: Example) -> str:
         if example.example_id in self._example_ids:
             return "the id stands twice; ids are unique"
         if example.split not in SPLITS:
             return f"split is {example.split!r}, expected one of {', '.join(SPLITS)}"
-        if not example.question.strip():
+        if is_blank(example.question):
             return "the question is empty"
         if example.split == "unlabelled" and example.answers:
             return (
                 f"it has an answer ({example.answers[0]!r}), but split unlabelled is for questions without; use train"
             )
-        if example.split != "unlabelled" and not (example.answers and all(map(str.strip, example.answers))):
+        if example.split != "unlabelled" and (not example.answers or any(map(is_blank, example.answers))):
             return "there is no answer, or an empty one; only split unlabelled has questions without answers"
         if not example.document_ids or len(set(example.document_ids)) < len(example.document_ids):
             return "the context is empty, or holds a document twice"
-        unknown = [name for name in example.document_ids if name not in self._digest_of]
+        unknown = [name for name in example.document_ids if name not in self._key_of]
         if unknown:
             return f"the context names {unknown[0]!r}, which is no document"
         gold = set(example.gold_document_ids)
@@ -82,16 +109,22 @@ class BenchmarkChecks:
         outside = {found.document_id for found in example.evidence} - set(example.document_ids)
         return f"evidence lies in {min(outside)!r}, which is not in the context" if outside else ""
 
-    def summary(self) -> dict[str, Any]:
-        """Collect all counts for reports/prepare.json. Raises DataError: there is not one example."""
+    def summary(self, left_out: str = "") -> dict[str, Any]:
+        """Collect all counts for reports/prepare.json.
+
+        Raises:
+            DataError: there is not one example. The message tells what is `left_out`.
+        """
         if not self._example_ids:
-            raise DataError("there is not one question to ask; look at the data settings and the counts of rejects")
+            told = f" (left out: {left_out})" if left_out else ""
+            raise DataError(f"there is not one question to ask{told}; look at the files and at the section data")
         used = self._texts[True] | self._texts[False]
         return {
             "documents": {
-                "num_documents": len(self._digest_of),
-                "num_unused": sum(digest not in used for digest in self._digest_of.values()),
-                "words": {"mean": self._num_words / len(self._digest_of), "max": self._max_words},
+                "num_documents": len(self._key_of),
+                "num_unused": sum(key not in used for key in self._key_of.values()),
+                "num_copies": len(self._key_of) - len(set(self._key_of.values())),
+                "words": {"mean": self._num_words / len(self._key_of), "max": self._max_words},
             },
             "splits": {
                 split: {
@@ -110,8 +143,3 @@ class BenchmarkChecks:
                 "num_questions": len(self._questions[True] & self._questions[False]),
             },
         }
-
-
-def _digest(text: str) -> int:
-    """Digest the words of a text, whatever their case and spacing."""
-    return int.from_bytes(hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest())

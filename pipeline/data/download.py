@@ -77,13 +77,19 @@ def _in_folder(file: DataFile, source: Path) -> Located:
         names = sorted(found.name for found in source.glob("*") if found.is_file())
         has = f"it has {', '.join(names[:SHOWN_FILES]) or 'no files'}" if source.is_dir() else f"{source} is no folder"
         raise DataError(
-            f"{path}: no such file ({has}); put it there, or name the right folder with `data: {{source: ...}}` or "
-            "your files with `data: {files: ...}` in params.yaml"
+            f"{path}: no such file ({has}); put it there{left_behind(source)}, or name the right folder with "
+            "`data: {source: ...}` or your files with `data: {files: ...}` in params.yaml"
         )
     found = _read(path)
     if wrong := _wrong(file, found):
         raise DataError(f"{path}: {wrong}; restore it, or drop the pin in `data: {{files: ...}}` if you mean this one")
     return found
+
+
+def left_behind(folder: Path) -> str:
+    """Explain why a folder of the user's is missing in a copy in which `dvc exp run --temp` or `--queue` works."""
+    copied = ".dvc" in Path.cwd().parts and not folder.is_absolute()
+    return f" (this run is in a copy of what git knows: add --copy-paths {folder} to `dvc exp run`)" if copied else ""
 
 
 def _whole(file: DataFile, place: Path) -> Located | None:

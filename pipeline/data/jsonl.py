@@ -1,4 +1,4 @@
-"""JSON and JSONL files as typed records; bad rows are counted and named."""
+"""JSON and Parquet files as typed rows, whatever their layout; bad rows are counted and named."""
 
 import difflib
 import gzip
@@ -9,15 +9,26 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+import pyarrow as pa
+import pyarrow.parquet as pq
+import regex
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from pipeline.runtime.errors import DataError, did_you_mean
+from pipeline.runtime.errors import DataError, did_you_mean, one_line
 
-_BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
+_OTHER_FORMATS = {
+    b"\0\0\0\0": "a damaged file of NUL bytes", b"PK\x03\x04": "a zip archive",
+    b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+}  # fmt: skip
+_BOM = "\ufeff"
+_NO_COMMA = "Expecting ',' or ']'"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _BLANKS = re.compile(r"[ \n\r\t]*")
+_VISIBLE = regex.compile(r"[^\p{Z}\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}\u2800]")
 SHOWN_REJECTS = 20
+SHOWN_REASONS = 6  # of one row
+TOO_DEEP = "nested too deeply; a row needs no more than a list of objects of lists: write it so, or take it out"
 
 
 class Rejects:
@@ -53,7 +64,7 @@ class Rejects:
             place, reason = next(iter(self._reasons.items()))
             raise DataError(
                 f"{self.num_bad:,} of {self.num_lines:,} lines are bad, data.max_bad_fraction allows "
-                f"{self._max_bad_fraction:g}; the first is {place}: {reason}"
+                f"{self._max_bad_fraction:g}; mend them, or raise data.max_bad_fraction; the first is {place}: {reason}"
             )
 
     def summary(self) -> dict[str, Any]:
@@ -63,7 +74,7 @@ class Rejects:
 
 
 Line = tuple[str, Any]
-"""The place of a value ("<file>, line <number>") and the value that its JSON holds."""
+"""The place of a value ("<file>, line <number>", "<file>, entry <number>") and the value that its JSON holds."""
 
 Lines = Iterable[Line]
 """All lines of a source; may be iterated again from the start."""
@@ -72,52 +83,35 @@ Reject = Callable[[str, str], None]
 """Takes the place of a bad line and the reason; raises DataError, or returns when the line is to be left out."""
 
 
-class JsonLines:
-    """The lines of some JSONL files as (place, JSON value); each iteration reads the files anew, in bounded memory.
+class JsonRows:
+    """The rows of some files, JSON or Parquet, as (place, JSON value); each iteration reads the files anew.
 
-    Blank lines, a byte order mark and Windows line ends are passed over.
+    A file's first line tells its layout: one value a line (JSON Lines, read in bounded memory), or one list of values,
+    or values over several lines, as jq prints them (memory holds the file's text and one value). The file is gzipped
+    or not, UTF-8, or UTF-16 or UTF-32; all line ends, blank lines and byte order marks are passed over. An object with
+    a key twice is no valid row. Where a list or values over several lines are not valid JSON, the whole file is bad.
     """
 
     def __init__(self, paths: list[Path], rejects: Rejects) -> None:
         self._paths, self._rejects = paths, rejects
 
     def __iter__(self) -> Iterator[Line]:
-        """Yield all values and count the lines.
+        """Yield all values and count the rows.
 
         Raises:
-            DataError: a file cannot be opened or is not whole; or a line is bad and bad lines are not skipped.
+            DataError: a file is not whole or has no row; or a row is bad and bad rows are not skipped.
         """
         for path in self._paths:
-            num_lines = 0
-            for place, value, problem in self._read(path):
-                num_lines += 1
+            num_rows = 0
+            for place, value, problem in _rows(path):
+                num_rows += 1
                 if problem:
                     self._rejects.reject(place, problem)
                 else:
                     yield place, value
-            self._rejects.count(path, num_lines)
-
-    def _read(self, path: Path) -> Iterator[tuple[str, Any, str]]:
-        """Yield (place, value, what is wrong with it)."""
-        return _lines(path)
-
-
-class JsonEntries(JsonLines):
-    """The entries of files that hold one JSON list or object each, as (place, item) or (place, (key, value)).
-
-    Entries count as lines. Memory holds the text of one file and the values of one entry. An entry is bad if half a
-    surrogate pair stands in it; a file that is not valid JSON, or has a key twice, raises DataError in any case.
-    """
-
-    def _read(self, path: Path) -> Iterator[tuple[str, Any, str]]:
-        return _entries(path)
-
-
-class JsonByName(JsonLines):
-    """The lines of files that have `.jsonl` in their name, and the entries of all others."""
-
-    def _read(self, path: Path) -> Iterator[tuple[str, Any, str]]:
-        return _lines(path) if ".jsonl" in path.name else _entries(path)
+            if not num_rows:
+                raise DataError(f"{path}: there is not one row in the file; put some in, or take the file away")
+            self._rejects.count(path, num_rows)
 
 
 def refuse_twice(place_of: dict[str, str], place: str, what: str, key: str = "") -> None:
@@ -127,102 +121,125 @@ def refuse_twice(place_of: dict[str, str], place: str, what: str, key: str = "")
     place_of[key or what] = place
 
 
-def find(folder: Path, name: str) -> Path:
-    """Find the file `name`.jsonl or `name`.jsonl.gz in `folder`. Raises DataError when there is none, or both."""
-    paths = [path for path in (folder / f"{name}.jsonl", folder / f"{name}.jsonl.gz") if path.is_file()]
-    if len(paths) == 2:
-        raise DataError(f"{paths[0]} and {paths[1].name} both stand there; keep one of them")
-    if not paths:
-        state = "" if folder.exists() else f" ({folder} does not exist)"
-        raise DataError(
-            f"{folder / name}.jsonl: no such file, gzipped or not{state}; put it there, or name the right place with "
-            "`data: {source: ...}` in params.yaml"
-        )
-    return paths[0]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any, str]]:
-    for number, raw in _binary_lines(path):
-        if not raw.strip():
-            continue
-        value, problem = None, ""
-        try:
-            text = raw.decode("utf-8")
-            value = json.loads(text, parse_constant=_refuse_constant)
-            problem = _half_pair(text, value)
-        except (ValueError, RecursionError) as error:
-            problem = _reason(error, raw)
-        yield f"{path}, line {number}", value, problem
-
-
-def _entries(path: Path) -> Iterator[tuple[str, Any, str]]:
-    """Take off the outermost brackets and decode what is between them, entry by entry.
-
-    The standard library would read a whole file or nothing, keep the last of two equal keys, and could not tell which
-    entry is bad.
-    """
-    text = _whole_text(path)
-    decode = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
-    place, number, keys = str(path), 0, set()
+def _rows(path: Path) -> Iterator[tuple[str, Any, str]]:
+    """Yield (place, value, what is wrong with it)."""
+    with path.open("rb") as raw:
+        start = raw.read(6)
+    if start.startswith(b"PAR1") or path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    for magic, name in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            raise DataError(f"{path}: this is {name}, not JSON; write it anew as JSON Lines, gzipped or not")
+    # The first bytes tell whether it is gzipped, because browsers unpack files and keep the name.
+    open_file = gzip.open if start.startswith(_GZIP) else open
+    number = 0
     try:
-        opening, at = _sign(text, 0, "[", "{")
-        closing = "]" if opening == "[" else "}"
-        sign = ","
-        if text.startswith(closing, at):
-            sign, at = _sign(text, at, closing)
-        while sign == ",":
+        with open_file(path, "rb") as opened:
+            encoding = json.detect_encoding(opened.read(4))
+        with open_file(path, "rt", encoding=encoding, errors="surrogateescape") as lines:
+            is_first = True
+            for number, line in enumerate(lines, start=1):
+                text = line.strip().lstrip(_BOM)
+                if text and is_first and _goes_on(text):
+                    yield from _values(path, "\n" * (number - 1) + line.lstrip(_BOM) + lines.read())
+                    return
+                if text:
+                    is_first = False
+                    yield f"{path}, line {number}", *_parsed(text, line.endswith("\n"))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip file is damaged{_behind(number)} ({error}); fetch it again") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not {error.encoding}{_behind(number)}; save the file as UTF-8") from None
+
+
+def _behind(number: int) -> str:
+    return f" behind line {number}" if number else ""
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any, str]]:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            rows = (row for batch in file.iter_batches(batch_size=256) for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{path}, row {number}", row, ""
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a whole Parquet file ({one_line(error)}); fetch or write it again") from None
+
+
+def _goes_on(line: str) -> bool:
+    """Tell by a file's first line whether its values are not one a line."""
+    try:
+        _JSON.decode(line)
+    except json.JSONDecodeError as error:
+        return line.startswith("[") or error.pos >= len(line)
+    except (ValueError, RecursionError):
+        pass
+    return line.startswith("[")
+
+
+def _parsed(text: str, is_ended: bool) -> tuple[Any, str]:
+    """Return the value of a line and what is wrong with it."""
+    try:
+        if not (problem := _bad_byte(text, "line")):
+            value = _JSON.decode(text)
+            return value, _half_pair(text, value)
+    except json.JSONDecodeError as error:
+        cut = "" if is_ended else "; the file ends in this line, perhaps it was cut off"
+        problem = f"not valid JSON ({_fault(error)} at character {error.pos + 1}){_mend(error)}{cut}"
+    except (ValueError, RecursionError) as error:
+        problem = _reason(error)
+    return None, problem
+
+
+def _values(path: Path, text: str) -> Iterator[tuple[str, Any, str]]:
+    """Decode the values of one list, or values that follow each other, one by one.
+
+    The standard library would read a whole file or nothing, and could not tell which value is bad.
+    """
+    if problem := _bad_byte(text, "file"):
+        raise DataError(f"{path}: {problem}")
+    at, number, place = _behind_blanks(text, 0), 0, str(path)
+    closing = "]" if text[at] == "[" else ""
+    try:
+        if closing:
+            at = _behind_blanks(text, at + 1)
+        while text[at : at + 1] != closing:
             number += 1
             place, start = f"{path}, entry {number}", at
-            if opening == "{":
-                _sign(text, at, '"')
-                key, at = decode(text, at)
-                place = f"{path}, entry {key if key.isprintable() else repr(key)}"
-                if key in keys:
-                    raise DataError(f"{place}: the key stands twice in the file; keep one of them")
-                keys.add(key)
-                _, at = _sign(text, at, ":")
-            value, at = decode(text, at)
-            entry = (key, value) if opening == "{" else value
-            yield place, entry, _half_pair(text[start:at], entry)
-            sign, at = _sign(text, at, ",", closing)
-        if at < len(text):
-            raise json.JSONDecodeError("Extra data", text, at)
+            value, at = _JSON.raw_decode(text, at)
+            yield place, value, _half_pair(text[start:at], value)
+            at = _behind_blanks(text, at)
+            if closing and text[at : at + 1] == ",":
+                at = _behind_blanks(text, at + 1)
+                if text[at : at + 1] == closing:
+                    raise json.JSONDecodeError("Expecting value", text, at)
+            elif closing and text[at : at + 1] != closing:
+                raise json.JSONDecodeError(_NO_COMMA, text, at)
+        if _behind_blanks(text, at + 1) < len(text):
+            raise json.JSONDecodeError("Extra data", text, _behind_blanks(text, at + 1))
     except json.JSONDecodeError as error:
-        cut = ", perhaps it was cut off" if error.pos >= len(text) or error.msg.startswith("Unterminated") else ""
+        is_cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+        cut = ", perhaps it was cut off" if is_cut else _mend(error)
         where = f"at line {error.lineno}, character {error.colno} of the file"
-        raise DataError(f"{place}: not valid JSON ({error.msg} {where}){cut}") from None
+        raise DataError(f"{place}: not valid JSON ({_fault(error)} {where}){cut}") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: {_reason(error, b'')}") from None
+        raise DataError(f"{place}: {_reason(error)}") from None
 
 
-def _sign(text: str, at: int, *signs: str) -> tuple[str, int]:
-    """Find the sign that stands at `at`, behind blanks, and where the text goes on. Raises JSONDecodeError: none."""
-    at = _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # matches anywhere
-    if text[at : at + 1] not in signs:
-        raise json.JSONDecodeError(f"Expecting {' or '.join(map(repr, signs))}", text, at)
-    return text[at], _BLANKS.match(text, at + 1).end()  # type: ignore[union-attr]
+def _behind_blanks(text: str, at: int) -> int:
+    return _BLANKS.match(text, at).end()  # type: ignore[union-attr]  # matches anywhere
 
 
-def _whole_text(path: Path) -> str:
-    raw = b"".join(line for _, line in _binary_lines(path))
+def _bad_byte(text: str, whole: str) -> str:
+    """Name the first byte that is not UTF-8 (it was decoded to half a surrogate pair); empty: none."""
     try:
-        return raw.decode("utf-8").rstrip(" \t\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: {_reason(error, raw).replace(' of the line', '')}") from None
-
-
-def _binary_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (number, line with its end), without a byte order mark; the first bytes tell whether the file is gzipped,
-    because browsers unpack files and keep the name."""
-    number = 0
-    with path.open("rb") as file:
-        gzipped = file.read(2) == _GZIP
-    try:
-        with gzip.open(path, "rb") if gzipped else path.open("rb") as lines:
-            for number, raw in enumerate(lines, start=1):
-                yield number, raw.removeprefix(_BOM) if number == 1 else raw
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: the gzip file is damaged behind line {number} ({error}); fetch it again") from None
+        text.encode()
+    except UnicodeEncodeError as error:
+        place = len(text[: error.start].encode()) + 1
+        found = ord(text[error.start]) & 0xFF
+        return f"not UTF-8 (byte {place} of the {whole} is 0x{found:02x}); save the file as UTF-8"
+    return ""
 
 
 def _half_pair(text: str, value: Any) -> str:
@@ -239,29 +256,77 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON; write null, or leave the key out")
 
 
-def _reason(error: Exception, raw: bytes) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 (byte {error.start + 1} of the line is 0x{raw[error.start]:02x}); save the file as UTF-8"
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice in one object; keep one of them")
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    return error.msg.removesuffix(" at")  # our messages go on with the place
+
+
+def _mend(error: json.JSONDecodeError) -> str:
+    """Tell what to do about the faults that people make when they write JSON by hand."""
+    before, behind = error.doc[: error.pos].rstrip(), error.doc[error.pos : error.pos + 1]
+    if "\0" in error.doc:
+        return "; the file has NUL bytes, so it was damaged: fetch or write it again"
+    if before.endswith(",") and behind in ("]", "}"):
+        return f"; remove the comma before {behind}"
+    if error.msg == _NO_COMMA and behind:
+        return "; put a comma behind this entry"
+    if error.msg == "Expecting ',' delimiter" and behind:
+        return "; perhaps a comma is missing before it, or a quote in a text has no backslash"
+    if error.msg == "Expecting value" and not before:
+        return "; each row is an object {...}"
+    if error.msg == "Extra data":
+        return "; give each line one object with nothing behind it, or all of them as one list in [ ]"
+    return "; JSON has double quotes" if behind == "'" else ""
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "nested too deeply"
-    if isinstance(error, json.JSONDecodeError):
-        cut = "" if raw.endswith(b"\n") else "; the file ends in this line, perhaps it was cut off"
-        return f"not valid JSON ({error.msg} at character {error.pos + 1}){cut}"
+        return TOO_DEEP
+    if "integer string conversion" in str(error):  # Python's message advises to change Python
+        return 'a number has thousands of digits; write it as a text, in double quotes: "..."'
     return str(error)
 
 
 class OfficialRecord(BaseModel):
-    """An object of a benchmark's official file; keys that no reader needs are passed over."""
+    """An object of a file; keys that no reader needs are passed over, and so is null in a key that may be left out."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or None not in value.values():
+            return value
+        needed = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {key: item for key, item in value.items() if item is not None or key in needed}
 
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
+def is_blank(text: str) -> bool:
+    """Tell whether nothing of the text can be seen: blanks, control characters, zero-width and filling ones."""
+    return not _VISIBLE.search(text)
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
 def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be empty")
+    if is_blank(text):
+        raise ValueError("must not be empty" + (" (no character of it can be seen)" if text.strip() else ""))
     return text
 
 
@@ -272,12 +337,13 @@ def _not_empty(items: list[Any]) -> list[Any]:
 
 
 Item = TypeVar("Item")
-Text = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_not_blank)]
+"""Text that can be seen; a whole number counts as its digits."""
 Some = Annotated[list[Item], AfterValidator(_not_empty)]
 
 
 def parse(lines: Lines, record: type[Parsed], reject: Reject) -> Iterator[tuple[str, Parsed]]:
-    """Yield (place, record) of each line that is one; the others go to `reject` with every reason in one clause."""
+    """Yield (place, record) of each line that is one; the others go to `reject` with their reasons in one clause."""
     for place, value in lines:
         if not isinstance(value, dict):
             reject(place, f"expected an object {{...}}, found {shown(value)}")
@@ -285,7 +351,9 @@ def parse(lines: Lines, record: type[Parsed], reject: Reject) -> Iterator[tuple[
         try:
             parsed = record.model_validate(value)
         except ValidationError as error:
-            reject(place, "; ".join(_reasons(error, record, set(value))))
+            reasons = list(_reasons(error, record, set(value)))
+            more = f"; and {len(reasons) - SHOWN_REASONS:,} more" if len(reasons) > SHOWN_REASONS else ""
+            reject(place, "; ".join(reasons[:SHOWN_REASONS]) + more)
             continue
         yield place, parsed
 
@@ -301,14 +369,29 @@ def _reasons(error: ValidationError, record: type[BaseModel], given: set[str]) -
         elif item["type"] == "missing":
             near = difflib.get_close_matches(str(item["loc"][-1]), strangers, n=1, cutoff=0.5)
             misspelt.update(near)
-            yield f"{key} is missing" + (f" (rename {near[0]}?)" if near else "")
+            yield f"{key} is missing" + (
+                f" (rename {near[0] if near[0].isidentifier() else shown(near[0])}?)" if near else ""
+            )
         elif item["type"] == "value_error":  # of a validator of ours
             yield f"{key} {item['ctx']['error']}"
         elif item["type"] != "extra_forbidden":
-            yield f"{key} is {shown(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
+            expected = _EXPECTED.get(item["type"], f"{item['msg'][0].lower()}{item['msg'][1:]}")
+            yield f"{key} is {shown(item['input'])}: {expected}"
+
+
+_EXPECTED = {
+    "string_type": 'expected a text, in double quotes: "..."',
+    "list_type": "expected a list: [...]",
+    "model_type": "expected an object: {...}",
+    "bool_type": "expected true or false",
+}
 
 
 def shown(value: Any) -> str:
-    """Write a value of a file in a message, with at most 60 characters."""
-    text = repr(value)
+    """Write a value of a file in a message as JSON, with at most 60 characters."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+        text = text if text.isprintable() else json.dumps(value, default=repr)
+    except RecursionError:
+        text = "a value nested very deeply"
     return text if len(text) <= 60 else f"{text[:57]}..."

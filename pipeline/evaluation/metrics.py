@@ -1,6 +1,8 @@
 """Scores of one predicted answer, each as its official evaluator computes it, and the class of its error.
 
-All evaluators normalise alike (common/text.py). Every score is the best over the references, between 0 and 1.
+All evaluators normalise alike (common/text.py). They are made for English; where a reference is Chinese, Japanese, Thai
+or of another script without blanks, it and the prediction are normalised for these scripts instead. Every score is the
+best over the references, between 0 and 1.
 
     exact_match, token_f1   SQuAD 2.0, evaluate-v2.0.py (rajpurkar/SQuAD-explorer)
     best_subspan_em         Lost in the Middle, src/lost_in_the_middle/metrics.py (nelson-liu/lost-in-the-middle)
@@ -12,10 +14,11 @@ All evaluators normalise alike (common/text.py). Every score is the best over th
 ROUGE is in rouge.py, and QuALITY's accuracy in multiple_choice.py.
 """
 
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from pipeline.common.text import bag_f1, has_answer, normalize, normalize_marks
+from pipeline.common.text import bag_f1, has_answer, is_unspaced, normalize, normalize_marks, normalize_unspaced
 
 TYPES = ("extractive", "abstractive", "boolean", "none")
 """Types of a reference in Qasper."""
@@ -25,24 +28,38 @@ NO_TEXT = "FLOAT SELECTED"
 ErrorClass = Literal["correct", "distraction", "other"]
 
 _HOTPOT_WHOLE = ("yes", "no", "noanswer")
-_SENTENCE_ENDS = ".,;:!? "
+_SENTENCE_ENDS = ".,;:!? \u3002\uff0c\uff1b\uff1a\uff01\uff1f\u3001\uff0e"
 
 
-def first_line(text: str) -> str:
-    """Cut a generated text before its first newline and strip it, as Lost in the Middle does; may be empty."""
-    return text.split("\n")[0].strip()
+def first_line(text: str, references: Sequence[str] = ()) -> str:
+    """Cut a generated text before its first newline and strip it, as Lost in the Middle does; may be empty.
+
+    Where a reference has several lines, as many are kept as the longest one has.
+    """
+    num_lines = max((reference.strip().count("\n") for reference in references), default=0) + 1
+    return "\n".join(text.split("\n")[:num_lines]).strip()
+
+
+def spelt_out(text: str) -> str:
+    """Turn a text of articles or punctuation alone, as the answer "A", into a word; others stay as they are.
+
+    SQuAD's rules drop both, so that "A" would equal an empty answer and stand in every text. For benchmarks without
+    an official evaluator to agree with.
+    """
+    letters = text.strip().casefold()
+    letters = letters.strip(string.punctuation) or letters
+    return f"u{letters.encode().hex()}u" if letters and not normalize(text) else text
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
     """Return 1 if the prediction equals a reference, else 0. If no reference has words, only an empty one is right."""
-    found = normalize(prediction)
-    return float(any(found == normalize(reference) for reference in _squad_references(references)))
+    return float(any(found == expected for found, expected in _pairs(prediction, _squad_references(references))))
 
 
 def token_f1(prediction: str, references: Sequence[str]) -> float:
     """Compute F1 of the bags of words; 1 when prediction and reference are both empty."""
-    found = normalize(prediction).split()
-    return max(_squad_f1(found, normalize(reference).split()) for reference in _squad_references(references))
+    pairs = _pairs(prediction, _squad_references(references))
+    return max(_squad_f1(found.split(), expected.split()) for found, expected in pairs)
 
 
 def best_subspan_em(prediction: str, references: Sequence[str]) -> float:
@@ -50,14 +67,13 @@ def best_subspan_em(prediction: str, references: Sequence[str]) -> float:
 
     The official script passes `first_line` of the output. A reference that normalises to nothing is in every text.
     """
-    found = normalize_marks(prediction)
-    return float(any(normalize_marks(reference) in found for reference in references))
+    return float(any(expected in found for found, expected in _pairs(prediction, references, normalize_marks)))
 
 
 def qasper_token_f1(prediction: str, references: Sequence[str]) -> float:
     """Compute F1 of the bags of words; 0 when either is empty, also when both are, unlike SQuAD 2.0."""
-    found = normalize(prediction).split()
-    return max((bag_f1(found, normalize(reference).split()) for reference in references), default=0.0)
+    pairs = _pairs(prediction, references)
+    return max((bag_f1(found.split(), expected.split()) for found, expected in pairs), default=0.0)
 
 
 def qasper_evidence_f1(
@@ -91,12 +107,11 @@ longbench_qa_f1 = qasper_token_f1
 def hotpot_f1(prediction: str, references: Sequence[str]) -> float:
     """Compute F1 of the bags of words; 0 when either is empty, or yes, no or noanswer and the other differs."""
 
-    def of(expected: str) -> float:
+    def of(found: str, expected: str) -> float:
         whole = found in _HOTPOT_WHOLE or expected in _HOTPOT_WHOLE
         return 0.0 if whole and found != expected else bag_f1(found.split(), expected.split())
 
-    found = normalize(prediction)
-    return max((of(normalize(reference)) for reference in references), default=0.0)
+    return max((of(*pair) for pair in _pairs(prediction, references)), default=0.0)
 
 
 def error_class(prediction: str, references: Sequence[str], distractors: Mapping[str, str]) -> tuple[ErrorClass, str]:
@@ -117,6 +132,14 @@ def error_class(prediction: str, references: Sequence[str], distractors: Mapping
 def is_in(text: str, prediction: str) -> bool:
     """Whether the words of a prediction follow each other in the text; false if it normalises to nothing."""
     return normalize(prediction) != "" and has_answer(text, prediction.rstrip(_SENTENCE_ENDS))
+
+
+def _pairs(
+    prediction: str, references: Sequence[str], english: Callable[[str], str] = normalize
+) -> list[tuple[str, str]]:
+    """Normalise the prediction and each reference alike, by the rule of the reference's script."""
+    rules = [normalize_unspaced if is_unspaced(reference) else english for reference in references]
+    return [(rule(prediction), rule(reference)) for rule, reference in zip(rules, references, strict=True)]
 
 
 def _squad_references(references: Sequence[str]) -> Sequence[str]:

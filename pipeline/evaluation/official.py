@@ -5,6 +5,8 @@
     qasper      answer F1, over all questions, by the type of the best-matching reference (official) and by the type of
                 the first annotator's (the same questions for every method)
     nq          best-subspan EM (Lost in the Middle; not an exact match), exact match and F1 (SQuAD)
+    nq-oracle   exact match and F1 (SQuAD)
+    squad       exact match and F1; an unanswerable question is answered by "unanswerable"
     hotpot      exact match, and F1, which is 0 where only one of answer and reference is a yes or no
     longbench   F1
     squality    ROUGE-1, -2 and -L, the best over the references
@@ -101,6 +103,7 @@ _EVALUATORS: dict[str, Callable[[Sequence[Row]], OfficialScores]] = {
     "quality": _quality,
     "qasper": _qasper,
     "nq": column_means("best_subspan_em", "exact_match", "token_f1"),
+    **dict.fromkeys(("nq-oracle", "squad"), column_means("exact_match", "token_f1")),
     "hotpot": _hotpot,
     "longbench": column_means("score"),
     "squality": _squality,

@@ -16,14 +16,15 @@ from peft import PeftModel
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from pipeline.common import base_card, tables
+from pipeline.common import base_card, chunks, tables
+from pipeline.common.chunks import Chunk
 from pipeline.evaluation import score
 from pipeline.model import generation, loading, prefix_cache
 from pipeline.model.distributed import Processes
 from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.runtime.settings import EvalSettings, ModelSettings
 from pipeline.views import full_view, masking, prompts, tasks, tokenizer
-from pipeline.views.full_view import ContextChunk
+from pipeline.views.layout import Layout
 
 COPIED = (
     "example_id", "question_id", "benchmark", "num_documents", "gold_position", "answers", "answer_types", "subset",
@@ -57,7 +58,7 @@ class Request(NamedTuple):
 
     example: tables.Row
     input: str
-    chunks: list[ContextChunk]
+    chunks: list[Chunk]
     """The chunks that the model reads."""
     prompt: PrefixPrompt
 
@@ -82,6 +83,7 @@ def predictions(
         ArtifactError: a file is missing or was made from other data.
     """
     processes = Processes()
+    tables.require_together(*sources(top_k_of))
     card, decoder = base_card.read_card(), tokenizer.load()
     if (found := tables.metadata(tables.FULL_VIEWS).get("tokenizer_sha256")) != card.tokenizer_sha256:
         raise ArtifactError(
@@ -91,8 +93,7 @@ def predictions(
     examples = split_examples(split, longest)
     chunk_of = read_chunks(examples["chunk_ids"].explode().drop_nulls())
     rows = _read(examples["example_id"], ranked=bool(top_k_of))
-    encode = tokenizer.encoder(decoder)
-    requests = list(make_requests(rows, chunk_of, top_k_of, model.max_tokens, encode, card.bos_id))
+    requests = list(make_requests(rows, chunk_of, top_k_of, model.max_tokens, Layout(decoder, card)))
     if not requests:
         processes.close()
         return [] if processes.is_main else None
@@ -105,7 +106,7 @@ def predictions(
             network,
             [distinct[place] for place in own],
             max_new_tokens=settings.max_new_tokens or task.max_new_tokens,
-            eos_id=card.eos_id,
+            eos_ids=card.eos_ids,
             pad_id=card.pad_id,
             banned_ids=[card.mask_id, card.pad_id],
             batch_tokens=settings.batch_tokens,
@@ -117,9 +118,13 @@ def predictions(
         return None
     answer_of = {}
     for place, prompt in enumerate(distinct):
-        text = score.answer_text(decoder.decode(answer_at[place].output_ids), task)
-        answer_of[prompt] = text, answer_at[place].log_probs
-    return [_row(request, method, *answer_of[request.prompt]) for request in requests]
+        answer_of[prompt] = decoder.decode(answer_at[place].output_ids), answer_at[place].log_probs
+    return [_row(request, method, task, *answer_of[request.prompt]) for request in requests]
+
+
+def sources(top_k_of: Mapping[str, int]) -> tuple[tables.Table, ...]:
+    """Return the tables that `predictions` reads."""
+    return (tables.CHUNKS, tables.EXAMPLES, tables.FULL_VIEWS, *([tables.SCORES] if top_k_of else []))
 
 
 def split_examples(split: str, longest: bool = False) -> pl.DataFrame:
@@ -142,19 +147,14 @@ def no_examples(split: str) -> DataError:
     )
 
 
-def read_chunks(chunk_ids: Iterable[str]) -> dict[str, ContextChunk]:
-    """Read these chunks, by their ids.
+def read_chunks(chunk_ids: Iterable[str]) -> chunks.Chunks:
+    """Read the chunks, these among them.
 
     Raises:
         ArtifactError: a chunk is missing.
     """
-    wanted = set(chunk_ids)
-    rows = tables.scan(tables.CHUNKS, list(ContextChunk._fields))
-    found = {row["chunk_id"]: ContextChunk(**row) for row in rows if row["chunk_id"] in wanted}
-    if missing := wanted - found.keys():
-        raise ArtifactError(
-            f"{tables.CHUNKS}: has no chunk {min(missing)}, which {tables.FULL_VIEWS} names; run `dvc repro tokenize`"
-        )
+    found = chunks.read(tables.CHUNKS)
+    tables.require_ids(tables.CHUNKS, found, chunk_ids, tables.FULL_VIEWS)
     return found
 
 
@@ -173,11 +173,10 @@ def _read(example_ids: Collection[str], ranked: bool) -> Iterator[tables.Row]:
 
 def make_requests(
     rows: Iterable[tables.Row],
-    chunk_of: Mapping[str, ContextChunk],
+    chunk_of: Mapping[str, Chunk],
     top_k_of: Mapping[str, int],
     max_tokens: int,
-    encode: full_view.Encode,
-    bos_id: int,
+    layout: Layout,
 ) -> Iterator[Request]:
     """Yield the requests of each row over its full view, then over its best chunks in context order.
 
@@ -190,7 +189,7 @@ def make_requests(
         ids = np.asarray(row.pop("input_ids"), dtype=np.int32)
         suffix_ids = ids[row["question_start"] : row["prompt_end"]]
         letters = prompts.LETTERS[: len(row["options"])]
-        options = tuple(tuple(encode(prompts.answer_segment(letter))) for letter in letters)
+        options = tuple(tuple(layout.answer(letter, row["answer_lead"])) for letter in letters)
         spans = zip(row["chunk_ids"], row["chunk_starts"], row["chunk_ends"], strict=True)
         left = [chunk_of[chunk_id] for chunk_id, start, end in spans if start < end]
         inputs = [("full", left, ids[: row["question_start"]])]
@@ -198,7 +197,7 @@ def make_requests(
         for name, top_k in top_k_of.items():
             kept = np.flatnonzero(masking.keep_top(np.asarray(row["ranks"], dtype=np.int32), top_k))
             chunks = [chunk_of[row["chunk_ids"][index]] for index in kept]
-            context = full_view.context(chunks, instruction, encode, bos_id)
+            context = layout.context(chunks, instruction)
             fitting = full_view.cut(context, max_tokens - len(suffix_ids), "cut_middle")
             inputs.append((name, chunks, np.asarray(fitting.input_ids, dtype=np.int32)))
         for name, chunks, prefix_ids in inputs:
@@ -227,7 +226,7 @@ def generate(
     prompts: Sequence[PrefixPrompt],
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_ids: Sequence[int],
     pad_id: int,
     banned_ids: Sequence[int],
     batch_tokens: int,
@@ -245,7 +244,7 @@ def generate(
         network,
         [np.concatenate([prompts[index].prefix_ids, prompts[index].suffix_ids]) for index in alone],
         max_new_tokens=max_new_tokens,
-        eos_id=eos_id,
+        eos_ids=eos_ids,
         pad_id=pad_id,
         banned_ids=banned_ids,
         batch_tokens=batch_tokens,
@@ -260,7 +259,7 @@ def generate(
             prompts[group[0]].prefix_ids,
             [prefix_cache.Suffix(prompts[index].suffix_ids, prompts[index].options) for index in group],
             max_new_tokens=max_new_tokens,
-            eos_id=eos_id,
+            eos_ids=eos_ids,
             banned_ids=banned_ids,
             batch_tokens=batch_tokens,
         )
@@ -277,8 +276,9 @@ def _by_context(prompts: Sequence[PrefixPrompt]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _row(request: Request, method: str, prediction: str, log_probs: Sequence[float]) -> tables.Row:
+def _row(request: Request, method: str, task: tasks.Task, generated: str, log_probs: Sequence[float]) -> tables.Row:
     example = request.example
+    prediction = score.answer_text(generated, task, example["answers"])
     distractors = score.distractors(request.chunks, example["gold_document_ids"])
     return {
         **{name: example[name] for name in COPIED},

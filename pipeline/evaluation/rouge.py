@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
+from pipeline.runtime.errors import ConfigError
+
 _KINDS = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 
 
@@ -30,8 +32,12 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
 
 @cache
 def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # takes seconds to import, and only summaries need it
-
+    try:
+        from rouge_score.rouge_scorer import RougeScorer  # takes seconds to import, and only summaries need it
+    except ImportError:
+        raise ConfigError(
+            'summaries need rouge-score, which is not installed; `pip install "focused-learning[squality]"`'
+        ) from None
     return RougeScorer(list(_KINDS.values()), use_stemmer=True)
 
 

@@ -49,7 +49,7 @@ ABLATION_RUN = Table(
     "ablation run",
     2,
     "ablations",
-    Path(".dvc/tmp/ablations"),  # a folder with one file per run
+    Path("reports/runs"),  # a folder with one file per run
     tuple(column for column in PREDICTIONS.columns if column[0] in _FOR_STATISTICS),
 )
 ABLATIONS = Table(  # one line per row of the grid, seed and example
@@ -59,8 +59,6 @@ ABLATIONS = Table(  # one line per row of the grid, seed and example
     Path("reports/ablations.parquet"),
     (("row", TEXT), ("seed", pa.int64()), *ABLATION_RUN.columns),
 )
-MAP = ABLATIONS.at(Path("reports/map.parquet"))
-"""The same of `make map`."""
 
 
 def predictions_of(method: str, stage: str = "evaluate") -> Table:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from pipeline.common.chunks import Chunk
 from pipeline.common.tables import Row, name_sharing_rate_of
 from pipeline.evaluation import bootstrap, metrics, multiple_choice, official, rouge
 from pipeline.views import tasks
-from pipeline.views.full_view import ContextChunk
 
 METRICS = ("score", "exact_match", "token_f1", "best_subspan_em")
 POSITION_BINS = 5  # equal parts of a context, by which results are grouped by the place of the gold document
@@ -59,14 +59,14 @@ MEASURES = {
 """By the names that pipeline/views/tasks.py gives benchmarks."""
 
 
-def distractors(chunks: Iterable[ContextChunk], gold_document_ids: Sequence[str]) -> dict[str, str]:
+def distractors(chunks: Iterable[Chunk], gold_document_ids: Sequence[str]) -> dict[str, str]:
     """Join title and text of each document in the chunks that is not gold; empty where no document is known as gold."""
     if not gold_document_ids:
         return {}
     return {name: text for name, text in document_texts(chunks).items() if name not in gold_document_ids}
 
 
-def document_texts(chunks: Iterable[ContextChunk]) -> dict[str, str]:
+def document_texts(chunks: Iterable[Chunk]) -> dict[str, str]:
     """Join title and text of each document, as far as the chunks contain it."""
     parts: dict[str, list[str]] = {}
     for chunk in chunks:
@@ -74,9 +74,9 @@ def document_texts(chunks: Iterable[ContextChunk]) -> dict[str, str]:
     return {document_id: "\n".join(texts) for document_id, texts in parts.items()}
 
 
-def answer_text(generated: str, task: tasks.Task) -> str:
-    """Extract the answer from a generated text."""
-    return generated.strip() if task.many_lines else metrics.first_line(generated)
+def answer_text(generated: str, task: tasks.Task, references: Sequence[str]) -> str:
+    """Extract the answer from a generated text: all of it, or as many lines as a reference has."""
+    return generated.strip() if task.many_lines else metrics.first_line(generated, references)
 
 
 def generated_score(prediction: str, example: Row) -> float:
@@ -85,7 +85,14 @@ def generated_score(prediction: str, example: Row) -> float:
         return float(multiple_choice.parse_option(prediction, example["options"]) == example["gold_option"])
     measure = MEASURES[tasks.of(example["benchmark"]).measure].function
     assert measure is not None, "a multiple-choice question has options"
-    return measure(prediction, example["answers"])
+    return measure(*_comparable(prediction, example))
+
+
+def _comparable(prediction: str, example: Row) -> tuple[str, Sequence[str]]:
+    """Return prediction and references as metrics compare them; official evaluators compare them as they are."""
+    if example["benchmark"] in tasks.TASKS:
+        return prediction, example["answers"]
+    return metrics.spelt_out(prediction), [metrics.spelt_out(reference) for reference in example["answers"]]
 
 
 def score(
@@ -105,9 +112,9 @@ def score(
         points, exact = float(likeliest == example["gold_option"]), float(generated == example["gold_option"])
         error, distractor_id = "correct" if points else "other", ""
     else:
-        answer = prediction
-        points, exact = generated_score(prediction, example), metrics.exact_match(prediction, references)
-        error, distractor_id = metrics.error_class(prediction, references, distractor_texts)
+        answer, references = _comparable(prediction, example)
+        points, exact = generated_score(prediction, example), metrics.exact_match(answer, references)
+        error, distractor_id = metrics.error_class(answer, references, distractor_texts)
     return {
         "prediction": prediction,
         "generated_option": generated,

@@ -4,16 +4,18 @@ Only transformers' eager attention returns its weights, and all of them. Here ev
 with a wrapper: a model that is called with `attention_rows` computes the rows of its chosen tokens as well, from the
 queries and keys that the implementation gets. Rotary positions, norms of queries and keys, grouped keys, windows and
 soft caps are therefore the model's own. The cost is one row of scores for each chosen token, in each chosen layer.
+Where the layers of a family do not hand on `attention_rows`, the position ids carry them (`carry`).
 """
 
 # B rows, L tokens of the longest row, N chosen tokens, H heads, G heads of keys, D of a head, X queries of a group
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from transformers import AttentionInterface
 
 from pipeline.model import attention_mask
@@ -42,7 +44,7 @@ class AttentionRows:
             layers: numbers of the layers, from 0; None: all.
         """
         self.reduced: dict[int, Tensor] = {}
-        """What `reduce` returned, by number of the layer."""
+        """Results of `reduce`, by number of the layer."""
         self._reduce, self._layers = reduce, layers
         self._of_rows = [(row, position_N[row_N == row]) for row in sorted(set(row_N.tolist()))]
         self._seen_NL, self._distance_NL = attention_mask.seen_by(inputs, row_N, position_N)
@@ -72,6 +74,24 @@ def _scores(query_HND: Tensor, key_GLD: Tensor) -> Tensor:
     return scores_GXL.reshape(len(query_HND), -1, key_GLD.shape[1]).transpose(0, 1)
 
 
+def carry(rows: Any, position_ids_BL: Tensor, layers: Iterable[Module]) -> Tensor:
+    """Return the position ids with the AttentionRows on them, where the attention of these layers picks them up.
+
+    Activation checkpointing repeats a layer without the layer's hooks, but with the same position ids.
+    """
+    for module in (module for layer in layers for module in layer.modules() if "Attention" in type(module).__name__):
+        if _pick_up not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_pick_up, with_kwargs=True)
+    carrying: Any = position_ids_BL.view_as(position_ids_BL)
+    carrying.attention_rows = rows
+    found: Tensor = carrying
+    return found
+
+
+def _pick_up(module: Module, _: Any, options: dict[str, Any]) -> None:
+    vars(module)["attention_rows"] = getattr(options.get("position_ids"), "attention_rows", None)
+
+
 def _with_rows(implementation: Callable[..., Any] | None) -> Callable[..., Any]:
     """Wrap an attention implementation; None: the eager one, which each family of models has of its own."""
 
@@ -83,13 +103,14 @@ def _with_rows(implementation: Callable[..., Any] | None) -> Callable[..., Any]:
         attention_rows: AttentionRows | None = None,
         **options: Any,
     ) -> Any:
-        if attention_rows is not None:
-            attention_rows.read(
+        carried = vars(module).pop("attention_rows", None)
+        if rows := attention_rows or carried:
+            rows.read(
                 module.layer_idx,
                 query,
                 key,
                 options.get("scaling") or module.scaling,
-                options.get("sliding_window"),
+                options.get("sliding_window", getattr(module, "sliding_window", None)),
                 options.get("softcap"),
             )
         own = implementation or sys.modules[type(module).__module__].eager_attention_forward

@@ -66,7 +66,7 @@ def row_of_one(input_ids: Ints, position_ids: Ints, prompt_end: int) -> TokenRow
 def row_of_many(views: Sequence[TokenRow], num_shared: int) -> TokenRow:
     """Make one row of single full views that begin with the same `num_shared` tokens; every prompt ends behind these.
 
-    They have no teacher; all of them have targets of attention, or none.
+    All of them have a teacher, or none; and targets of attention, or none.
     """
     first = views[0]
     assert all(np.array_equal(view.input_ids[:num_shared], first.input_ids[:num_shared]) for view in views)
@@ -77,14 +77,16 @@ def row_of_many(views: Sequence[TokenRow], num_shared: int) -> TokenRow:
         end = start + len(view) - num_shared
         segments.append(RowSegment(start, start + view.segments[0].prompt_end - num_shared, end))
         start = end
-    chunks, targets = ([getattr(view, name) for view in views] for name in ("chunk_L", "target_EC"))
+    chunks = [view.chunk_L for view in views if view.chunk_L is not None]
     return TokenRow(
         _behind([view.input_ids for view in views], num_shared),
         _behind([view.position_ids for view in views], num_shared),
         num_shared,
         tuple(segments),
-        chunk_L=None if first.chunk_L is None else _behind(chunks, num_shared),
-        target_EC=None if first.target_EC is None else np.concatenate(targets),
+        teacher_ids_NK=_joined([view.teacher_ids_NK for view in views]),
+        teacher_log_probs_NK=_joined([view.teacher_log_probs_NK for view in views]),
+        chunk_L=_behind(chunks, num_shared) if chunks else None,
+        target_EC=_joined([view.target_EC for view in views]),
     )
 
 
@@ -196,8 +198,8 @@ def collate(rows: Sequence[TokenRow], pad_id: int) -> ModelInputs:
     )
     chunk_BL, target_EC = _targets(rows, shape[1])
     return inputs._replace(
-        teacher_ids_NK=_concatenated([row.teacher_ids_NK for row in rows]),
-        teacher_log_probs_NK=_concatenated([row.teacher_log_probs_NK for row in rows]),
+        teacher_ids_NK=_tensor(_joined([row.teacher_ids_NK for row in rows])),
+        teacher_log_probs_NK=_tensor(_joined([row.teacher_log_probs_NK for row in rows])),
         chunk_BL=chunk_BL,
         target_EC=target_EC,
     )
@@ -219,9 +221,13 @@ def _targets(rows: Sequence[TokenRow], num_tokens: int) -> tuple[Tensor | None, 
     return torch.from_numpy(chunk_BL), torch.from_numpy(target_EC)
 
 
-def _concatenated(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
+def _joined(arrays: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
     found = [array for array in arrays if array is not None]
-    return torch.from_numpy(np.concatenate(found)) if found else None
+    return np.concatenate(found) if found else None
+
+
+def _tensor(array: NDArray[Any] | None) -> Tensor | None:
+    return None if array is None else torch.from_numpy(array)
 
 
 def pad(

@@ -94,7 +94,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which alone writes files and prints."""
+        """Return whether this is rank 0, which alone writes files and prints."""
         return self.rank == 0
 
     def prepare(self, encoder: Module, layers: Sequence[str]) -> Any:

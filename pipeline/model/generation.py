@@ -29,17 +29,18 @@ def generate(
     prompts: Sequence[Prompt],
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_ids: Sequence[int],
     pad_id: int,
     banned_ids: Sequence[int],
     batch_tokens: int,
     positions: Sequence[Prompt] | None = None,
     progress: Callable[[int], object] = lambda num_prompts: None,
 ) -> list[list[int]]:
-    """Return the most likely tokens after each prompt, up to EOS (left out) or `max_new_tokens`.
+    """Return the most likely tokens after each prompt, up to an EOS (left out), `max_new_tokens` or the last position.
 
     Args:
         prompts: token ids, none empty.
+        eos_ids: tokens that end an answer.
         banned_ids: tokens that are never generated.
         batch_tokens: prompt tokens of a batch at most, padding included; a longer prompt is a batch of its own. Which
             prompts share a batch changes no result beyond rounding.
@@ -69,7 +70,7 @@ def generate(
                 [prompts[index] for index in batch],
                 None if positions is None else [positions[index] for index in batch],
                 max_new_tokens,
-                eos_id,
+                list(eos_ids),
                 pad_id,
                 list(banned_ids),
             )
@@ -92,12 +93,13 @@ def _complete(
     prompts: Sequence[Prompt],
     positions: Sequence[Prompt] | None,
     max_new_tokens: int,
-    eos_id: int,
+    eos_ids: list[int],
     pad_id: int,
     banned_ids: list[int],
 ) -> list[list[int]]:
     """Generate for one batch: prefill, then one token for each unfinished row at a time."""
-    backbone, head, device = decoder.base_model, decoder.get_output_embeddings(), decoder.device
+    backbone, device = decoder.base_model, decoder.device
+    num_positions = causal_lm.num_positions(decoder.config)
     lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
     ids_BL = _padded(prompts, pad_id, device)
     mask_BL = torch.arange(ids_BL.shape[1], device=device) < lengths_B[:, None]
@@ -116,9 +118,10 @@ def _complete(
     hidden_BD = output.last_hidden_state[torch.arange(len(prompts), device=device), lengths_B - 1]
     outputs: list[list[int]] = [[] for _ in prompts]
     unfinished = list(range(len(prompts)))
+    stop_ids = torch.tensor(eos_ids, device=device)
     for num_new in range(max_new_tokens):
-        next_B = most_likely(head(hidden_BD), banned_ids, lengths_B)
-        going_B = next_B != eos_id
+        next_B = most_likely(causal_lm.logits(decoder, hidden_BD), banned_ids, lengths_B)
+        going_B = ~torch.isin(next_B, stop_ids) & (next_position_B + num_new < num_positions)
         unfinished = [row for row, going in zip(unfinished, going_B.tolist(), strict=True) if going]
         next_B = next_B[going_B]
         for row, token in zip(unfinished, next_B.tolist(), strict=True):

@@ -58,7 +58,7 @@ def answer(
     suffixes: Sequence[Suffix],
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_ids: Sequence[int],
     banned_ids: Sequence[int],
     batch_tokens: int,
 ) -> list[Completion]:
@@ -82,7 +82,7 @@ def answer(
         completions: list[Completion] = []
         for members in passes(suffixes, min(batch_tokens, PASS_TOKENS)):
             log_probs, hidden_BD = _score_options(tree, members)
-            outputs = _complete(tree, members, hidden_BD, max_new_tokens, eos_id, list(banned_ids))
+            outputs = _complete(tree, members, hidden_BD, max_new_tokens, list(eos_ids), list(banned_ids))
             completions += map(Completion, outputs, log_probs)
             tree.crop(tree.num_tokens - len(prefix_ids))
     finally:
@@ -106,7 +106,7 @@ class _Tree:
     """Tokens in a cache of one row, each of which attends to its ancestors only."""
 
     def __init__(self, decoder: Any, prefix_ids: Prompt) -> None:
-        self.head = decoder.get_output_embeddings()
+        self.decoder = decoder
         self.device: torch.device = decoder.device
         self._backbone = decoder.base_model
         self._windows = causal_lm.windows(decoder.config)
@@ -185,14 +185,14 @@ def _score_options(tree: _Tree, members: Sequence[Suffix]) -> tuple[list[list[fl
     nodes_3T = torch.tensor(nodes, device=tree.device).T
     hidden_TD = tree.grow(torch.tensor(ids, dtype=torch.long, device=tree.device), nodes_3T)
     targets = [token for suffix in members for option in suffix.options for token in option]
-    found = iter(_log_probs(tree.head, hidden_TD, nodes_3T[0] + 1, rows, targets))
+    found = iter(_log_probs(tree.decoder, hidden_TD, nodes_3T[0] + 1, rows, targets))
     log_probs = [[sum(next(found) for _ in option) for option in suffix.options] for suffix in members]
     tree.crop(len(ids) - num_suffix)
     return log_probs, hidden_TD[ends]
 
 
 def _log_probs(
-    head: Any, hidden_TD: Tensor, length_T: Tensor, rows: Sequence[int], targets: Sequence[int]
+    decoder: Any, hidden_TD: Tensor, length_T: Tensor, rows: Sequence[int], targets: Sequence[int]
 ) -> list[float]:
     """Return the log-probability of each target (N), predicted by the hidden state of its row.
 
@@ -202,7 +202,7 @@ def _log_probs(
     for start in range(0, len(targets), LOGIT_ROWS):
         row_N = torch.tensor(rows[start : start + LOGIT_ROWS], device=hidden_TD.device)
         target_N = torch.tensor(targets[start : start + LOGIT_ROWS], dtype=torch.long, device=hidden_TD.device)
-        logits_NV = head(hidden_TD[row_N])
+        logits_NV = causal_lm.logits(decoder, hidden_TD[row_N])
         generation.require_finite(logits_NV, length_T[row_N])
         logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
         log_probs += (logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(dim=1)).tolist()
@@ -214,16 +214,18 @@ def _complete(
     members: Sequence[Suffix],
     hidden_BD: Tensor,
     max_new_tokens: int,
-    eos_id: int,
+    eos_ids: list[int],
     banned_ids: list[int],
 ) -> list[list[int]]:
     """Generate each suffix's answer greedily; `hidden_BD` are the hidden states of the suffixes' last tokens."""
     outputs: list[list[int]] = [[] for _ in members]
     suffix_B = torch.arange(len(members), device=tree.device)
+    stop_ids = torch.tensor(eos_ids, device=tree.device)
+    num_positions = causal_lm.num_positions(tree.decoder.config)
     length_B = torch.tensor([tree.num_prefix + len(suffix.suffix_ids) for suffix in members], device=tree.device)
     for num_new in range(max_new_tokens):
-        next_B = generation.most_likely(tree.head(hidden_BD), banned_ids, length_B)
-        going_B = next_B != eos_id
+        next_B = generation.most_likely(causal_lm.logits(tree.decoder, hidden_BD), banned_ids, length_B)
+        going_B = ~torch.isin(next_B, stop_ids) & (length_B + num_new < num_positions)
         next_B, suffix_B, length_B = next_B[going_B], suffix_B[going_B], length_B[going_B]
         for index, token in zip(suffix_B.tolist(), next_B.tolist(), strict=True):
             outputs[index].append(token)

@@ -18,7 +18,7 @@ class TeacherAnswer(NamedTuple):
     """The teacher's answer to one prompt, N tokens long."""
 
     output_ids: list[int]
-    """EOS included, unless the answer reached the limit."""
+    """The first EOS included, unless the answer reached the limit."""
     top_ids_NK: Ints
     """Likeliest first; K = `num_top`, or the vocabulary's size where that is smaller."""
     top_log_probs_NK: NDArray[np.float32]
@@ -31,7 +31,7 @@ def teach(
     *,
     num_top: int,
     max_new_tokens: int,
-    eos_id: int,
+    eos_ids: Sequence[int],
     pad_id: int,
     banned_ids: Sequence[int],
     batch_tokens: int,
@@ -46,12 +46,16 @@ def teach(
         network,
         prompts,
         max_new_tokens=max_new_tokens,
-        eos_id=eos_id,
+        eos_ids=eos_ids,
         pad_id=pad_id,
         banned_ids=banned_ids,
         batch_tokens=batch_tokens,
     )
-    whole = [[*output, eos_id] if len(output) < max_new_tokens else output for output in outputs]
+    num_positions = causal_lm.num_positions(causal_lm.unwrap(network).config)
+    whole = [
+        [*output, eos_ids[0]] if len(output) < min(max_new_tokens, num_positions - len(prompt)) else output
+        for prompt, output in zip(prompts, outputs, strict=True)
+    ]
     rows = [
         collator.row_of_one(
             np.concatenate([prompt, np.asarray(output, dtype=np.int32)]),
@@ -61,7 +65,7 @@ def teach(
         for prompt, output in zip(prompts, whole, strict=True)
     ]
     answers: dict[int, TeacherAnswer] = {}
-    device = causal_lm.unwrap(network).lm_head.weight.device
+    device = causal_lm.unwrap(network).device
     for group in collator.group_rows(rows, batch_tokens):
         inputs = collator.collate([rows[index] for index in group], pad_id).to(device)
         with torch.inference_mode():

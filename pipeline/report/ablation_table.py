@@ -1,6 +1,6 @@
-"""The ablation table: its record, reports/ablations.json, and its cells and claims for the page and for Markdown.
+"""The table of a grid: its record, such as reports/ablations.json, its cells and its claims, for the page and Markdown.
 
-`make ablations` writes the record; the report and the README read it.
+`make ablations` writes the record, `make laptop` another; the report and `make readme-results` read them.
 """
 
 from pathlib import Path
@@ -11,17 +11,18 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pipeline.evaluation.score import MEASURES, Measure
 from pipeline.report import text
 from pipeline.report.summary import Range
-from pipeline.report.text import INTERVAL, counted, percent, percent_interval, points, points_interval, points_range
-from pipeline.runtime.errors import ArtifactError
+from pipeline.report.text import INTERVAL, percent, percent_interval, points, points_interval, points_range
+from pipeline.runtime.errors import ArtifactError, counted
+from pipeline.runtime.methods import BASE
 
 R = TypeVar("R", bound="Record")
 
-RECORD = Path("reports/ablations.json")  # in git
+RECORD, LAPTOP = Path("reports/ablations.json"), Path("reports/laptop.json")  # in git
 _FIRST_TO_LAST = "First to last"
 
 
 class Record(BaseModel):
-    """What lies in git as a JSON file; keys that a reader does not know are ignored."""
+    """A JSON file that is kept in git; keys that this version does not know are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -105,6 +106,8 @@ class AblationTable(Record):
     code: str = ""
     """The git commit whose code made the figures, with its date. Empty: unknown."""
     rows: list[AblationRow]
+    shorter: list["AblationTable"] = []
+    """The same rows over contexts of fewer documents, fewest first, where the grid measures contexts of each length."""
 
     @model_validator(mode="after")
     def _is_measured(self) -> Self:
@@ -137,9 +140,9 @@ class AblationTable(Record):
         return any(row.slope is not None for row in self.rows)
 
 
-def read() -> AblationTable:
-    """Read RECORD. Raises ArtifactError as `read_record`."""
-    return read_record(RECORD, AblationTable, "an ablation table", "make ablations")
+def read(path: Path = RECORD) -> AblationTable:
+    """Read a record. Raises ArtifactError as `read_record`."""
+    return read_record(path, AblationTable, "an ablation table", f"make {path.stem}")
 
 
 def read_record(path: Path, kind: type[R], name: str, command: str) -> R:
@@ -159,6 +162,17 @@ def read_record(path: Path, kind: type[R], name: str, command: str) -> R:
     raise ArtifactError(f"{path}: {what}; run `git checkout {path}` or `{command}`")
 
 
+def main_rows(table: AblationTable) -> list[AblationRow]:
+    """List the rows of the short table: the claimed ones, those they are compared with, and those with retrieval.
+
+    The untuned model and the table's reference are among them. Rows that read the full context come first.
+    """
+    claimed = [row for row in table.rows if row.name in table.claimed]
+    named = {table.reference, *table.claimed, *(row.reference for row in claimed)}
+    found = [row for row in table.rows if row.name in named or row.method == BASE or row.input == "retrieval"]
+    return sorted(found, key=lambda row: row.input != "full")
+
+
 def claims(table: AblationTable) -> list[str]:
     """Write a sentence for each claimed row that is in the table."""
     return [claim(row, table) for row in table.rows if row.name in table.claimed]
@@ -167,7 +181,11 @@ def claims(table: AblationTable) -> list[str]:
 def claim(row: AblationRow, table: AblationTable) -> str:
     """State a row's score, and how it compares with its reference: only a corrected p-value makes a difference one."""
     method = row.method.capitalize()
-    name = f"{method} ({row.label})" if row.label != row.method else method
+    name = (
+        f"{method}{row.label.removeprefix(row.method)}"
+        if row.label.startswith(row.method)
+        else f"{method} ({row.label})"
+    )
     reached = f"{percent(row.pooled.mean)}{text.PERCENT}"
     if table.shown_as.right_or_wrong:
         sentence = f"{name} answers {reached} of the questions over {table.documents} correctly"
@@ -178,6 +196,7 @@ def claim(row: AblationRow, table: AblationTable) -> str:
         low, high = percent(row.pooled.low), percent(row.pooled.high)
         return f"{sentence} (95{text.PERCENT} interval {low} to {high}); it has no row to be compared with."
     other = table.label_of(row.reference)
+    other = f'"{other}"' if " " in other else other
     basis = f"({points_range(found)}, corrected {text.p_value(found.p_corrected)}, {_basis(found)})"
     if found.p_corrected < text.SIGNIFICANCE:
         size = f"{abs(100 * found.difference):.1f} points {'more' if found.difference > 0 else 'less'}"
@@ -282,14 +301,15 @@ def groups(table: AblationTable) -> dict[str, list[tuple[str, list[str]]]]:
     return found
 
 
-def markdown(table: AblationTable) -> str:
-    """Write the claims, the table and its caption in Markdown."""
+def markdown(table: AblationTable, command: str = "make ablations") -> str:
+    """Write the claims, the table and its caption in Markdown; those of shorter contexts below."""
     if not table.rows:
-        return "No rows yet: `make ablations` fills this table.\n"
+        return f"No rows yet: `{command}` fills this table.\n"
     rows = [["Group", "Row", *map(text.markdown, headings(table))]]
     rows += [[text.markdown(row.group), text.markdown(row.label), *cells(row, table)] for row in table.rows]
     sentences = [line for sentence in claims(table) for line in (text.markdown(sentence), "")]
-    return "\n".join([*sentences, *text.markdown_table(rows, num_left=2), "", text.markdown(caption(table)), ""])
+    whole = [*sentences, *text.markdown_table(rows, num_left=2), "", text.markdown(caption(table)), ""]
+    return "\n".join([*whole, *(f"## Over {one.documents}\n\n{markdown(one)}" for one in reversed(table.shorter))])
 
 
 def _basis(found: ToReference) -> str:

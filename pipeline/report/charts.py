@@ -6,7 +6,8 @@ To add a figure, write a function here and call it in a template of templates/.
 from collections.abc import Mapping, Sequence
 
 from pipeline.common.tables import Row
-from pipeline.report import page_tables, svg, text
+from pipeline.evaluation.score import MEASURES
+from pipeline.report import ablation_table, page_tables, svg, text
 from pipeline.report.ablation_table import AblationTable
 from pipeline.report.focus_map import FocusMap
 from pipeline.report.summary import Measured, Range, Summary, in_order, row_name, row_order
@@ -17,6 +18,12 @@ from pipeline.runtime.curves import CURVES
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 """Method -> name of the curve -> (optimizer step, value)."""
 
+INPUTS = {
+    "full": "Reads the full context",
+    "retrieval": "Reads the best chunks alone",
+    "longbench": "Reads the chunks of LongBench's retrieval",
+}
+"""Input -> what the model reads, in the order of the figures of results."""
 UNIFORM = "uniform"
 """Series of attention that is equal for all tokens."""
 ATTENTION = {
@@ -107,7 +114,7 @@ def retrieval(quality: Values, summary: Summary, split: str) -> list[Figure]:
 
 def validation(found: Values, settings: Values, split: str) -> list[Figure]:
     """Draw each retriever's recall of gold chunks: by k at this run's chunk size, and by size for the best 5."""
-    rows = [row for row in found.get("rows", []) if row["split"] == split and row["num_gold_known"]]
+    rows = [row for row in found.get("rows", []) if row["split"] == split and row["recall_interval"].get("5")]
     if not rows:
         return []
     words = settings.get("chunk", {}).get("words")
@@ -193,14 +200,45 @@ def effects(table: AblationTable) -> list[Row]:
     ]
 
 
-def ablations(table: AblationTable) -> list[Figure]:
+def ablations(table: AblationTable, name: str = "ablations") -> list[Figure]:
     """Draw the ablation table's differences as a forest plot."""
     found = effects(table)
     if not found:
         return []
     others = ", or from the row named" if any(row.reference and row.to_reference for row in table.rows) else ""
     title = f"Difference from {table.label_of(None)}{others}"
-    return [svg.forest_plot(Label("ablations", title, "Points, with 95 % interval", ""), found)]
+    return [svg.forest_plot(Label(name, title, "Points, with 95 % interval", ""), found)]
+
+
+def overview(summary: Summary) -> Figure:
+    """Draw the scores over the longest contexts; a point is hollow where its difference from vanilla is uncertain."""
+    rows = [
+        _result(row.input, row.method, row.name, row.score.mean, row.score)
+        | {"significant": row.to_vanilla is None or text.is_significant(row.to_vanilla)}
+        for row in summary.longest
+    ]
+    return _results("overview", text.capital(MEASURES[summary.measure].phrase), summary.documents, rows)
+
+
+def main_result(table: AblationTable) -> Figure:
+    """Draw the scores of the short table's rows; a point is filled where the difference that the table gives stands."""
+    rows = [
+        _result(row.input, row.method, row.label, row.pooled.mean, row.pooled)
+        | {"significant": row.to_reference is None or row.to_reference.p_corrected < text.SIGNIFICANCE}
+        for row in ablation_table.main_rows(table)
+    ]
+    return _results("main-result", text.capital(table.shown_as.phrase), table.documents, rows)
+
+
+def _result(given: str, method: str, name: str, mean: float, interval: text.Bounds) -> Row:
+    ends = {"difference": 100 * mean, "low": 100 * interval.low, "high": 100 * interval.high}
+    return {"group": INPUTS[given], "name": f"{name}: {text.percent(mean)}", "method": method, **ends}
+
+
+def _results(name: str, measure: str, documents: str, rows: Sequence[Row]) -> Figure:
+    rows = sorted(rows, key=lambda row: list(INPUTS.values()).index(row["group"]))
+    label = Label(name, f"{measure} over {documents}", f"{measure} (%), with 95 % interval", "")
+    return svg.forest_plot(label, rows)
 
 
 def heat_maps(rows: Sequence[Values], measure: str, title: str) -> list[Figure]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipeline.report import text
 from pipeline.report.ablation_table import Change, Record, read_record
-from pipeline.report.text import INTERVAL, counted, points, points_range
+from pipeline.report.text import INTERVAL, points, points_range
+from pipeline.runtime.errors import counted
 from pipeline.runtime.methods import FOCUSED, METHODS, VANILLA
 
 RECORD = Path("reports/map.json")  # in git
@@ -31,14 +32,6 @@ class MapCell(Change):
     num_seeds: int
     num_questions: int
 
-    @property
-    def is_above(self) -> bool:
-        return self.p_corrected < text.SIGNIFICANCE and self.difference > 0
-
-    @property
-    def is_below(self) -> bool:
-        return self.p_corrected < text.SIGNIFICANCE and self.difference < 0
-
 
 class FocusMap(Record):
     """The content of reports/map.json. Without cells, the map has not run yet."""
@@ -50,15 +43,16 @@ class FocusMap(Record):
     cells: list[MapCell]
 
 
-def read() -> FocusMap:
-    """Read RECORD. Raises ArtifactError: the file is missing, or is not a map of this version."""
-    return read_record(RECORD, FocusMap, "a map", "make map")
+def read(path: Path = RECORD) -> FocusMap:
+    """Read a record. Raises ArtifactError: the file is missing, or is not a map of this version."""
+    return read_record(path, FocusMap, "a map", "make map")
 
 
 def claim(found: FocusMap) -> str:
     """Say in one sentence which cells are above zero after correction, or that none is, and which is the best."""
-    above = [cell for cell in found.cells if cell.is_above]
-    below = sum(cell.is_below for cell in found.cells)
+    significant = [cell for cell in found.cells if cell.p_corrected < text.SIGNIFICANCE]
+    above = [cell for cell in significant if cell.difference > 0]
+    below = sum(cell.difference < 0 for cell in significant)
     best = max(found.cells, key=lambda cell: cell.difference)
     where = (
         f"{len(above)} of {len(found.cells)} cells ({text.listed([_condition(cell) for cell in above])})"
@@ -92,18 +86,8 @@ def markdown(found: FocusMap) -> str:
     """Write the claim and the cells in Markdown."""
     if not found.cells:
         return "No cells yet: `make map` fills this table.\n"
-    rows = [
-        [
-            "Labelled questions",
-            "Documents",
-            "Sharing a name",
-            "Focused",
-            "Vanilla",
-            "Points",
-            INTERVAL,
-            "p, corrected",
-        ]
-    ]
+    conditions, measured = ["Labelled questions", "Documents", "Sharing a name"], ["Focused", "Vanilla", "Points"]
+    rows = [[*conditions, *measured, INTERVAL, "p, corrected"]]
     rows += [
         [
             f"{cell.labelled_questions:,}", f"{cell.num_documents}", f"{cell.name_sharing_rate:.0%}",

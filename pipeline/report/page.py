@@ -6,7 +6,7 @@ a figure, a table or a sentence stands. To add one, write its function there and
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -23,58 +23,50 @@ PAPER_ROWS = {"vanilla": "vanilla", "vanilla + retrieval": "retrieval", "focused
 """Row of the main table -> its name in summary.PAPER, for the rows that the paper has too."""
 
 
-def render(
-    *,
-    title: str,
-    summary: Summary,
-    curves: charts.Curves,
-    examples: Sequence[Row],
-    sources: Mapping[str, Values],
-    settings: Values,
-    surface: Sequence[Values],
-    versions: Mapping[str, Mapping[str, str]],
-    inputs: Mapping[str, str],
-    ablations: AblationTable,
-    map_of_focus: FocusMap,
-) -> str:
-    """Write the page as HTML; equal arguments give equal text.
+class PageData(NamedTuple):
+    """All that the page shows; the templates use these names."""
 
-    Args:
-        examples: as answer_browser.assemble makes them.
-        sources: what the other stages measured: prepare, retrieval, mask, analysis, base, ...; what is missing is not
-            shown.
-        surface: measures by number of documents and by share of distractors that share a name; without any, the page
-            has no such section.
-        versions: method -> library -> version, as its training recorded them.
-        inputs: path -> md5 of the files that the page was made from.
-    """
+    title: str
+    summary: Summary
+    curves: charts.Curves
+    examples: Sequence[Row]
+    """Made by answer_browser.assemble."""
+    sources: Mapping[str, Values]
+    """Figures of the other stages: prepare, retrieval, mask, analysis, base, ...; what is missing is not shown."""
+    settings: Values
+    surface: Sequence[Values]
+    """Measures by number of documents and by share of distractors that share a name; without any, the page has no such
+    section."""
+    versions: Mapping[str, Mapping[str, str]]
+    """Method -> library -> version, as its training recorded them."""
+    inputs: Mapping[str, str]
+    """Path -> md5 of the files that the page was made from."""
+    laptop: AblationTable
+    """Without rows, the page has no such section."""
+    ablations: AblationTable
+    map_of_focus: FocusMap
+
+
+def render(shown: PageData) -> str:
+    """Write the page as HTML; equal values give equal text."""
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_shown,
+        finalize=_finalize,
         loader=jinja2.PackageLoader(__package__),
     )
+    summary, settings = shown.summary, shown.settings
     methods = list(dict.fromkeys(row.method for row in summary.longest))
     return environment.get_template("page.html.j2").render(
+        **{**shown._asdict(), "sources": defaultdict(dict, shown.sources)},
         ablation_table=ablation_table,
         focus_map=focus_map,
         charts=charts,
         page_tables=page_tables,
         text=text,
-        title=title,
-        summary=summary,
-        curves=curves,
-        examples=examples,
-        sources=defaultdict(dict, sources),
-        settings=settings,
-        surface=surface,
-        versions=versions,
-        inputs=inputs,
-        ablations=ablations,
-        map_of_focus=map_of_focus,
         split=settings.get("eval", {}).get("split", "test"),
         measure=MEASURES[summary.measure],
         shorter=[length.label() for length in summary.lengths[:-1]],
@@ -87,7 +79,7 @@ def render(
     )
 
 
-def _shown(value: Any) -> Any:
+def _finalize(value: Any) -> Any:
     """Prepare the value of a template's expression: None becomes a dash, control characters become visible."""
     if value is None:
         return text.NONE

@@ -34,6 +34,13 @@ ColumnFormats = Mapping[str, tuple[str, Callable[[Any], str]]]
 """Name of a value in a stage's JSON -> its heading, and how it is written."""
 
 SPLITS = ("train", "dev", "test")
+APART: ColumnFormats = {
+    "num_whole": ("Nothing masked", _count),
+    "num_only_gold": ("Gold chunks alone", _count),
+    "num_equal_scores": ("Equal scores", _count),
+    "truncated_questions": ("Questions truncated", _count),
+}
+"""What says little of a retriever; it is shown where there is some."""
 MASK: ColumnFormats = {
     "num_examples": ("Examples", _count),
     "gold_retained": ("Gold chunk kept", percent),
@@ -42,6 +49,7 @@ MASK: ColumnFormats = {
     "kept_token_share": ("Chunk tokens kept", percent),
     "mean_tokens_full": ("Tokens, full view", _count),
     "mean_tokens_masked": ("Tokens, masked view", _count),
+    **APART,
 }
 LENGTHS: ColumnFormats = {
     "num_examples": ("Examples", _count),
@@ -64,6 +72,7 @@ VALIDATED: ColumnFormats = {
     "num_gold_known": ("Gold known", _count),
     "mean_chunks": ("Chunks, mean", _decimal),
     "truncated_chunks": ("Chunks truncated", percent),
+    **APART,
 }
 FOUND: ColumnFormats = {
     **{f"recall.{k}": (f"Recall@{k}", percent) for k in (1, 3, 5, 7, 10)},
@@ -147,7 +156,7 @@ def retrieval(quality: Values) -> PageTable:
     ks = sorted({k for shares in rows.values() for k in shares["recall"]}, key=int)
     recall = {f"recall.{k}": (f"Recall@{k}", percent) for k in ks}
     columns = {"num_examples": ("Questions", _count), "mean_chunks": ("Chunks, mean", _decimal)}
-    return _table(rows, columns | recall | {"mrr": ("MRR", _hundredths)})
+    return _table(rows, columns | recall | {"mrr": ("MRR", _hundredths), **APART})
 
 
 def validation(values: Values, split: str) -> tuple[PageTable, list[str]]:
@@ -229,6 +238,8 @@ def _flat(values: Values, leaves: ColumnFormats | None = None, prefix: str = "")
     """Flatten nested values to (dotted name, value), by name; `leaves` are not flattened further."""
     for key, value in sorted(values.items()):
         name = prefix + key
+        if name in APART and not value:
+            continue
         if isinstance(value, Mapping) and name not in (leaves or ()):
             yield from _flat(value, leaves, f"{name}.")
         else:

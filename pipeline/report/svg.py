@@ -52,6 +52,9 @@ _CONFIG = {
     "legend": _TEXT,
 }
 
+INKS = {"light": "#1f2328", "dark": "#f0f6fc"}
+"""Colour of text in a chart that is a file, by the colour scheme of the page around it."""
+
 
 class Figure(NamedTuple):
     """A chart and the title above it."""
@@ -158,7 +161,7 @@ def stacked_bars(label: Label, shares: Sequence[Row], part_colours: Mapping[str,
 
 
 def forest_plot(label: Label, effects: Sequence[Row]) -> Figure:
-    """Draw differences and their intervals beside a zero line, one line per effect under the heading of its group.
+    """Draw differences (or scores) and their intervals beside a zero line, a line each under the heading of its group.
 
     Each effect has a group, name, method, difference, low, high, and `significant`: True fills its point.
     """
@@ -232,6 +235,12 @@ def heat_map(
         *([chart.mark_text(fontSize=10, dy=9).encode(text="below:N", color=ink)] if two_lines else []),
         height=46 * len(rows),
     )
+
+
+def standalone(figure: Figure) -> str:
+    """Return the chart as the content of a file: its text is dark on a light page and light on a dark one."""
+    style = f"svg {{color: {INKS['light']}}} @media (prefers-color-scheme: dark) {{svg {{color: {INKS['dark']}}}}}"
+    return str(figure.svg).replace("</title>", f"</title><style>{style}</style>", 1) + "\n"
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

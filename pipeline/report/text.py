@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pipeline.evaluation import score
+from pipeline.evaluation.bootstrap import PairedDifference
 from pipeline.report.summary import Measured, Summary, in_order
+from pipeline.runtime.errors import counted
 from pipeline.runtime.methods import FOCUSED, GUIDED, METHODS, VANILLA
 
 MEANINGS = {
@@ -83,10 +85,6 @@ def p_value(p: float) -> str:
     return f"p {relation}{p_cell(p)}".replace(" ", NO_BREAK)
 
 
-def counted(number: int, name: str) -> str:
-    return f"{number:,} {name}{'s' * (number != 1)}"
-
-
 def listed(items: Sequence[object]) -> str:
     """List one item or more in words: 100, 200 and 300."""
     *most, last = map(str, items)
@@ -144,14 +142,18 @@ def _compared_with_vanilla(row: Measured, summary: Summary) -> str:
     if row.num_examples != found.num_questions:
         basis = f"{row.num_examples:,} examples of {basis}"
     basis = f"({points_range(found)}, {p_value(found.p_value)}; {basis})"
-    # Both are asked: with few questions the bootstrap's interval is too narrow, while the test is exact.
-    if found.low <= 0.0 <= found.high or found.p_value >= SIGNIFICANCE:
+    if not is_significant(found):
         return (
             f"there is no significant difference between {name} and {vanilla}: {measure} differs by "
             f"{points(found.difference)} points {basis}."
         )
     direction = "above" if found.difference > 0.0 else "below"
     return f"{name} is {abs(100 * found.difference):.1f} points {direction} {vanilla} in {measure} {basis}."
+
+
+def is_significant(found: PairedDifference) -> bool:
+    """Ask both: with few questions the bootstrap's interval is too narrow, while the test is exact."""
+    return not found.low <= 0.0 <= found.high and found.p_value < SIGNIFICANCE
 
 
 def caution(summary: Summary, base: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pipeline.common import files
 from pipeline.retrieval import embedding_cache, retrievers
-from pipeline.runtime.settings import EncoderRetriever, RetrieverSettings
+from pipeline.runtime.settings import DenseRetriever, RetrieverSettings, SentenceTransformerRetriever
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Built:
     """sha256 of the weights, number format."""
     encoder: dict[str, Any] | None = None
     """encodes_per_unique_chunk: chunk texts that a run with an empty cache puts through the encoder, over unique
-    chunks; truncated_chunks: share of the unique chunks that are truncated."""
+    chunks; truncated_chunks: share of the unique chunks that are truncated; truncated_questions: number of the
+    questions that are."""
     summary: str = ""
     """For the stage's last line."""
 
@@ -36,18 +37,23 @@ def build(
         ArtifactError, ConfigError, NumericError, ResourceError: from the encoder's files, its device and the cache.
     """
     make_scorer = retrievers.SCORERS[settings.kind]
-    if not isinstance(settings, EncoderRetriever):
+    if not isinstance(settings, DenseRetriever):
         return Built(make_scorer(settings, texts, None))
     # Here, because torch takes seconds to import, and the other retrievers do without.
     from pipeline.common.device import device
     from pipeline.retrieval.embed import embed
     from pipeline.retrieval.encoder import TextEncoder
+    from pipeline.retrieval.sentence_encoder import SentenceEncoder
 
-    encoder = TextEncoder(settings, device())
+    if isinstance(settings, SentenceTransformerRetriever):
+        encoder: TextEncoder = SentenceEncoder(settings, device())
+    else:
+        encoder = TextEncoder(settings, device())
     with closing(embedding_cache.Cache(files.cache_folder() / embedding_cache.FILE)) as cache:
-        questions_QD = embed(encoder, cache, questions, "questions", engine).embedding_ND
+        asked = embed(encoder, cache, questions, "questions", engine)
         chunks = embed(encoder, cache, texts, "chunks", engine)
-    dense = retrievers.DenseScorer(questions, questions_QD, chunks.embedding_ND, settings.similarity)
+    dense = retrievers.DenseScorer(questions, asked.embedding_ND, chunks.embedding_ND, settings.similarity)
+    num_cut = int((asked.num_tokens_N > settings.max_tokens).sum())
     number_format = str(encoder.dtype).removeprefix("torch.")
     return Built(
         make_scorer(settings, texts, dense),
@@ -55,6 +61,8 @@ def build(
         {
             "encodes_per_unique_chunk": (chunks.num_encoded + chunks.num_cached) / len(texts),
             "truncated_chunks": float((chunks.num_tokens_N > settings.max_tokens).mean()),
+            "truncated_questions": num_cut,
         },
-        f" ({number_format}, {chunks.num_encoded:,} encoded now, {chunks.num_cached:,} from the cache)",
+        f" ({number_format}, {chunks.num_encoded:,} encoded now, {chunks.num_cached:,} from the cache"
+        + (f"; {num_cut:,} questions longer than {settings.max_tokens} tokens are cut)" if num_cut else ")"),
     )

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.retrieval.embedding_cache import Cache, Entry, key
-from pipeline.retrieval.encoder import TextEncoder
+from pipeline.retrieval.encoder import TextEncoder, What
 from pipeline.runtime.errors import NumericError
 
 # N texts, B texts of a batch, D dimensions of an embedding
 
 Engine = Literal["local", "ray"]
-"""Where the encoder runs: in this process, or on the actors of a Ray cluster."""
+"""Place of the encoder: in this process, or on the actors of a Ray cluster."""
 
 
 class Embedded(NamedTuple):
@@ -29,14 +29,15 @@ class Embedded(NamedTuple):
     """Texts that were in the cache."""
 
 
-def embed(encoder: TextEncoder, cache: Cache, texts: Sequence[str], what: str, engine: Engine = "local") -> Embedded:
-    """Embed distinct texts, each truncated to retriever.max_tokens; the progress bar calls them `what`.
+def embed(encoder: TextEncoder, cache: Cache, texts: Sequence[str], what: What, engine: Engine = "local") -> Embedded:
+    """Embed distinct texts, each truncated to retriever.max_tokens.
 
     Raises:
         NumericError: an embedding is NaN or infinite; it is not cached.
         PipelineError: what `ray_encoder.embed_all` raises.
     """
-    keys = [key(encoder.name, text) for text in texts]
+    name = encoder.name(what)
+    keys = [key(name, text) for text in texts]
     entries = cache.get(keys)
     num_cached = len(entries)
     missing = [place for place, name in enumerate(keys) if name not in entries]
@@ -44,9 +45,9 @@ def embed(encoder: TextEncoder, cache: Cache, texts: Sequence[str], what: str, e
     if engine == "ray" and missing:
         from pipeline.retrieval import ray_encoder
 
-        encoded = ray_encoder.embed_all(encoder, missing_texts)
+        encoded = ray_encoder.embed_all(encoder, missing_texts, what)
     else:
-        encoded = ((batch, encoder.embed(batch)) for batch in encoder.batches(missing_texts))
+        encoded = ((batch, encoder.embed(batch)) for batch in encoder.batches(missing_texts, what))
     with tqdm(total=len(missing), desc=f"encode {what}", unit=f" {what}", disable=None if missing else True) as bar:
         for batch, embedding_BD in encoded:
             if not np.isfinite(embedding_BD).all():

@@ -1,11 +1,15 @@
 """The index of all chunks of a run: each distinct text once, and the candidate chunks of each question."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from array import array
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from pipeline.common import tables
+from pipeline.common.chunks import CACHED, Chunks
 from pipeline.retrieval import retrievers
 from pipeline.runtime.errors import ArtifactError
 
@@ -22,23 +26,46 @@ class IndexedChunk(NamedTuple):
     """Row of its text among the unique chunks."""
 
 
-class ChunkIndex:
-    """Chunks by document, and `texts`: the unique chunk texts as the retriever reads them, by first appearance."""
+class UniqueTexts(Sequence[str]):
+    """The unique chunk texts as the retriever reads them, by first appearance; they stay on disk."""
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]], *, with_title: bool) -> None:
-        """Index rows of tables.CHUNKS, where the chunks of a document stand in their order."""
-        row_of: dict[str, int] = {}
-        self._chunks_of: dict[str, list[IndexedChunk]] = {}
-        self.num_chunks = 0
-        for found in rows:
-            text = retrievers.chunk_text(found["title"], found["text"], with_title=with_title)
-            row = row_of.setdefault(text, len(row_of))
-            chunk = IndexedChunk(
-                found["chunk_id"], found["document_id"], found["start"], found["end"], found["text"], row
-            )
-            self._chunks_of.setdefault(chunk.document_id, []).append(chunk)
-            self.num_chunks += 1
-        self.texts = list(row_of)
+    def __init__(self, chunks: Chunks, *, with_title: bool) -> None:
+        self._chunks, self._with_title = chunks, with_title
+        self.row_of = array("i")
+        """Of each chunk the row of its text among the unique ones."""
+        self._first = array("q")
+        rows: dict[bytes, int] = {}
+        for number in range(len(chunks)):
+            digest = blake2b(self._text(number).encode(), digest_size=16).digest()
+            if (row := rows.setdefault(digest, len(rows))) == len(self._first):
+                self._first.append(number)
+            self.row_of.append(row)
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self._text(number) for number in self._first[row]]
+        return self._text(self._first[row])
+
+    def _text(self, number: int) -> str:
+        title = self._chunks.title(number) if self._with_title else ""
+        return retrievers.chunk_text(title, self._chunks.text(number), with_title=self._with_title)
+
+
+class ChunkIndex:
+    """Chunks by document, and `texts`: the unique chunk texts as the retriever reads them."""
+
+    def __init__(self, chunks: Chunks, *, with_title: bool) -> None:
+        self._chunks = chunks
+        self.num_chunks = len(chunks)
+        self.texts = UniqueTexts(chunks, with_title=with_title)
+        self._of = lru_cache(maxsize=CACHED)(self._read)
 
     def chunks(self, example: Mapping[str, Any]) -> list[IndexedChunk]:
         """Return the chunks of an example's context: documents in the order of the context, chunks in the document's.
@@ -48,13 +75,21 @@ class ChunkIndex:
         """
         found: list[IndexedChunk] = []
         for document_id in example["document_ids"]:
-            if document_id not in self._chunks_of:
+            if document_id not in self._chunks.documents:
                 raise ArtifactError(
                     f"example {example['example_id']}: its document {document_id!r} is not among the chunks; run "
                     "`dvc repro -f prepare chunk`"
                 )
-            found += self._chunks_of[document_id]
+            found += self._of(document_id)
         return found
+
+    def _read(self, document_id: str) -> list[IndexedChunk]:
+        return [
+            IndexedChunk(
+                chunk.chunk_id, document_id, chunk.start, chunk.end, chunk.text, self.texts.row_of[chunk.number]
+            )
+            for chunk in self._chunks.of(document_id)
+        ]
 
 
 def candidates(example: Mapping[str, Any], chunks: list[IndexedChunk]) -> retrievers.Candidates:

@@ -26,7 +26,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.retrieval.encoder import EncoderBatch, TextEncoder, digests, number_format
+from pipeline.retrieval.checkpoint import digests
+from pipeline.retrieval.encoder import EncoderBatch, TextEncoder, What, number_format
 from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, ResourceError, one_line
 
 BLOCKS_PER_ACTOR = 8  # enough that slower actors get fewer
@@ -49,12 +50,12 @@ class EncoderActor:
             self._error = error
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Embed a block of pickled batches; each result is the pickled pair of a batch without ids and embedding_BD."""
+        """Embed a block of pickled batches; each result is the pickled pair of a batch (no inputs) and embedding_BD."""
         results = (self._error or self._embed(pickle.loads(row)) for row in block["pickled"].to_pylist())
         return _block(results)
 
     def _embed(self, batch: EncoderBatch) -> tuple[EncoderBatch, NDArray[np.float32]]:
-        return batch._replace(ids=[]), self._encoder.embed(batch)
+        return batch._replace(inputs=None), self._encoder.embed(batch)
 
 
 def check_machine(encoder: TextEncoder, torch_version: str) -> None:
@@ -86,10 +87,12 @@ def check_machine(encoder: TextEncoder, torch_version: str) -> None:
         )
 
 
-def embed_all(encoder: TextEncoder, texts: Sequence[str]) -> Iterator[tuple[EncoderBatch, NDArray[np.float32]]]:
-    """Embed texts on the cluster; yield each batch, without its ids, and its embedding_BD, in any order.
+def embed_all(
+    encoder: TextEncoder, texts: Sequence[str], what: What
+) -> Iterator[tuple[EncoderBatch, NDArray[np.float32]]]:
+    """Embed texts on the cluster; yield each batch, without its inputs, and its embedding_BD, in any order.
 
-    All token ids are put into the cluster's memory first (about 3 bytes a token).
+    All token ids or texts are put into the cluster's memory first (about 3 bytes a token).
 
     Raises:
         ConfigError: Ray is not installed, or the cluster lacks what was asked for.
@@ -98,7 +101,7 @@ def embed_all(encoder: TextEncoder, texts: Sequence[str]) -> Iterator[tuple[Enco
     """
     ray = _connected()
     most = num_actors(encoder.device.type, ray.cluster_resources())
-    held = [ray.put(block) for block in blocks(encoder.batches(texts), most)]
+    held = [ray.put(block) for block in blocks(encoder.batches(texts, what), most)]
     done = ray.data.from_arrow_refs(held).map_batches(
         EncoderActor,
         fn_constructor_args=(encoder, str(torch.__version__)),
@@ -152,8 +155,8 @@ def _connected() -> Any:
         import ray.data
     except ImportError as error:
         raise ConfigError(
-            f'score.engine is ray, but Ray Data cannot be imported ({error}); `pip install "ray[data]"`, '
-            "or set score.engine: local"
+            f"score.engine is ray, but Ray Data cannot be imported ({error}); "
+            '`pip install "focused-learning[ray]"`, or set score.engine: local'
         ) from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -4,24 +4,26 @@ To add a retriever, write a class with the signature of `Scorer`, give it an ent
 with a `kind` to pipeline/runtime/settings.py, and a bundle to conf/retriever/.
 """
 
-# Q questions, C candidate chunks of one question, N unique chunks of the corpus, D embedding dimensions, V words
+# Q questions, C candidate chunks of one question, N unique chunks of the corpus, D embedding dimensions, V words,
+# T words of a text, E words of several texts, H those of them that are asked for
 
 import hashlib
-import re
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-import bm25s
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
+from pipeline.common.chunks import Scratch
+from pipeline.common.text import terms
 from pipeline.runtime.errors import DataError, NumericError
 
 ChunkScores = NDArray[np.float32]
-
-_WORD = re.compile(r"\w+")
+QUESTIONS_PER_PRODUCT = 32  # a sparse product takes 24 bytes for each question and chunk, a score takes 4
 
 
 class Candidates(NamedTuple):
@@ -57,8 +59,11 @@ def chunk_text(title: str, text: str, *, with_title: bool) -> str:
     return f"{title} {text}" if with_title and title else text
 
 
-def ranks(scores_C: ChunkScores, retriever: str, example_id: str) -> NDArray[np.int32]:
-    """Return ranks_C from 0 (the best). Equal scores rank in context order.
+def ranks(scores_C: ChunkScores, retriever: str, example_id: str, chunk_ids: Sequence[str]) -> NDArray[np.int32]:
+    """Return ranks_C from 0 (the best).
+
+    Equal scores rank by a digest of the example and the chunk: by chance, and the same wherever the chunk stands, so
+    that a retriever that finds nothing favours no place in the context.
 
     Raises:
         NumericError: a score is NaN or infinite.
@@ -69,7 +74,11 @@ def ranks(scores_C: ChunkScores, retriever: str, example_id: str) -> NDArray[np.
             "checkpoint, or run on another device (FOCUS_DEVICE=cpu)"
         )
     ranks_C = np.empty(len(scores_C), dtype=np.int32)
-    ranks_C[np.argsort(-scores_C, kind="stable")] = np.arange(len(scores_C), dtype=np.int32)
+    order = np.argsort(-scores_C, kind="stable")
+    if (np.diff(scores_C[order]) == 0).any():
+        draws = [hashlib.sha256(f"{example_id}\n{name}".encode()).digest() for name in chunk_ids]
+        order = np.array(sorted(range(len(scores_C)), key=lambda place: (-scores_C[place], draws[place])))
+    ranks_C[order] = np.arange(len(scores_C), dtype=np.int32)
     return ranks_C
 
 
@@ -112,46 +121,84 @@ def _normalised(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
 class Bm25Scorer:
     """Okapi BM25 over the corpus, with the idf that is never negative: ln(1 + (N - df + 0.5) / (df + 0.5)).
 
-    Words are lower-cased runs of \\w. The term weight is tf / (tf + k1 (1 - b + b len / mean len)), without the
-    constant factor k1 + 1: Lucene's form, which ranks the same.
+    Its words are those of `text.terms`. The term weight is tf / (tf + k1 (1 - b + b len / mean len)), without the
+    constant factor k1 + 1: Lucene's form, which ranks the same. The words of the texts stay on disk.
     """
 
     def __init__(self, texts: Sequence[str], k1: float, b: float) -> None:
-        # Word ids by first appearance, because the ids of bm25s follow Python's randomised string hash.
+        self._k1, self._b = k1, b
         self._id_of: dict[str, int] = {}
-        ids = [[self._id_of.setdefault(word, len(self._id_of)) for word in _words(text)] for text in texts]
-        shape = (len(texts), len(self._id_of))
-        if not self._id_of:
-            self._weights_NV = sparse.csr_array(shape)
-            return
-        index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
-        index.index((ids, self._id_of), create_empty_token=False, show_progress=False)
-        found = index.scores
-        self._weights_NV = sparse.csc_array((found["data"], found["indices"], found["indptr"]), shape).tocsr()
+        words, counts, ends, lengths = (Scratch(kind) for kind in (np.int32, np.int32, np.int64, np.int32))
+        num_texts_V = np.zeros(1024, dtype=np.int64)
+        end = 0
+        ends.append([end])
+        for text in texts:
+            ids = [self._id_of.setdefault(word, len(self._id_of)) for word in terms(text)]
+            words_T, counts_T = np.unique(np.array(ids, dtype=np.int32), return_counts=True)
+            while len(self._id_of) > len(num_texts_V):
+                num_texts_V = np.concatenate([num_texts_V, np.zeros_like(num_texts_V)])
+            num_texts_V[words_T] += 1
+            end += len(words_T)
+            for column, values in ((words, words_T), (counts, counts_T), (ends, [end]), (lengths, [len(ids)])):
+                column.append(values)
+        # E: the distinct words of each text, one text behind the other.
+        self._words_E, self._counts_E = words.mapped(), counts.mapped()
+        self._ends_N, self._lengths_N = ends.mapped(), lengths.mapped()
+        self._mean_length = float(self._lengths_N.mean()) if len(texts) else 0.0
+        found = num_texts_V[: len(self._id_of)].tolist()
+        self._idf_V = np.array([math.log(1 + (len(texts) - df + 0.5) / (df + 0.5)) for df in found], dtype=np.float64)
 
     def scores(self, candidates: Candidates) -> ChunkScores:
-        counts_QV = self._counts([candidates.question])
-        scores_CQ = self._weights_NV[candidates.rows_C] @ counts_QV.T
-        return scores_CQ.toarray()[:, 0].astype(np.float32)
+        asked = Counter(self._id_of[word] for word in terms(candidates.question) if word in self._id_of)
+        starts_C, ends_C = self._ends_N[candidates.rows_C], self._ends_N[candidates.rows_C + 1]
+        spans = [slice(start, end) for start, end in zip(starts_C.tolist(), ends_C.tolist(), strict=True)]
+        sums_C: NDArray[np.float64] = np.zeros(len(spans))
+        if asked and spans:
+            asked_Q = np.array(sorted(asked), dtype=np.int32)
+            words_E = np.concatenate([self._words_E[span] for span in spans])
+            place_E = np.minimum(np.searchsorted(asked_Q, words_E), len(asked_Q) - 1)
+            (hits,) = np.nonzero(asked_Q[place_E] == words_E)
+            chunk_H = np.repeat(np.arange(len(spans)), ends_C - starts_C)[hits]
+            counts_H = np.concatenate([self._counts_E[span] for span in spans])[hits]
+            weights_H = self._weights(words_E[hits], counts_H, self._lengths_N[candidates.rows_C][chunk_H])
+            times_Q = np.array([asked[word] for word in asked_Q.tolist()], dtype=np.float64)
+            # Sums in the order of the words, as of a sparse product.
+            sums_C += np.bincount(chunk_H, weights_H * times_Q[place_E[hits]], minlength=len(spans))
+        return sums_C.astype(np.float32)
+
+    def _weights(
+        self, words_E: NDArray[np.int32], counts_E: NDArray[np.int32], lengths_E: NDArray[np.int32]
+    ) -> NDArray[np.float64]:
+        """Weight of a word that occurs so often in a text of such length."""
+        norm_E = self._k1 * ((1 - self._b) + self._b * lengths_E / self._mean_length)
+        weights_E: NDArray[np.float64] = self._idf_V[words_E] * (counts_E / (norm_E + counts_E))
+        return weights_E
+
+    @cached_property
+    def _weights_NV(self) -> "sparse.csr_array[np.float64]":
+        lengths_E = np.repeat(self._lengths_N, np.diff(self._ends_N))
+        weights_E = self._weights(self._words_E, self._counts_E, lengths_E)
+        shape = (len(self._lengths_N), len(self._id_of))
+        return sparse.csr_array((weights_E, self._words_E, self._ends_N), shape=shape)
 
     def corpus_scores(self, questions: Sequence[str]) -> ChunkScores:
-        return (self._counts(questions) @ self._weights_NV.T).toarray().astype(np.float32)
+        scores_QN = np.empty((len(questions), len(self._lengths_N)), dtype=np.float32)
+        for start in range(0, len(questions), QUESTIONS_PER_PRODUCT):
+            block = slice(start, start + QUESTIONS_PER_PRODUCT)
+            scores_QN[block] = (self._counts(questions[block]) @ self._weights_NV.T).toarray()
+        return scores_QN
 
     def _counts(self, questions: Sequence[str]) -> "sparse.csr_array[np.float64]":
         """counts_QV: how often each word of the corpus occurs in each question."""
         entries = [
             (row, self._id_of[word], float(count))
             for row, question in enumerate(questions)
-            for word, count in Counter(_words(question)).items()
+            for word, count in Counter(terms(question)).items()
             if word in self._id_of
         ]
         rows, columns, counts = zip(*entries, strict=True) if entries else ((), (), ())
         shape = (len(questions), len(self._id_of))
         return sparse.csr_array((np.array(counts, dtype=np.float64), (rows, columns)), shape=shape)
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
 
 
 class FusionScorer:
@@ -211,7 +258,7 @@ class ControlScorer:
 
 
 SCORERS: dict[str, Callable[[Any, Sequence[str], Any], Scorer]] = {
-    "encoder": lambda settings, texts, dense: dense,
+    **dict.fromkeys(("encoder", "sentence_transformer"), lambda settings, texts, dense: dense),
     "bm25": lambda settings, texts, dense: Bm25Scorer(texts, settings.k1, settings.b),
     "fusion": lambda settings, texts, dense: FusionScorer(
         [dense, Bm25Scorer(texts, settings.k1, settings.b)], settings.rank_constant
@@ -222,5 +269,5 @@ SCORERS: dict[str, Callable[[Any, Sequence[str], Any], Scorer]] = {
 }
 """kind -> builder of the Scorer from its settings, the unique chunk texts, and the encoder's DenseScorer.
 
-The DenseScorer is there for settings that derive from EncoderRetriever, else None.
+The DenseScorer is there for settings that derive from DenseRetriever, else None.
 """

@@ -55,6 +55,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def counted(number: int, name: str) -> str:
+    """Write a number with what it counts: 1 question, 1,200 questions."""
+    return f"{number:,} {name}{'s' * (number != 1)}"
+
+
 def did_you_mean(given: object, known: Iterable[str]) -> str:
     """A hint for the end of a clause, ` (did you mean X?)` with the closest known name; empty if none is close."""
     found = difflib.get_close_matches(str(given), list(known), n=1, cutoff=0.5)

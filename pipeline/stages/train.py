@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 from transformers import set_seed
 
 from pipeline.common import base_card, files, tables
+from pipeline.common.device import attention
 from pipeline.model import causal_lm, distributed, loading, lora
 from pipeline.runtime import config, methods, trackers
 from pipeline.runtime.errors import ConfigError
 from pipeline.runtime.main import run
-from pipeline.runtime.settings import Settings, TrainSettings
-from pipeline.training import checkpoint, sampler, trainer
+from pipeline.runtime.settings import LoraSettings, Settings, TrainSettings
+from pipeline.training import checkpoint, model_card, sampler, trainer
 from pipeline.training.dataset import DISTILL_SPLITS, DistillationDataset, TrainingDataset, context_keys
 from pipeline.training.objective import OBJECTIVES, Objective
 
 CURVES = Path("reports/train")
+PARTS = {"attention": "attention projections", "norms": "norms", "embedding": "embedding"}
 CHECKPOINTS = base_card.MODELS / ".checkpoints"
 
 
@@ -29,7 +32,13 @@ def main() -> None:
 
 
 def train_adapter(method: str, settings: Settings, objective: Objective) -> None:
-    """Train, then put adapter and curves in their place; until then the earlier ones stay."""
+    """Train, then put adapter and curves in their place; until then the earlier ones stay.
+
+    Under DVC, which has removed the earlier ones by now, the curves grow in their place.
+
+    Beside the adapter lie its model card and trained.json: method, settings, digests of the tables, and which modules
+    are trained and which stay as they are (lora.report).
+    """
     train = settings.train
     _require_negatives(train, objective)
     tracker_names = trackers.chosen()
@@ -41,20 +50,27 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
     views = [tables.FULL_VIEWS, *([tables.MASKED_VIEWS] if objective.reads_masked else [])]
     answers = [tables.TEACHINGS] if objective.batch_questions else []
     scores = [tables.SCORES] if objective.attention else []
-    sources = [table.path for table in (*views, *answers, *scores)]
+    sources = (*views, *answers, *scores)
+    together = tables.require_together(*sources)
     dataset = _dataset(train, objective)
     set_seed(train.seed)
-    network = lora.add_adapter(
-        loading.load_base(settings.model, card, "cpu" if processes.sharded else None),
-        **settings.lora.model_dump(),
-        mask_id=card.mask_id,
-    )
+    base = loading.load_base(settings.model, card, "cpu" if processes.sharded else None)
+    found = lora.parts(base)
+    network = lora.add_adapter(base, **settings.lora.model_dump(), mask_id=card.mask_id)
+    digests = {name: digest for table in sources for name, digest in tables.made_from(table).items()} | together
+    trained = model_card.record(method, settings.model_dump(), digests) | lora.report(found, network)
     _require_layers(objective, causal_lm.unwrap(network).config.num_hidden_layers)
-    if processes.device.type == "cuda" and train.questions_per_document > 1:
+    if processes.device.type == "cuda" and train.questions_per_document > 1 and attention() != "eager":
         # Rows that several questions share need a mask of their own; only flex attention never holds it whole.
         causal_lm.unwrap(network).set_attn_implementation("flex_attention")
-    num_trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    identity = checkpoint.identity(settings.model_dump(), [*sources, base_card.BASE / base_card.CARD])
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    num_trainable = sum(parameter.numel() for parameter in trainable)
+    if processes.is_main:
+        # A checkpoint has two moments beside each weight; the adapter is written before it is removed.
+        num_bytes = 4 * sum(parameter.nbytes for parameter in trainable)
+        files.require_space(base_card.MODELS / method, num_bytes)
+    data = [*(table.path for table in sources), base_card.BASE / base_card.CARD]
+    identity = checkpoint.identity(settings.model_dump(), data)
     checkpoints = checkpoint.Checkpoints(CHECKPOINTS / method, identity) if processes.is_main else None
     run_name = f"{method}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
     logged_to = trackers.Trackers(tracker_names if processes.is_main else [], run_name, identity)
@@ -68,6 +84,7 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
             processes=processes,
             checkpoints=checkpoints,
             trackers=logged_to,
+            live=CURVES / method if processes.is_main and "DVC_STAGE" in os.environ else None,
         )
     finally:
         logged_to.close()
@@ -76,26 +93,40 @@ def train_adapter(method: str, settings: Settings, objective: Objective) -> None
             trainer.write_curves(output.points, folder / "curves")
             files.write_json(folder / "curves/versions.json", trainer.versions())
             loading.save_adapter(network, card, folder / "adapter", output.weights)
+            files.write_json(folder / "adapter" / loading.TRAINED, trained)
+            readme = model_card.render(trained, card, base_on_hub=loading.is_on_hub(card))
+            files.write_text(folder / "adapter" / model_card.README, readme)
             files.put(folder / "adapter", base_card.MODELS / method)
             files.put(folder / "curves", CURVES / method)
         checkpoints.remove()
         checkpoints.close()
-        num_taught = objective.batch_questions
-        distilled = f" and {num_taught} distillation examples" if num_taught else ""
-        print(
-            f"train@{method}: {train.steps:,} steps of {len(dataset.batch_indices[0])} examples{distilled}, "
-            f"{dataset.num_examples:,} distinct; {num_trainable:,} trainable parameters, last loss "
-            f"{output.points[-1].values['loss']:.4f}"
+        shares = ", ".join(
+            f"{trained[part]['trained']} of {trained[part]['of']} {words}" for part, words in PARTS.items()
         )
+        print(
+            f"train@{method}: {train.steps:,} steps of {_examples_told(dataset, objective)}; {num_trainable:,} "
+            f"trainable parameters ({shares}), last loss {output.points[-1].values['loss']:.4f}"
+        )
+        print(_next(method, settings.lora))
     processes.close()
+
+
+def _next(method: str, chosen: LoraSettings) -> str:
+    """Tell how to use the adapter. vLLM takes one of LoRA on attention alone (docs/sharing.md has its sources)."""
+    if chosen.embedding == "none" and not chosen.norms:
+        of_vllm = "vLLM should take the adapter alone, too, with `--enable-lora` (not tried)"
+    else:
+        of_vllm = "vLLM takes an adapter alone only if it was trained with lora: {embedding: none, norms: false}"
+    return f"next: `make merge METHOD={method}`, then `vllm serve models/merged-{method}` or another tool; {of_vllm}"
 
 
 def _dataset(train: TrainSettings, objective: Objective) -> TrainingDataset:
     """Draw the examples of every step, and read them."""
     batch_indices: list[list[int]] = [[] for _ in range(train.steps)]  # no example where no label is used
+    together = train.questions_per_document > 1
     if objective.reads_labels:
         batch_indices = sampler.batch_indices(
-            context_keys(tables.FULL_VIEWS),
+            context_keys(tables.FULL_VIEWS, together=together),
             train.steps,
             train.batch_examples,
             train.seed,
@@ -103,15 +134,19 @@ def _dataset(train: TrainSettings, objective: Objective) -> TrainingDataset:
         )
     distill = None
     if objective.batch_questions:
-        num_questions = len(context_keys(tables.FULL_VIEWS, DISTILL_SPLITS))
+        keys = context_keys(tables.FULL_VIEWS, DISTILL_SPLITS, together)
+        num_questions = len(keys)
         if objective.batch_questions > num_questions:
             raise ConfigError(
                 f"distill.batch_questions is {objective.batch_questions}, but splits {' and '.join(DISTILL_SPLITS)} "
                 f"have only {num_questions} questions; allowed is 1 to {num_questions}"
             )
-        # Each question counts as a context of its own, because no contrastive loss compares distillation examples.
-        keys = [str(place) for place in range(num_questions)]
-        distill_indices = sampler.batch_indices(keys, train.steps, objective.batch_questions, train.seed)
+        if not together:
+            # Each question counts as a context of its own, because no contrastive loss compares distillation examples.
+            keys = [str(place) for place in range(num_questions)]
+        distill_indices = sampler.batch_indices(
+            keys, train.steps, objective.batch_questions, train.seed, train.questions_per_document
+        )
         target = objective.attention_target
         distill = DistillationDataset(distill_indices, tables.FULL_VIEWS, tables.TEACHINGS, target)
     return TrainingDataset(
@@ -122,7 +157,22 @@ def _dataset(train: TrainSettings, objective: Objective) -> TrainingDataset:
         train.seed if train.document_order == "shuffled" else None,
         masked_first=objective.consistency > 0,
         target=objective.attention_target,
+        together=together,
     )
+
+
+def _examples_told(dataset: TrainingDataset, objective: Objective) -> str:
+    """Tell how many examples a step has of each kind, and how many distinct ones there are in all steps."""
+    told = []
+    if objective.reads_labels:
+        told.append(f"{len(dataset.batch_indices[0])} labelled examples ({dataset.num_examples:,} distinct)")
+    if objective.batch_questions:
+        with_label, without = (dataset.num_taught[split] for split in DISTILL_SPLITS)
+        told.append(
+            f"{objective.batch_questions} questions with the teacher's answer ({with_label:,} distinct labelled, "
+            f"{without:,} unlabelled)"
+        )
+    return " and ".join(told)
 
 
 def _require_for_processes(processes: distributed.Processes, train: TrainSettings, objective: Objective) -> None:

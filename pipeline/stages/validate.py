@@ -9,9 +9,11 @@ reports/validation.json
     rows          one for each size measured, retriever and split
         retriever           name of its bundle
         chunk_words, split
-        num_examples, num_gold_known, mean_chunks, recall, all_gold, mrr, answer_retention    recall.metrics
-        recall_interval     k -> [low, high], 95 % bootstrap over questions; null where no gold chunk is known
+        num_examples, num_gold_known, num_only_gold, num_equal_scores, mean_chunks, recall, all_gold, mrr,
+        answer_retention    recall.metrics
+        recall_interval     k -> [low, high], 95 % bootstrap over questions; null where no example is measured
         truncated_chunks    share of the unique chunks (of all splits) that the encoder cuts; null without an encoder
+        truncated_questions    number of distinct questions (of all splits) that it cuts; null likewise
         collection          recall.in_corpus of the split's questions; null for the controls and a large corpus
 """
 
@@ -25,6 +27,7 @@ import polars as pl
 from tqdm import tqdm
 
 from pipeline.common import files, tables
+from pipeline.common.chunks import of_rows
 from pipeline.common.text import percent
 from pipeline.evaluation import bootstrap
 from pipeline.retrieval import build, chunking, recall
@@ -44,6 +47,7 @@ def main() -> None:
     started = time.perf_counter()
     validation = config.load("validate").validation
     retrievers = config.load_retrievers(list(dict.fromkeys(validation.retrievers)))
+    tables.require_together(tables.DOCUMENTS, tables.EXAMPLES)
     examples = _examples(validation.max_examples)
     wanted = {document_id for example in examples for document_id in example["document_ids"]}
     documents = [row for row in tables.scan(tables.DOCUMENTS) if row["document_id"] in wanted]
@@ -84,11 +88,11 @@ def _measured(
     name: str, retriever: RetrieverSettings, rows: list[tables.Row], examples: list[tables.Row]
 ) -> Iterator[dict[str, Any]]:
     """Yield one row of the report for each split; `rows` are those of tables.CHUNKS."""
-    chunks = ChunkIndex(rows, with_title=retriever.title)
-    built = build.build(retriever, chunks.texts, list(dict.fromkeys(example["question"] for example in examples)))
+    index = ChunkIndex(of_rows(rows), with_title=retriever.title)
+    built = build.build(retriever, index.texts, list(dict.fromkeys(example["question"] for example in examples)))
     progress = tqdm(examples, desc=f"validate {name}", unit=" examples", disable=None)
     ranks = pl.DataFrame(
-        [recall.rank(example, chunks, built.scorer, name)[1] for example in progress], schema=recall.RANKS
+        [recall.rank(example, index, built.scorer, name)[1] for example in progress], schema=recall.RANKS
     )
     for split in SPLITS:
         part = ranks.filter(split=split)
@@ -99,12 +103,13 @@ def _measured(
                 **recall.metrics(part),
                 "recall_interval": {str(k): _interval(part, k) for k in recall.CONTEXT_KS},
                 "truncated_chunks": built.encoder["truncated_chunks"] if built.encoder else None,
-                "collection": recall.in_corpus(built.scorer, len(chunks.texts), recall.gold_rows(part)),
+                "truncated_questions": built.encoder["truncated_questions"] if built.encoder else None,
+                "collection": recall.in_corpus(built.scorer, len(index.texts), recall.gold_rows(part)),
             }
 
 
 def _interval(ranks: pl.DataFrame, k: int) -> list[float] | None:
-    known = ranks.drop_nulls("gold_rank")
+    known = recall.measured(ranks)
     if not len(known):
         return None
     hits = (known["gold_rank"] < k).cast(pl.Float64).to_numpy()

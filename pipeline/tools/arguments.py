@@ -14,6 +14,13 @@ class ArgumentParser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see `{self.prog} --help`")
 
 
+def positive(given: str) -> int:
+    """Read a whole number above 0, as a `type` for add_argument."""
+    if not given.isdecimal() or int(given) == 0:
+        raise argparse.ArgumentTypeError(f"{given!r} is not a whole number above 0")
+    return int(given)
+
+
 def one_of(allowed: Sequence[str]) -> Callable[[str], str]:
     """Make a `type` for add_argument that accepts these values and suggests the nearest one for any other."""
 

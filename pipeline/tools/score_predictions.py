@@ -3,21 +3,23 @@
     python -m pipeline.tools.score_predictions --predictions FILE --references FILE --benchmark NAME
 
 PREDICTIONS has rows with an id (id, question_id, question_unique_id or example_id; for nq also question) and a
-prediction (prediction, predicted_answer, model_answer or answer; for Qasper also predicted_evidence): JSONL, Parquet,
-one JSON list, or one JSON object by id; gzipped or not. For QuALITY a prediction is a label from 1, -1 to abstain, or a
-generated answer; the leaderboard's form, a line `<id>,<label>` each, is read from .csv and .txt. The file that evaluate
-writes, reports/predictions/<method>.parquet, is read too.
+prediction (prediction, predicted_answer, model_answer or answer; for Qasper also predicted_evidence): Parquet, JSON in
+any layout of data/jsonl.py, or one JSON object by id, whatever the file's name. For QuALITY a prediction is a label
+from 1, -1 to abstain, or a generated answer; the leaderboard's form, a line `<id>,<label>` each, is read from .csv and
+.txt. The file that evaluate writes, reports/predictions/<method>.parquet, is read too.
 
-REFERENCES is the official file of the benchmark; for jsonl it is our own questions.jsonl, and its test questions are
-scored. Of our own predictions on QuALITY the written answers are scored; the accuracy of the likeliest options is in
-reports/eval. Questions without a prediction count as wrong. A prediction of no question, and a second prediction of one
-question, are refused.
+REFERENCES is the official file of the benchmark; for jsonl it is our own questions.jsonl, of which the test questions
+are scored, or rows that qa_rows.py reads. Of our own predictions on QuALITY the written answers are scored; the
+accuracy of the likeliest options is in reports/eval. Questions without a prediction count as wrong. A prediction of no
+question, and a second prediction of one question, are refused.
 Each prediction becomes a row like those of stage evaluate, and evaluation/official.py computes the scores.
 """
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,7 @@ from pipeline.data import jsonl
 from pipeline.data.benchmarks import hotpot, longbench, nq, own_jsonl, qasper, quality, squality
 from pipeline.data.jsonl import Line, Lines
 from pipeline.evaluation import metrics, multiple_choice, official, schema, score
-from pipeline.runtime.errors import DataError, one_line
+from pipeline.runtime.errors import DataError
 from pipeline.runtime.main import run
 from pipeline.tools.arguments import ArgumentParser, one_of
 
@@ -84,8 +86,6 @@ class OfficialFile(NamedTuple):
     """Yields the place of a question and the question. Raises DataError at what is none."""
     scores: Mapping[str, str]
     """Printed name -> name in evaluation/official.py."""
-    one_value: bool = False
-    """True: the file is one JSON value; false: JSON lines."""
 
 
 def main(arguments: list[str]) -> None:
@@ -99,8 +99,7 @@ def main(arguments: list[str]) -> None:
     for path in (asked.predictions, asked.references):
         if not path.is_file():
             raise DataError(f"{path}: no such file; give the path of a file of predictions, or of references")
-    reader = jsonl.JsonEntries if BENCHMARKS[asked.benchmark].one_value else jsonl.JsonLines
-    references = read_references(asked.benchmark, reader([asked.references], REJECTS))
+    references = read_references(asked.benchmark, jsonl.JsonRows([asked.references], REJECTS))
     own = _is_own(asked.predictions)
     predictions = list(parse(_own_rows(asked) if own else _rows(asked.predictions, asked.benchmark), asked.benchmark))
     if not predictions:
@@ -279,34 +278,28 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _rows(path: Path, benchmark: str) -> Iterable[Line]:
     name = path.name.removesuffix(".gz")
-    if _is_parquet(path):
-        return _parquet_rows(path)
-    if name.endswith(".json"):
-        return entry_rows(jsonl.JsonEntries([path], REJECTS), benchmark)
     if name.endswith((".csv", ".txt")) and benchmark == "quality":
         return _leaderboard_rows(path)
-    return jsonl.JsonLines([path], REJECTS)
+    found = list(jsonl.JsonRows([path], REJECTS))
+    return by_id(*found[0], benchmark) if len(found) == 1 else found
 
 
-def entry_rows(entries: Lines, benchmark: str) -> Iterator[Line]:
-    """Yield the rows of a file that is one JSON value: a list of rows, or an object of id and row or prediction.
+def by_id(place: str, only: Any, benchmark: str) -> Iterator[Line]:
+    """Yield the rows of a file's only value, which may be an object of id and row or prediction.
 
     HotpotQA's official form has such an object below `answer`, beside the supporting facts.
     """
-
-    def row(place: str, name: str, value: Any) -> Line:
-        return place, {**value, "id": name} if isinstance(value, dict) else {"id": name, "prediction": value}
-
-    for place, entry in entries:
-        match entry:
-            case ("answer", dict() as answers) if benchmark == "hotpot":
-                yield from (row(f"{place}, {name}", name, value) for name, value in answers.items())
-            case ("sp", dict()) if benchmark == "hotpot":
-                continue
-            case (str() as name, value):
-                yield row(place, name, value)
-            case _:
-                yield place, entry
+    match only:
+        case {"answer": dict() as answers} if benchmark == "hotpot":
+            found = answers
+        case dict() if not any(key in only for key in (*NAMES, *VALUES, "question")):
+            found = only
+        case _:
+            yield place, only
+            return
+    for name, value in found.items():
+        row = {**value, "id": name} if isinstance(value, dict) else {"id": name, "prediction": value}
+        yield f"{place}, {name}", row
 
 
 def _leaderboard_rows(path: Path) -> Iterator[Line]:
@@ -325,15 +318,13 @@ def _leaderboard_rows(path: Path) -> Iterator[Line]:
             yield place, {"id": name.strip(), "prediction": int(label)}
 
 
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PAR1" or path.suffix == ".parquet"
-
-
 def _is_own(path: Path) -> bool:
     """Whether stage evaluate wrote the file."""
-    marks = _parquet(path, []).schema.metadata if _is_parquet(path) else None
-    return (marks or {}).get(b"table") == schema.PREDICTIONS.name.encode()
+    try:
+        marks = pq.read_metadata(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return False  # no Parquet file; or a broken one, which its reader names
+    return bool(marks.get(b"table") == schema.PREDICTIONS.name.encode())
 
 
 def _own_rows(asked: argparse.Namespace) -> Iterator[Line]:
@@ -350,20 +341,6 @@ def _own_rows(asked: argparse.Namespace) -> Iterator[Line]:
         raise DataError(f"{path}: no predictions of {kind}; choose with --input, --num-documents and --gold-position")
     for row in found.iter_rows(named=True):
         yield f"{path}, row {row['row']}", row
-
-
-def _parquet_rows(path: Path) -> Iterator[Line]:
-    rows = _parquet(path, [*NAMES, "question", *VALUES, EVIDENCE]).to_pylist()
-    return ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _parquet(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Read those of the columns that the file has."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns=[name for name in columns if name in file.schema_arrow.names])
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not a whole Parquet file ({one_line(error)}); fetch or write it again") from None
 
 
 def _value(place: str, key: str, value: Any, benchmark: str) -> str | int:
@@ -441,9 +418,9 @@ def _squality(found: Lines) -> Iterator[tuple[str, Reference]]:
 
 
 def _jsonl(found: Lines) -> Iterator[tuple[str, Reference]]:
-    for place, line in jsonl.parse(found, own_jsonl.QuestionLine, REJECTS.reject):
+    for place, line, _ in own_jsonl.questions({"test": found}, REJECTS.reject, Counter()):
         if line.split == "test":
-            yield place, Reference((line.id,), line.answers, cut=metrics.first_line)
+            yield place, Reference((line.id,), line.answers, cut=partial(metrics.first_line, references=line.answers))
 
 
 def _first_filled_line(text: str) -> str:
@@ -465,10 +442,9 @@ BENCHMARKS: dict[str, OfficialFile] = {
             *(f"answer_f1_{part}_{kind}" for part in ("booked", "first") for kind in metrics.TYPES),
             *EVIDENCE_SCORES,
         ),
-        one_value=True,
     ),
     "nq": OfficialFile(_nq, _same("best_subspan_em", "exact_match", "token_f1")),
-    "hotpot": OfficialFile(_hotpot, {"exact_match": "exact_match", "f1": "answer_f1"}, one_value=True),
+    "hotpot": OfficialFile(_hotpot, {"exact_match": "exact_match", "f1": "answer_f1"}),
     "longbench": OfficialFile(_longbench, {"qa_f1": "score"}),
     "squality": OfficialFile(_squality, _same("rouge_1", "rouge_2", "rouge_l")),
     "jsonl": OfficialFile(_jsonl, _same("exact_match", "token_f1", "best_subspan_em")),

@@ -109,9 +109,10 @@ class Checkpoints:
         """Write the state after `step` steps; all but the newest NUM_KEPT checkpoints are removed."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        digest, num_bytes = hashlib.sha256(buffer.getbuffer()).hexdigest(), buffer.getbuffer().nbytes
         name = f"step-{step:08d}"
-        with files.workspace("step", self._folder) as unfinished:
+        files.require_space(self._folder / name, num_bytes)
+        with files.workspace("step", self._folder) as unfinished, files.writing(self._folder / name, num_bytes):
             (unfinished / name).mkdir()
             _write(unfinished / name / STATE, buffer.getbuffer())
             _write(unfinished / name / MARKER, json.dumps({"step": step, "sha256": digest}).encode())
@@ -147,13 +148,10 @@ def _load(place: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, content: bytes | memoryview) -> None:
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read_json(path: Path) -> Any:

@@ -1,14 +1,15 @@
 """The training examples of each step as micro-batches, for one process or several.
 
 `TrainingDataset` reads the examples with labels, `DistillationDataset` the teacher's answers. Both hold only the rows
-that some step uses in memory.
+that some step uses, their tokens in a file that is mapped into memory.
 """
 
 # B examples of the step, b those of this process, E those of a micro-batch, L tokens, N label tokens, K teacher tokens,
 # C chunks
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, zip_longest
 from typing import NamedTuple
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common import tables
+from pipeline.common.chunks import Scratch
 from pipeline.model import collator
 from pipeline.model.collator import NO_CHUNK, Ints, ModelInputs, TokenRow
 from pipeline.runtime.errors import ArtifactError
@@ -42,7 +44,7 @@ class MicroBatch(NamedTuple):
 
 
 class StepBatch(NamedTuple):
-    """What this process computes in one training step, and the counts of all processes that normalise the losses."""
+    """The micro-batches of one step on one process, and the counts of all processes that normalise the losses."""
 
     micro_batches: Sequence[MicroBatch]
     """Empty when no label is used."""
@@ -84,6 +86,7 @@ class TrainingDataset:
         shuffle_seed: int | None = None,
         masked_first: bool = False,
         target: AttentionTarget | None = None,
+        together: bool = False,
     ) -> None:
         """Read the views of all examples that `batch_indices` names.
 
@@ -93,6 +96,7 @@ class TrainingDataset:
             shuffle_seed: at each step, the documents of a full view are put in another random order; None: as given.
             masked_first: masked views go through forwards of their own, before those of the full views.
             target: the attention that the full views' chunks should get; None: it is not taught.
+            together: as in `context_keys`, for the pairs that the contrastive loss can leave out.
 
         Raises:
             ArtifactError: a table is missing or damaged, or the two are not of the same examples.
@@ -100,36 +104,44 @@ class TrainingDataset:
         self.batch_indices = batch_indices
         self._distill, self._shuffle_seed, self._masked_first = distill, shuffle_seed, masked_first
         examples = _examples(full, TRAIN_SPLITS)
-        self._keys = examples["context_key"].to_list()
+        self._keys = context_keys(full, together=together)
         used = sorted({index for batch in batch_indices for index in batch})
         rows, example_ids = ([examples[name][index] for index in used] for name in ("row", "example_id"))
         self.example_ids = dict(zip(used, example_ids, strict=True))
-        self._full: dict[int, TokenRow] = {}
         self._num_shared: dict[int, int] = {}
         """Tokens of each full view's context, which questions over it share."""
         self._chunks: dict[int, tuple[Sequence[int], Sequence[int], Sequence[str]]] = {}
         """Token spans of each full view's chunks, and their documents."""
         columns = ["input_ids", "prompt_end", "question_start"]
         spans = [] if shuffle_seed is None else ["chunk_ids", "chunk_starts", "chunk_ends"]
-        for index, row in zip(used, tables.take(full, [*columns, *spans], rows), strict=True):
-            positions = np.arange(len(row["input_ids"]), dtype=np.int32)
-            self._full[index] = collator.row_of_one(row["input_ids"], positions, row["prompt_end"])
-            self._num_shared[index] = row["question_start"]
-            if spans:
-                documents = [chunk_id.rpartition("#")[0] for chunk_id in row["chunk_ids"]]
-                self._chunks[index] = row["chunk_starts"], row["chunk_ends"], documents
+
+        def views() -> Iterator[TokenRow]:
+            for index, row in zip(used, tables.take(full, [*columns, *spans], rows), strict=True):
+                self._num_shared[index] = row["question_start"]
+                if spans:
+                    documents = [chunk_id.rpartition("#")[0] for chunk_id in row["chunk_ids"]]
+                    self._chunks[index] = row["chunk_starts"].copy(), row["chunk_ends"].copy(), documents
+                positions = np.arange(len(row["input_ids"]), dtype=np.int32)
+                yield collator.row_of_one(row["input_ids"], positions, row["prompt_end"])
+
+        self._full = dict(zip(used, _on_disk(views()), strict=True))
         if target is not None:
             self._full = _with_targets(self._full, full, rows, target)
         self._masked: dict[int, TokenRow] = {}
         if masked is not None:
             _require_examples(masked, full, tables.frame(full, ["example_id"])["example_id"].to_list())
             found = tables.take(masked, ["input_ids", "position_ids", "prompt_end"], rows)
-            self._masked = {index: collator.row_of_one(**row) for index, row in zip(used, found, strict=True)}
+            self._masked = dict(zip(used, _on_disk(collator.row_of_one(**row) for row in found), strict=True))
 
     @property
     def num_examples(self) -> int:
         """Distinct examples with labels."""
         return len(self._full)
+
+    @property
+    def num_taught(self) -> Counter[str]:
+        """Distinct distillation examples, by their split."""
+        return Counter() if self._distill is None else self._distill.num_by_split
 
     def example_ids_of(self, step: int) -> tuple[list[str], list[str]]:
         """Return the ids of a step's examples with labels and of its distillation examples."""
@@ -166,17 +178,8 @@ class TrainingDataset:
 
     def _rows(self, indices: Sequence[int], step: int) -> list[_PlacedRow]:
         """Return the rows of the full views, neighbours over one context in one row, then those of the masked views."""
-        neighbours: list[list[int]] = []
-        for place, index in enumerate(indices):
-            if neighbours and self._share_context(indices[neighbours[-1][0]], index):
-                neighbours[-1].append(place)
-            else:
-                neighbours.append([place])
-        placed: list[_PlacedRow] = []
-        for places in neighbours:
-            views = [self._full_view(indices[place], step) for place in places]
-            shared = self._num_shared[indices[places[0]]]
-            placed.append((collator.row_of_many(views, shared) if len(views) > 1 else views[0], places))
+        views = [self._full_view(index, step) for index in indices]
+        placed = _side_by_side(views, [self._num_shared[index] for index in indices])
         if self._masked:
             placed += [(self._masked[index], [len(indices) + place]) for place, index in enumerate(indices)]
         return placed
@@ -193,13 +196,6 @@ class TrainingDataset:
             input_ids=shuffled(view.input_ids, *self._chunks[index], seed),
             chunk_L=None if chunk_L is None else shuffled(chunk_L, *self._chunks[index], seed),
         )
-
-    def _share_context(self, one: int, other: int) -> bool:
-        """Return whether the contexts of two examples are equal token for token."""
-        num = self._num_shared[one]
-        if self._keys[one] != self._keys[other] or not 0 < num == self._num_shared[other]:
-            return False
-        return np.array_equal(self._full[one].input_ids[:num], self._full[other].input_ids[:num])
 
     def _same_document(self, indices: Sequence[int]) -> Tensor | None:
         keys = [self._keys[index] for index in indices]
@@ -232,19 +228,27 @@ class DistillationDataset:
         self._example_ids: list[str] = examples["example_id"].to_list()
         _require_examples(teachings, full, self._example_ids)
         used = sorted({index for batch in batch_indices for index in batch})
+        self.num_by_split = Counter(examples["split"][index] for index in used)
+        """Distinct examples."""
         rows = [examples["row"][index] for index in used]
-        prompts = tables.take(full, ["input_ids", "prompt_end"], rows)
+        prompts = tables.take(full, ["input_ids", "prompt_end", "question_start"], rows)
         answers = tables.take(teachings, None, used)
-        self._rows: dict[int, TokenRow] = {}
-        for index, prompt, answer in zip(used, prompts, answers, strict=True):
-            ids = np.concatenate([prompt["input_ids"][: prompt["prompt_end"]], answer["output_ids"]])
-            row = collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt["prompt_end"])
-            shape = (len(answer["output_ids"]), answer["num_top"])
-            self._rows[index] = replace(
-                row,
-                teacher_ids_NK=answer["top_ids"].astype(np.int64).reshape(shape),
-                teacher_log_probs_NK=answer["top_log_probs"].reshape(shape),
-            )
+        self._num_shared: dict[int, int] = {}
+        """Tokens of each context."""
+
+        def views() -> Iterator[TokenRow]:
+            for index, prompt, answer in zip(used, prompts, answers, strict=True):
+                ids = np.concatenate([prompt["input_ids"][: prompt["prompt_end"]], answer["output_ids"]])
+                row = collator.row_of_one(ids, np.arange(len(ids), dtype=np.int32), prompt["prompt_end"])
+                self._num_shared[index] = prompt["question_start"]
+                shape = (len(answer["output_ids"]), answer["num_top"])
+                yield replace(
+                    row,
+                    teacher_ids_NK=answer["top_ids"].astype(np.int64).reshape(shape),
+                    teacher_log_probs_NK=answer["top_log_probs"].reshape(shape).copy(),
+                )
+
+        self._rows = dict(zip(used, _on_disk(views()), strict=True))
         if target is not None:
             self._rows = _with_targets(self._rows, full, rows, target)
 
@@ -257,18 +261,27 @@ class DistillationDataset:
         """Return the micro-batches of process `rank`, and the label tokens of the step over all processes."""
         indices = self._batch_indices[step]
         shares = _shares(indices, world_size)
-        placed = [[(self._rows[index], [place]) for place, index in enumerate(share)] for share in shares]
+        placed = [
+            _side_by_side([self._rows[index] for index in share], [self._num_shared[index] for index in share])
+            for share in shares
+        ]
         groups = [collator.group_rows([row for row, _ in rows], batch_tokens) for rows in placed]
         num_labels = sum(self._rows[index].num_labels for index in indices)
         return _micro_batches(placed, groups, rank, pad_id), num_labels
 
 
-def context_keys(full: tables.Table, splits: Sequence[str] = TRAIN_SPLITS) -> list[str]:
-    """Return each example's context key: examples of `splits` with equal keys are about one context.
+def context_keys(full: tables.Table, splits: Sequence[str] = TRAIN_SPLITS, together: bool = False) -> list[str]:
+    """Return what each example of `splits` is about, in lines as tables.FULL_VIEWS says.
 
-    The key is the gold document where it is known, else the whole context.
+    With `together`, all examples over one context (the same documents in the same order) have one key, with the lines
+    of all of them: they may stand side by side in a batch, and share the context's computation.
     """
-    keys: list[str] = _examples(full, splits)["context_key"].to_list()
+    examples = _examples(full, splits, ["document_ids"] if together else [])
+    if together:
+        contexts = pl.col("document_ids").list.join("\t")
+        of_context = pl.col("context_key").str.split("\n").explode().unique().sort().str.join("\n").over(contexts)
+        examples = examples.with_columns(of_context)
+    keys: list[str] = examples["context_key"].to_list()
     return keys
 
 
@@ -296,24 +309,61 @@ def shuffled(
     return np.concatenate([input_ids_L[:first], *(pieces[place] for place in order), input_ids_L[last:]])
 
 
+def _on_disk(rows: Iterable[TokenRow]) -> Iterator[TokenRow]:
+    """Yield the rows with their tokens in a file that is mapped into memory."""
+    scratch, nothing = Scratch(np.int32), np.empty(0, dtype=np.int32)
+    held: list[tuple[int, TokenRow]] = []
+    for row in rows:
+        scratch.append(row.input_ids)
+        scratch.append(row.position_ids)
+        held.append((len(row), replace(row, input_ids=nothing, position_ids=nothing)))
+    tokens, start = scratch.mapped(), 0
+    for length, row in held:
+        middle, end = start + length, start + 2 * length
+        yield replace(row, input_ids=tokens[start:middle], position_ids=tokens[middle:end])
+        start = end
+
+
 def _with_targets(
     views: Mapping[int, TokenRow], full: tables.Table, rows: Sequence[int], target: AttentionTarget
 ) -> dict[int, TokenRow]:
     """Add to single full views, `rows` of the table `full`, the attention that their chunks should get.
 
     Raises:
-        ArtifactError: as tables.joined; the scores are of other examples or chunks.
+        ArtifactError: as tables.side_by_side; the scores are of other examples or chunks.
     """
     spans, scores = ["chunk_ids", "chunk_starts", "chunk_ends"], ["chunk_ids", "scores", "ranks"]
-    found = tables.joined((full, ["example_id", *spans]), (tables.SCORES, ["example_id", *scores]))
+    pairs = tables.side_by_side((full, ["example_id", *spans]), (tables.SCORES, ["example_id", *scores]))
+    index_of = dict(zip(rows, views, strict=True))
     made: dict[int, TokenRow] = {}
-    for (index, view), row in zip(views.items(), found[rows].iter_rows(named=True), strict=True):
+    for number, (row, scored) in enumerate(pairs):
+        if number not in index_of:
+            continue
+        index, view = index_of[number], views[index_of[number]]
         chunk_L = np.full(len(view), NO_CHUNK, dtype=np.int32)
-        for number, (start, end) in enumerate(zip(row["chunk_starts"], row["chunk_ends"], strict=True)):
-            chunk_L[start:end] = number
-        shares_C = target.shares(np.array(row["scores"], dtype=np.float32), np.array(row["ranks"], dtype=np.int32))
-        made[index] = replace(view, chunk_L=chunk_L, target_EC=shares_C[None])
+        for chunk, (start, end) in enumerate(zip(row["chunk_starts"], row["chunk_ends"], strict=True)):
+            chunk_L[start:end] = chunk
+        scores_C, ranks_C = np.array(scored["scores"], dtype=np.float32), np.array(scored["ranks"], dtype=np.int32)
+        made[index] = replace(view, chunk_L=chunk_L, target_EC=target.shares(scores_C, ranks_C)[None])
     return made
+
+
+def _side_by_side(views: Sequence[TokenRow], num_shared: Sequence[int]) -> list[_PlacedRow]:
+    """Put neighbours whose contexts, the first `num_shared` tokens, are equal token for token into one row."""
+    groups: list[list[int]] = []
+    for place, (view, num) in enumerate(zip(views, num_shared, strict=True)):
+        first = groups[-1][0] if groups else place
+        same = 0 < num == num_shared[first] and np.array_equal(view.input_ids[:num], views[first].input_ids[:num])
+        if groups and same:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return [
+        (collator.row_of_many([views[place] for place in group], num_shared[group[0]]), group)
+        if len(group) > 1
+        else (views[group[0]], group)
+        for group in groups
+    ]
 
 
 def _shares(indices: Sequence[int], world_size: int) -> list[Sequence[int]]:
@@ -342,18 +392,10 @@ def _micro_batches(
     return own + [own[-1]._replace(idle=True)] * (max(map(len, groups)) - len(own)) if own else []
 
 
-def _examples(full: tables.Table, splits: Sequence[str]) -> pl.DataFrame:
-    """Return row number, example_id and context_key of the full views of `splits`."""
-    position = pl.col("gold_position")
-    gold_document = pl.col("document_ids").list.get(position, null_on_oob=True)
-    context_key = pl.when(position >= 0).then(gold_document).otherwise(pl.col("document_ids").list.join("\n"))
-    columns = ["example_id", "split", "document_ids", "gold_position"]
-    return (
-        tables.frame(full, columns)
-        .with_row_index("row")
-        .filter(pl.col("split").is_in(splits))
-        .select("row", "example_id", context_key=context_key)
-    )
+def _examples(full: tables.Table, splits: Sequence[str], more: Sequence[str] = ()) -> pl.DataFrame:
+    """Return row number, example_id, context_key and `more` columns of the full views of `splits`."""
+    found = tables.frame(full, ["example_id", "split", "context_key", *more])
+    return found.with_row_index("row").filter(pl.col("split").is_in(splits))
 
 
 def _require_examples(table: tables.Table, full: tables.Table, expected: list[str]) -> None:

@@ -68,7 +68,7 @@ def accumulate(
     return found._replace(logged=logged | {"loss": loss})
 
 
-class _Forward(NamedTuple):
+class _ForwardOutput(NamedTuple):
     """Loss, representation, attention and consistency term of each example of a micro-batch."""
 
     clm_E: Tensor
@@ -115,7 +115,7 @@ class _Step:
         return self._by_graph() if negatives == "graph" else self._by_cache()
 
     def _by_graph(self) -> StepLosses:
-        found: list[_Forward] = []
+        found: list[_ForwardOutput] = []
         for number, micro_batch in enumerate(self._batch.micro_batches):
             with self._sync_after(number + 1 == len(self._batch.micro_batches)):
                 found.append(self._forward(micro_batch))
@@ -138,20 +138,20 @@ class _Step:
         contrast = self._contrast(z_2bD)
         (dz_2bD,) = torch.autograd.grad(self._objective.contrastive * contrast.loss, z_2bD)
         after = _random_state(device)
-        forwards: list[_Forward] = []
+        forwards: list[_ForwardOutput] = []
         for number, state in enumerate(states):
             _set_random_state(device, state)
             forwards.append(self._differentiate(number, dz_2bD))
         _set_random_state(device, after)
         return self._losses(forwards, contrast)
 
-    def _forward(self, micro_batch: MicroBatch) -> _Forward:
+    def _forward(self, micro_batch: MicroBatch) -> _ForwardOutput:
         encoded: Encoded = self._encoder(micro_batch.inputs, with_logits=self._objective.consistency > 0)
         if encoded.logits_NV is None:
-            return _Forward(*encoded[:3], torch.zeros_like(encoded.loss_E))
-        return _Forward(*encoded[:3], self._consistency.divergence(micro_batch, encoded.logits_NV))
+            return _ForwardOutput(*encoded[:3], torch.zeros_like(encoded.loss_E))
+        return _ForwardOutput(*encoded[:3], self._consistency.divergence(micro_batch, encoded.logits_NV))
 
-    def _differentiate(self, number: int, dz_2bD: Tensor | None) -> _Forward:
+    def _differentiate(self, number: int, dz_2bD: Tensor | None) -> _ForwardOutput:
         """Run forward and backward of one micro-batch; return its losses, detached."""
         micro_batch = self._batch.micro_batches[number]
         with self._sync_after(number + 1 == len(self._batch.micro_batches)):
@@ -162,7 +162,7 @@ class _Step:
                 z_ED = losses.at_least_fp32(found.z_ED)
                 loss = loss + (z_ED * dz_2bD[micro_batch.places_E]).sum() * (not micro_batch.idle)
             self._backward(loss)
-        return _Forward(*(part.detach() for part in found))
+        return _ForwardOutput(*(part.detach() for part in found))
 
     def _sync_after(self, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self._processes.no_sync(self._encoder)
@@ -170,7 +170,7 @@ class _Step:
     def _backward(self, loss: Tensor) -> None:
         (loss * self._processes.world_size).backward()  # type: ignore[no-untyped-call]  # torch ships no type for it
 
-    def _own_loss(self, found: _Forward, micro_batch: MicroBatch) -> Tensor:
+    def _own_loss(self, found: _ForwardOutput, micro_batch: MicroBatch) -> Tensor:
         """Return the micro-batch's weighted losses, without the contrastive loss."""
         objective, batch = self._objective, self._batch
         weight_full = objective.full / batch.num_labels_full
@@ -206,7 +206,7 @@ class _Step:
         excluded_BB = self._batch.same_document_BB if self._objective.same_document == "mask" else None
         return losses.info_nce(views[0], views[1], self._objective.temperature, excluded_BB)
 
-    def _losses(self, found: Sequence[_Forward], contrast: losses.Contrast | None) -> StepLosses:
+    def _losses(self, found: Sequence[_ForwardOutput], contrast: losses.Contrast | None) -> StepLosses:
         objective, batch, gather = self._objective, self._batch, self._processes.gather
         clm_2b = self._placed([one.clm_E.detach() for one in found])
         clm = [gather(part_b) for part_b in clm_2b.reshape(-1, batch.num_own)]
@@ -234,10 +234,11 @@ class _Step:
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    own = () if device.type == "cpu" else (torch.get_device_module(device).get_rng_state(device),)
+    return [torch.get_rng_state(), *own]
 
 
 def _set_random_state(device: torch.device, state: list[Tensor]) -> None:
     torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)
+    for own in state[1:]:
+        torch.get_device_module(device).set_rng_state(own, device)

@@ -130,7 +130,7 @@ class Encoder(Module):
     def forward(self, inputs: ModelInputs, with_labels: bool = True, with_logits: bool = False) -> Encoded:
         """Compute losses and representations; with_labels=False: representations alone; loss_E is 0."""
         device = inputs.input_ids_BL.device
-        dtype = causal_lm.unwrap(self.network).lm_head.weight.dtype
+        dtype = causal_lm.head(self.network).weight.dtype
         # The trainable parameters are fp32; over a bf16 base their products are computed in bf16.
         with torch.autocast(device.type, dtype, enabled=dtype == torch.bfloat16):
             read_E = None if with_labels else representation_positions(inputs, self._representation)

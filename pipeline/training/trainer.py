@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
-from dvclive import Live
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -24,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from tqdm import tqdm
 
+from pipeline.common import files
 from pipeline.model import causal_lm, lora
 from pipeline.model.distributed import Processes
 from pipeline.runtime import curves
@@ -34,6 +34,7 @@ from pipeline.training import checkpoint, grad_cache
 from pipeline.training.dataset import StepBatch, TrainingDataset
 from pipeline.training.objective import Encoder, Objective
 
+METRICS = "metrics.json"
 PACKAGES = ("accelerate", "dvc", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
 _TRAINABLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True, strict=False)
 
@@ -63,6 +64,7 @@ def fit(
     processes: Processes,
     checkpoints: checkpoint.Checkpoints | None,
     trackers: Trackers,
+    live: Path | None = None,
 ) -> TrainOutput:
     """Train the adapter on the batches of `dataset`, in place where its weights are not sharded.
 
@@ -70,6 +72,7 @@ def fit(
 
     Args:
         checkpoints: None in all processes but the first.
+        live: folder that gets the curves at every point, for `dvc exp show` and editors that watch it.
 
     Raises:
         NumericError: a loss or the gradient's norm is not finite.
@@ -105,12 +108,16 @@ def fit(
             _require_finite(losses, grad_norm, step, *dataset.example_ids_of(step))
             run.advance(losses, grad_norm)
             if run.points and run.points[-1].step == run.done:
+                if live is not None:
+                    with suppress(OSError):  # a disk that is full ends the training at its checkpoint, with a line
+                        write_curves(run.points, live)
                 trackers.log(run.done, run.points[-1].values)
                 bar.set_postfix(loss=f"{run.points[-1].values['loss']:.3f}")
             bar.update()
             stop = processes.any(interrupt.requested)
             due = processes.any(time.monotonic() - saved_at >= every)
-            if stop or (due and run.done < settings.steps):
+            # Also after the last step: a disk that is full when the adapter is written must not cost the training.
+            if stop or due or run.done == settings.steps:
                 state = run.state_dict()  # all processes collect what is sharded; one writes
                 if checkpoints is not None:
                     checkpoints.save(run.done, state)
@@ -181,14 +188,11 @@ class _Run:
 
 
 def write_curves(points: list[TrainingPoint], folder: Path) -> None:
-    """Write the curves as DVC plots; timings are left out, so that equal runs write equal files."""
-    with Live(str(folder), save_dvc_exp=False, report=None, dvcyaml=None) as live:
-        for point in points:
-            live.step = point.step
-            for name in curves.NAMES:
-                if name in point.values:
-                    live.log_metric(f"train/{name}", point.values[name])
-            live.make_summary()
+    """Write the curves as DVC plots, the newest point as a DVC metric. Without times, equal runs write equal files."""
+    for name in curves.NAMES:
+        if found := [f"{point.step}\t{point.values[name]}\n" for point in points if name in point.values]:
+            files.write_text(folder / f"plots/metrics/train/{name}.tsv", "".join([f"step\t{name}\n", *found]))
+    files.write_json(folder / METRICS, {"step": points[-1].step, **points[-1].values})
 
 
 def versions() -> dict[str, str]:

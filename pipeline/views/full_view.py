@@ -1,32 +1,20 @@
 """The full view x of an example: token ids of the whole context, question and answer."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
 from pipeline.common.tables import Evidence, gold_flags
-from pipeline.views import prompts
 
 Ids = Sequence[int]
-Encode = Callable[[str], Ids]
-"""Token ids of a text, without special tokens; `<mask>` or `</s>` inside the text are plain text."""
 
 Cut = Literal["cut_end", "cut_middle"]
 """Values of context.too_long: where a context loses tokens."""
 
 
-class ContextChunk(NamedTuple):
-    """A chunk as a context holds it."""
-
-    chunk_id: str
-    document_id: str
-    title: str
-    text: str
-
-
 class Context(NamedTuple):
-    """Token ids of BOS, instruction and chunks, and the token span of each chunk; questions may share it."""
+    """Token ids up to the question, and the token span of each chunk; questions may share it (views/layout.py)."""
 
     input_ids: list[int]
     chunk_starts: list[int]
@@ -44,24 +32,6 @@ class FullView(NamedTuple):
     chunk_ends: list[int]
     question_start: int
     prompt_end: int
-
-
-def context(chunks: Sequence[ContextChunk], instruction: str, encode: Encode, bos_id: int) -> Context:
-    """Lay out the chunks, which are in context order; those of one document follow each other."""
-    ids = [bos_id, *encode(prompts.instruction_segment(instruction))]
-    starts, ends = [], []
-    for index, chunk in enumerate(chunks):
-        starts.append(len(ids))
-        ids += encode(
-            prompts.chunk_segment(
-                chunk.title,
-                chunk.text,
-                opens_document=index == 0 or chunks[index - 1].document_id != chunk.document_id,
-                closes_document=index + 1 == len(chunks) or chunks[index + 1].document_id != chunk.document_id,
-            )
-        )
-        ends.append(len(ids))
-    return Context(ids, starts, ends)
 
 
 def cut(laid: Context, max_tokens: int, where: Cut) -> Context:
@@ -106,21 +76,17 @@ def sizes(
     }
 
 
-def lengths(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def lengths(rows: pl.DataFrame) -> dict[str, dict[str, Any]]:
     """Average `sizes`, each with its split, over the examples of each split.
 
     `cut` is the share of rows whose context was truncated; `gold_cut` is the share of rows that lost tokens of a gold
     chunk among those with a known gold chunk, None where there is none.
     """
-    found = (
-        pl.DataFrame(rows)
-        .group_by("split", maintain_order=True)
-        .agg(
-            num_examples=pl.len(),
-            mean_tokens=pl.col("tokens").mean(),
-            max_tokens=pl.col("tokens").max(),
-            cut=pl.col("cut").mean(),
-            gold_cut=pl.col("gold_cut").filter("gold_known").mean(),
-        )
+    found = rows.group_by("split", maintain_order=True).agg(
+        num_examples=pl.len(),
+        mean_tokens=pl.col("tokens").mean(),
+        max_tokens=pl.col("tokens").max(),
+        cut=pl.col("cut").mean(),
+        gold_cut=pl.col("gold_cut").filter("gold_known").mean(),
     )
     return {row.pop("split"): row for row in found.iter_rows(named=True)}

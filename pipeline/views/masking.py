@@ -27,7 +27,7 @@ class MaskedView(NamedTuple):
 
 
 def keep_top(ranks_C: NDArray[np.int32], top_k: int) -> NDArray[np.bool_]:
-    """Which chunks are kept: the `top_k` best ranks (0 is best); all of them when the context has no more."""
+    """Tell which chunks are kept: the `top_k` best ranks (0 is best); all of them when the context has no more."""
     return np.asarray(ranks_C) < top_k
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Task(NamedTuple):
-    """What one benchmark asks of the model."""
+    """Instruction, measure and longest answer of one benchmark."""
 
     instruction: str
     measure: str
@@ -15,13 +15,15 @@ class Task(NamedTuple):
     max_new_tokens: int
     """Longest answer, unless eval.max_new_tokens overrides it."""
     many_lines: bool = False
-    """True: all generated text is the answer; false: its first line."""
+    """True: all generated text is the answer; false: its first line, or as many as a reference has."""
 
 
 _ANSWER = "Answer the question from the documents."
 _DEFAULT = Task(_ANSWER, "exact_match", 16)
 TASKS = {
     "nq": Task(_ANSWER, "exact_match", 32),
+    "nq-oracle": Task(_ANSWER, "exact_match", 24),
+    "squad": Task("Answer the question from the documents, or unanswerable if they do not say.", "exact_match", 32),
     "hotpot": Task(_ANSWER, "exact_match", 32),
     "longbench": Task(_ANSWER, "longbench_f1", 64),
     "quality": Task("Read the story and choose the right option. Answer with its letter.", "accuracy", 8),

@@ -1,21 +1,27 @@
 """The base's tokenizer, without transformers: stages that only need token ids start in a fraction of a second."""
 
-from functools import lru_cache
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from pipeline.common.base_card import BASE
 from pipeline.runtime.errors import ArtifactError, one_line
-from pipeline.views.full_view import Encode
+
+_PROBES = (
+    ' The 3rd of May, 1987: isn\'t it (really) "A & B" - 50% of $4.20?',
+    "def f(x):\n    return x  # two blanks,\n\ttab\n",
+    " Zoë's naïve café; Ångström, Łódź, Dvořák",
+    " Москва, Αθήνα, 東京 🙂",
+)
 
 
-def load() -> Tokenizer:
-    """Read models/base/tokenizer.json.
+def load(folder: Path = BASE) -> Tokenizer:
+    """Read the folder's tokenizer.json.
 
     Raises:
         ArtifactError: the file is missing or broken.
     """
-    path = BASE / "tokenizer.json"
+    path = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
@@ -25,11 +31,20 @@ def load() -> Tokenizer:
     return tokenizer
 
 
-def encoder(tokenizer: Tokenizer) -> Encode:
-    """Token ids of a text, remembered: a document of many contexts is tokenized once."""
+def require_lossless(folder: Path, name: str) -> None:
+    """Check on a few texts that the folder's tokenizer decodes what it encoded; a blank at the beginning may be lost.
 
-    @lru_cache(maxsize=65_536)
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+    Answers are trained as token ids and compared as decoded text, so that a tokenizer which lowers letters, joins
+    blanks or knows no accents would grade another text than the model was taught.
 
-    return encode
+    Raises:
+        ArtifactError: a text comes back otherwise.
+    """
+    tokenizer = load(folder)
+    for text in _PROBES:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        if (decoded := tokenizer.decode(ids)).removeprefix(" ") != text.removeprefix(" "):
+            raise ArtifactError(
+                f"{name}: its tokenizer reads {text!r} and gives back {decoded!r}; choose a base whose tokenizer "
+                "loses nothing, such as one with byte-level BPE or byte fallback"
+            )

@@ -109,10 +109,10 @@ def test_layers_of_two_kinds_have_each_their_own_reach():
     assert attention.reaches(network) == [None, 5]
 
 
-def test_the_network_is_left_as_it_was():
-    network = tiny.network().train()
+def test_the_network_keeps_its_kind_of_attention():
+    network = tiny.network()
     attention.last_rows(network, PROMPTS, pad_id=tiny.PAD, batch_tokens=99)
-    assert network.training and network.config._attn_implementation == "sdpa"
+    assert network.config._attn_implementation == "sdpa"
 
 
 def test_roles_of_people_who_share_a_first_or_a_last_name():

@@ -1,6 +1,9 @@
 """Artifacts on disk: equal bytes, whole or not there, and refused when they are not what they should be."""
 
+import hashlib
 import os
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.common import tables
-from pipeline.runtime.errors import ArtifactError
+from pipeline.common import seal, tables
+from pipeline.runtime.errors import ArtifactError, NumericError, ResourceError
 
 ROWS = [
     {"chunk_id": f"d#{i}", "document_id": "d", "index": i, "start": i, "end": i + 1, "title": "", "text": "ä"}
@@ -26,7 +29,7 @@ def chunks(tmp_path: Path) -> Path:
 
 def test_rows_come_back_in_order_with_their_marks(chunks: Path):
     assert list(tables.scan(tables.CHUNKS.at(chunks))) == ROWS
-    assert tables.read(tables.CHUNKS.at(chunks), ["index"]).column("index").to_pylist() == list(range(600))
+    assert tables.frame(tables.CHUNKS.at(chunks), ["index"])["index"].to_list() == list(range(600))
     assert tables.metadata(tables.CHUNKS.at(chunks)) == {
         "table": "chunks", "schema_version": str(tables.CHUNKS.version), "tokenizer_sha256": "abc",
     }  # fmt: skip
@@ -73,7 +76,8 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(chunks: Pa
 
 def test_a_full_disk_while_closing_leaves_nothing_behind(chunks: Path, monkeypatch: pytest.MonkeyPatch):
     before = chunks.read_bytes()
-    with pytest.raises(OSError, match="No space"), tables.Writer(tables.CHUNKS.at(chunks)) as writer:
+    message = r"chunks\.parquet: cannot be written, no space left on device; make room, and run it again"
+    with pytest.raises(ResourceError, match=message), tables.writer(tables.CHUNKS.at(chunks)) as writer:
         writer.write(ROWS[0])
 
         def no_space() -> None:
@@ -86,7 +90,7 @@ def test_a_full_disk_while_closing_leaves_nothing_behind(chunks: Path, monkeypat
 
 @pytest.mark.parametrize("row", [{**ROWS[0], "text": None}, {k: v for k, v in ROWS[0].items() if k != "text"}])
 def test_a_row_without_a_value_is_never_written(tmp_path: Path, row: dict):
-    with pytest.raises((pa.ArrowException, ValueError)):
+    with pytest.raises((pa.ArrowException, KeyError, ValueError)):
         tables.write(tables.CHUNKS.at(tmp_path / "chunks.parquet"), [row])
     assert os.listdir(tmp_path) == []
 
@@ -125,22 +129,154 @@ def test_a_damaged_file_is_refused_with_the_way_out(chunks: Path, how: str, mess
 
 
 def test_another_table_another_version_and_another_type_are_refused(chunks: Path):
+    def refused(table: tables.Table, message: str) -> None:
+        with pytest.raises(ArtifactError, match=message):
+            list(tables.scan(table.at(chunks)))
+
+    refused(tables.SCORES, "holds chunks version 1, expected scores version 1; run `dvc repro -f score`")
+    tables.write(replace(tables.CHUNKS, path=chunks, version=0), ROWS)
+    refused(tables.CHUNKS, "holds chunks version 0, expected chunks version 1")
+    other = tuple((name, pa.int64() if name == "start" else kind) for name, kind in tables.CHUNKS.columns)
+    tables.write(replace(tables.CHUNKS, path=chunks, columns=other), ROWS)
+    refused(tables.CHUNKS, "column start is int64, expected int32")
+    other = tuple(column for column in other if column[0] != "start")
+    tables.write(replace(tables.CHUNKS, path=chunks, columns=other), ROWS)
+    refused(tables.CHUNKS, "column start is missing, expected int32")
+
+
+def test_a_file_carries_its_rows_its_digest_and_its_sources(chunks: Path, tmp_path: Path):
+    marks = pq.read_metadata(chunks).metadata
+    assert (marks[b"num_rows"], marks[b"made_from"]) == (b"600", b"{}")
+    whole, digest = chunks.read_bytes(), marks[b"content_sha256"]
+    assert hashlib.sha256(whole.replace(digest, b"0" * 64)).hexdigest().encode() == digest
+    scores = tables.SCORES.at(tmp_path / "scores.parquet")
+    tables.write(scores, [scores_of("a", ["d#0"])], sources=[tables.CHUNKS.at(chunks)])
+    assert tables.made_from(scores) == {"chunks": digest.decode()}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("schema_version", b"schema_versiom", "holds chunks version unknown, expected chunks version 1"),
+        ("made_from\x18\x02{}", b"made_from\x18\x02}{", "damaged .made_from in its metadata is no JSON"),
+    ],
+)
+def test_a_table_that_another_program_wrote_with_its_digest_is_refused_in_one_line(
+    tmp_path: Path, old: str, new: bytes, message: str
+):
+    table = tables.CHUNKS.at(tmp_path / "chunks.parquet")
+    tables.write(table, ROWS[:1])
+    content = table.path.read_bytes()
+    assert len(old.encode()) == len(new) and old.encode() in content
+    table.path.write_bytes(content.replace(old.encode(), new))
+    seal.put(table.path)
+    with pytest.raises(ArtifactError, match=message):
+        tables.require_together(table)
+        list(tables.scan(table))
+
+
+def test_a_text_of_a_table_that_is_no_utf_8_is_refused_in_one_line(tmp_path: Path):
+    table = tables.CHUNKS.at(tmp_path / "chunks.parquet")
+    with tables.writer(table) as out:
+        out.write(ROWS[0])
+        out.flush()
+        rows = pa.Table.from_pylist(ROWS[:1], schema=table.schema)
+        text = pa.array([b"M\xfcnster"], pa.large_binary()).view(pa.large_string())
+        out._parquet.write_table(rows.set_column(6, rows.schema.field("text"), text))
+    with pytest.raises(ArtifactError, match=r"damaged .*can't decode byte 0xfc"):
+        list(tables.scan(table))
+    with pytest.raises(ArtifactError, match=r"damaged .*(?i:invalid utf)"):
+        tables.frame(table)
+
+
+def test_a_text_that_looks_like_the_digest_is_only_text(tmp_path: Path):
+    """Parquet repeats the least and the greatest text of a column behind the rows."""
+    table = tables.CHUNKS.at(tmp_path / "chunks.parquet")
+    rows = [ROWS[0] | {"text": "content_sha256\x18@" + "0" * 64, "title": "content_sha256\x18@" + "f" * 64}]
+    tables.write(table, rows, {"note": "content_sha256"})
+    assert list(tables.scan(table)) == rows
+
+
+def test_a_file_is_digested_once_and_again_when_it_changes(chunks: Path, monkeypatch: pytest.MonkeyPatch):
+    digested = []
+    digest = seal.sha256
+    monkeypatch.setattr(seal, "sha256", lambda *args: digested.append(1) or digest(*args))
+    for _ in range(3):
+        tables.frame(tables.CHUNKS.at(chunks), ["index"])
+    assert len(digested) == 1
+    tables.write(tables.CHUNKS.at(chunks), ROWS[:-1])  # which digests it too
+    assert len(tables.frame(tables.CHUNKS.at(chunks), ["index"])) == 599
+    assert len(digested) == 3
+
+
+def test_every_flip_of_a_bit_is_refused_in_one_line(chunks: Path, tmp_path: Path):
+    """Most are in the footer, where a flip may leave a file that is valid Parquet and has fewer rows."""
+    whole = chunks.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    rng = random.Random(1)
+    places = [rng.randrange(len(whole) - footer) for _ in range(50)]
+    places += [rng.randrange(len(whole) - footer, len(whole)) for _ in range(400)]
+    for number, place in enumerate(places):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << rng.randrange(8)
+        table = tables.CHUNKS.at(tmp_path / f"{number}.parquet")
+        table.path.write_bytes(flipped)
+        for read in (tables.metadata, tables.frame, lambda table: list(tables.scan(table))):
+            with pytest.raises(
+                ArtifactError, match=r"parquet: damaged \(.*; delete it and run `dvc checkout"
+            ) as caught:
+                read(table)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": [1.0, float("nan")]}, "column scores would hold NaN or an infinite number"),
+        ({"scores": [1.0, float("-inf")]}, "column scores would hold NaN or an infinite number"),
+        ({"ranks": [0, 2]}, "column ranks would be no permutation"),
+        ({"ranks": [1, 1]}, "column ranks would be no permutation"),
+        ({"ranks": [-1, 0]}, "column ranks would be no permutation"),
+        ({"ranks": [0]}, "columns chunk_ids, scores, ranks, gold would differ in length"),
+        ({"gold": [True] * 3}, "columns chunk_ids, scores, ranks, gold would differ in length"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_never_written(tmp_path: Path, changes: dict[str, object], message: str):
+    table = tables.SCORES.at(tmp_path / "scores.parquet")
+    good = [scores_of("a", ["x", "y", "z"]), scores_of("b", []), scores_of("c", ["x", "y"])]
+    good[0] |= {"ranks": [2, 0, 1]}
+    assert tables.write(table, good) == 3
+    before = table.path.read_bytes()
+    with pytest.raises(NumericError, match=f"scores.parquet: {message}, so it is not written"):
+        tables.write(table, [*good, good[2] | changes])
+    assert table.path.read_bytes() == before
+
+
+def test_tables_made_from_others_than_those_beside_them_are_refused(tmp_path: Path):
+    examples, chunks, scores, full = (
+        table.at(tmp_path / f"{table.name}.parquet")
+        for table in (tables.EXAMPLES, tables.CHUNKS, tables.SCORES, tables.FULL_VIEWS)
+    )
+    tables.write(examples, [])
+    tables.write(chunks, ROWS)
+    tables.write(scores, [], sources=[chunks, examples])
+    tables.write(full, [], sources=[chunks, examples])
+    found = tables.require_together(full, scores, examples)
+    assert found["scores"] == pq.read_metadata(scores.path).metadata[b"content_sha256"].decode()
+    tables.write(chunks, ROWS[:-1])
     with pytest.raises(
-        ArtifactError, match="holds chunks version 1, expected scores version 1; run `dvc repro -f score`"
+        ArtifactError,
+        match=r"scores.parquet: was made from chunks with digest \w{12}, .*chunks.parquet has \w{12}; run `dvc repro s",
     ):
-        list(tables.scan(tables.SCORES.at(chunks)))
-    table = tables.read(tables.CHUNKS.at(chunks))
-    old = table.schema.metadata | {b"schema_version": b"0"}
-    pq.write_table(table.replace_schema_metadata(old), chunks)
-    with pytest.raises(ArtifactError, match="holds chunks version 0, expected chunks version 1"):
-        list(tables.scan(tables.CHUNKS.at(chunks)))
-    index = table.schema.get_field_index("start")
-    pq.write_table(table.set_column(index, "start", table["start"].cast(pa.int64())), chunks)
-    with pytest.raises(ArtifactError, match="column start is int64, expected int32"):
-        list(tables.scan(tables.CHUNKS.at(chunks)))
-    pq.write_table(table.drop_columns(["start"]), chunks)
-    with pytest.raises(ArtifactError, match="column start is missing, expected int32"):
-        list(tables.scan(tables.CHUNKS.at(chunks)))
+        tables.require_together(scores, chunks)
+    tables.write(full, [], sources=[chunks, examples])
+    message = r"scores.parquet: was made from chunks with digest \w{12}, .*full views.parquet from those with \w{12}; "
+    with pytest.raises(ArtifactError, match=message + "run `dvc repro tokenize score`"):
+        tables.require_together(full, scores)
+    with pytest.raises(ArtifactError, match=message), tables.writer(tables.MASKED_VIEWS, sources=[full, scores]):
+        raise AssertionError("the file was begun")
+    with pytest.raises(ArtifactError, match=message):
+        next(tables.side_by_side((full, None), (scores, None)))
 
 
 def scores_of(example_id: str, chunk_ids: list[str]) -> dict[str, object]:
@@ -167,27 +303,13 @@ def test_a_frame_holds_what_a_scan_yields(chunks: Path):
     assert tables.frame(tables.CHUNKS.at(chunks), ["chunk_id"]).columns == ["chunk_id"]
 
 
-def test_joined_tables_keep_the_order_of_the_first(tmp_path: Path):
-    scores, masked = tmp_path / "scores.parquet", tmp_path / "masked.parquet"
-    tables.write(tables.SCORES.at(scores), [scores_of("b", ["x"]), scores_of("a", ["y", "z"])])
-    tables.write(tables.MASKED_VIEWS.at(masked), [masked_of("a"), masked_of("b")])
-    found = tables.joined(
-        (tables.SCORES.at(scores), ["example_id", "ranks"]),
-        (tables.MASKED_VIEWS.at(masked), ["example_id", "prompt_end"]),
-    )
-    assert found.to_dicts() == [
-        {"example_id": "b", "ranks": [0], "prompt_end": 0},
-        {"example_id": "a", "ranks": [0, 1], "prompt_end": 0},
-    ]
-
-
-@pytest.mark.parametrize("others", [["a"], ["a", "a"], ["a", "c"], ["a", "b", "c"]], ids=str)
-def test_tables_of_other_examples_are_not_joined(tmp_path: Path, others: list[str]):
+@pytest.mark.parametrize("others", [["a"], ["a", "a"], ["b", "a"], ["a", "c"], ["a", "b", "c"]], ids=str)
+def test_tables_of_other_examples_are_not_read_together(tmp_path: Path, others: list[str]):
     scores, masked = tmp_path / "scores.parquet", tmp_path / "masked.parquet"
     tables.write(tables.SCORES.at(scores), [scores_of("a", ["x"]), scores_of("b", ["x"])])
     tables.write(tables.MASKED_VIEWS.at(masked), map(masked_of, others))
-    with pytest.raises(ArtifactError, match=r"do not belong together: .* has 2 examples, .*; run `dvc repro -f score"):
-        tables.joined((tables.SCORES.at(scores), ["example_id"]), (tables.MASKED_VIEWS.at(masked), ["example_id"]))
+    with pytest.raises(ArtifactError, match=r"do not belong together: .*; run `dvc repro -f score mask`"):
+        list(tables.side_by_side((tables.SCORES.at(scores), None), (tables.MASKED_VIEWS.at(masked), None)))
 
 
 def test_tables_that_name_other_chunks_are_refused(tmp_path: Path):
@@ -198,8 +320,6 @@ def test_tables_that_name_other_chunks_are_refused(tmp_path: Path):
     sources = (tables.SCORES.at(one), columns), (tables.SCORES.at(other), columns)
     message = r"other.parquet: chunks of example b are not those in .*one.parquet; run `dvc repro -f score score`"
     with pytest.raises(ArtifactError, match=message):
-        tables.joined(*sources)
-    with pytest.raises(ArtifactError, match=message):
         list(tables.side_by_side(*sources))
-    tables.write(tables.SCORES.at(other), [scores_of("b", ["y"]), scores_of("a", ["x"])])
-    assert tables.joined(*sources)["chunk_ids"].to_list() == [["x"], ["y"]]
+    tables.write(tables.SCORES.at(other), [scores_of("a", ["x"]), scores_of("b", ["y"])])
+    assert [one["chunk_ids"] for one, _ in tables.side_by_side(*sources)] == [["x"], ["y"]]

@@ -40,7 +40,8 @@ def checks(*examples, documents=DOCUMENTS):
 def test_counts():
     other = replace(EXAMPLE, example_id="e2", document_ids=["b"], gold_position=0)
     summary = checks(EXAMPLE, other).summary()
-    assert summary["documents"] == {"num_documents": 3, "num_unused": 1, "words": {"mean": 3.0, "max": 5}}
+    words = {"mean": 3.0, "max": 5}
+    assert summary["documents"] == {"num_documents": 3, "num_unused": 1, "num_copies": 0, "words": words}
     assert summary["splits"]["train"] == {
         "num_questions": 1,
         "num_examples": 2,
@@ -51,7 +52,8 @@ def test_counts():
 
 
 def test_texts_and_questions_of_train_that_stand_in_dev_or_test_are_leaks():
-    documents = [*DOCUMENTS, Document("a copy", "", "one  two THREE.")]
+    documents = [*DOCUMENTS, Document("a copy", "Another title", "one  two THREE.")]
+    assert checks(EXAMPLE, documents=documents).summary()["documents"]["num_copies"] == 1
     train = replace(EXAMPLE, document_ids=["a", "b"])
     test = replace(EXAMPLE, example_id="e2", split="test", question="what? ", document_ids=["a copy", "c"])
     test = replace(test, gold_document_ids=[], evidence=[], gold_position=-1)
@@ -62,6 +64,23 @@ def test_texts_and_questions_of_train_that_stand_in_dev_or_test_are_leaks():
     # Among dev and test, or within train, nothing leaks.
     dev = replace(test, example_id="e3", split="dev")
     assert checks(dev, test, documents=documents).summary()["leaks"] == {"num_documents": 0, "num_questions": 0}
+
+
+def test_a_document_with_the_text_of_a_gold_one_is_gold_too():
+    """A quote stands at the same characters, or the whole copy is the evidence where its blanks are others."""
+    copies = [Document("same", "Other", "FOUR."), Document("wider", "Other", "Four. ")]
+    example = replace(EXAMPLE, document_ids=["wider", "a", "b", "same"], gold_position=2)
+    taken = checks(documents=[*DOCUMENTS, *copies])
+    found = taken.add_example(example)
+    assert (found.gold_document_ids, found.gold_position) == (["wider", "b", "same"], 0)
+    assert {(each.document_id, each.start, each.end) for each in found.evidence} == {
+        ("b", 0, 4), ("same", 0, 4), ("wider", 0, 6)
+    }  # fmt: skip
+    # No copy is gold where none is, and an example without copies stays as it is.
+    unknown = replace(example, example_id="e2", gold_document_ids=[], evidence=[], gold_position=-1)
+    assert taken.add_example(unknown) == unknown
+    alone = replace(EXAMPLE, example_id="e3")
+    assert taken.add_example(alone) == alone
 
 
 @pytest.mark.parametrize(
@@ -94,7 +113,7 @@ def test_ids_are_unique():
 
 def test_a_document_without_words_is_refused():
     with pytest.raises(DataError, match="document 'a' has no text"):
-        checks(documents=[Document("a", "Title", " \n")])
+        checks(documents=[Document("a", "Title", " \n\u200b")])
 
 
 def test_a_benchmark_without_examples_is_refused():

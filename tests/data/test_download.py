@@ -188,6 +188,7 @@ def test_a_file_that_the_folder_lacks_is_named_with_those_it_has(tmp_path, site)
 @pytest.mark.parametrize(
     ("pin", "has"),
     [({"git_blob": "0" * 40}, git_blob(CONTENT)), ({"sha256": "0" * 64}, hashlib.sha256(CONTENT).hexdigest())],
+    ids=["git blob", "sha256"],
 )
 def test_other_bytes_in_a_folder_are_refused_with_both_digests(tmp_path, pin, has):
     (tmp_path / "dev.json").write_bytes(CONTENT)

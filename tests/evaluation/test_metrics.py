@@ -133,6 +133,33 @@ def test_metrics_of_literal_pairs(prediction, references, exact, squad_f1, qaspe
     assert metrics.best_subspan_em(prediction, references) == subspan
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "exact", "f1", "subspan"),
+    [
+        ("1900年。", "1900年", 1.0, 1.0, 1.0),
+        ("「\uff11\uff19\uff10\uff10年」", "1900 年", 1.0, 1.0, 1.0),
+        ("在1900年", "1900年", 0.0, 0.8, 1.0),
+        ("卡尔马克思", "卡尔·马克思", 1.0, 1.0, 1.0),
+        ("กรุงเทพ", "กรุงเทพ", 1.0, 1.0, 1.0),
+        ("灯桥", "灯塔", 0.0, 0.5, 0.0),
+        # English references are compared as their evaluators compare them, whatever is answered.
+        ("Beijing 北京", "Beijing", 0.0, 2 / 3, 1.0),
+        ("“Beijing”", "Beijing", 0.0, 0.0, 1.0),
+    ],
+)
+def test_answers_without_blanks_are_compared_by_letters(prediction, reference, exact, f1, subspan):
+    assert metrics.exact_match(prediction, [reference]) == exact
+    assert metrics.token_f1(prediction, [reference]) == pytest.approx(f1)
+    assert metrics.qasper_token_f1(prediction, [reference]) == pytest.approx(f1)
+    assert metrics.hotpot_f1(prediction, [reference]) == pytest.approx(f1)
+    assert metrics.best_subspan_em(prediction, [reference]) == subspan
+
+
+def test_a_wrong_answer_is_found_in_a_distractor_without_blanks():
+    found = metrics.error_class("1901年。", ["1900年"], {"d": "王洋在1901年成为看守人。"})
+    assert found == ("distraction", "d")
+
+
 def slow_normalize(text):
     kept = "".join(character for character in text.lower() if character not in set(string.punctuation))
     return [word for word in kept.split() if word not in ("a", "an", "the")]

@@ -8,7 +8,7 @@ from pipeline.evaluation.predict import PrefixPrompt
 from pipeline.model import generation
 from tests.model import tiny
 
-SETTINGS = {"max_new_tokens": 4, "eos_id": tiny.EOS, "banned_ids": [tiny.MASK, tiny.PAD], "batch_tokens": 64}
+SETTINGS = {"max_new_tokens": 4, "eos_ids": [tiny.EOS], "banned_ids": [tiny.MASK, tiny.PAD], "batch_tokens": 64}
 
 
 def ids(*numbers):

@@ -1,5 +1,6 @@
 """ROUGE as SQuALITY's authors compute it: F-measures of stems, each kind with its own best reference."""
 
+import sys
 from collections import Counter
 from functools import cache
 
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation import rouge
+from pipeline.runtime.errors import ConfigError
 
 NAMES = ("rouge_1", "rouge_2", "rouge_l")
 
@@ -90,3 +92,10 @@ def test_of_many_references_the_best_counts_in_any_order(found, many):
     alone = [scores(prediction, reference) for reference in references]
     assert scores(prediction, *references) == scores(prediction, *references[::-1])
     assert scores(prediction, *references) == tuple(map(max, zip(*alone, strict=True)))
+
+
+def test_without_rouge_score_one_line_says_which_extra_brings_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
+    rouge._scorer.cache_clear()
+    with pytest.raises(ConfigError, match=r"summaries need rouge-score, .*focused-learning\[squality\]"):
+        rouge.rouge("a summary that no other test has", ["another one"])

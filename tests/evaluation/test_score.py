@@ -4,19 +4,19 @@ import re
 
 import pytest
 
+from pipeline.common.chunks import Chunk
 from pipeline.common.tables import name_sharing_rate_of, subset_of
 from pipeline.evaluation import score
 from pipeline.report import text
 from pipeline.views import tasks
-from pipeline.views.full_view import ContextChunk
 from tests.report.test_summary import answer, summarised
 
 EXAMPLE = {"benchmark": "bios", "answers": ["baker"], "options": [], "gold_option": -1}
 
 CHUNKS = [
-    ContextChunk("", "d0", "Ann Lee", "Ann Lee was a baker. "),
-    ContextChunk("", "d1", "Bo Lee", "Bo Lee was born in Lyon. "),
-    ContextChunk("", "d1", "Bo Lee", "He was a judge."),
+    Chunk("", "d0", "Ann Lee", "Ann Lee was a baker. "),
+    Chunk("", "d1", "Bo Lee", "Bo Lee was born in Lyon. "),
+    Chunk("", "d1", "Bo Lee", "He was a judge."),
 ]
 
 
@@ -79,8 +79,28 @@ def test_each_benchmark_is_scored_by_its_own_measure():
 
 
 def test_an_answer_is_the_first_line_unless_the_task_has_many():
-    assert score.answer_text(" Paris\nRome ", tasks.of("nq")) == "Paris"
-    assert score.answer_text(" Paris\nRome ", tasks.of("squality")) == "Paris\nRome"
+    assert score.answer_text(" Paris\nRome ", tasks.of("nq"), ["Paris"]) == "Paris"
+    assert score.answer_text(" Paris\nRome ", tasks.of("squality"), ["Paris"]) == "Paris\nRome"
+
+
+def test_as_many_lines_are_read_as_the_longest_reference_has():
+    references = ["Paris", "Paris\nRome\n"]
+    assert score.answer_text("Paris\nRome \nOslo", tasks.of("jsonl"), references) == "Paris\nRome"
+    example = {**EXAMPLE, "benchmark": "jsonl", "answers": references[1:]}
+    assert score.score("Paris\nRome", example, {}, [])["exact_match"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "right"),
+    [("A", 1.0), ("a.", 1.0), ("(A)", 1.0), ("", 0.0), ("The", 0.0), ("B", 0.0), ("An", 0.0), ("A banana", 0.0)],
+)
+def test_an_answer_that_is_an_article_is_compared_as_a_word(prediction, right):
+    example = {**EXAMPLE, "benchmark": "jsonl", "answers": ["A"]}
+    found = score.score(prediction, example, {}, [])
+    assert [found[name] for name in score.METRICS] == [right] * 4
+    # Official evaluators drop articles, and we agree with them.
+    official = score.score("The", {**example, "benchmark": "nq"}, {}, [])
+    assert official["exact_match"] == official["best_subspan_em"] == 1.0
 
 
 def row(question_id, num_documents, gold_position, error, prompt_tokens=100):

@@ -15,6 +15,9 @@ EXEMPT = "pipeline/runtime/"
 """DVC tracks the value of a setting by its key, and names of methods and curves change no result. An edit here reruns
 only stages that list the file: the page shows labels and titles."""
 
+CHECK = "settings"
+"""The stage that refuses wrong settings. All others stand behind it, and what it writes makes none of them run."""
+
 STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -90,8 +93,8 @@ INSTANCES = instances()
 
 
 def behind(stages: Iterable[str]) -> set[str]:
-    """The stages and everything that reads their outs, directly or not."""
-    found = set(stages)
+    """The stages and everything that reads their outs, directly or not; not CHECK, which any edit of a setting runs."""
+    found = set(stages) - {CHECK}
     while True:
         outs = {Path(out) for name in found for out in written(INSTANCES[name])}
         more = {name for name, stage in INSTANCES.items() if any(_reads(stage, out) for out in outs)}

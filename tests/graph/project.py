@@ -28,7 +28,7 @@ TOY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-RECORDS = ("reports/ablations.json", "reports/map.json")  # in git, written by no stage
+RECORDS = ("reports/ablations.json", "reports/laptop.json", "reports/map.json")  # in git, written by no stage
 
 
 class Project:
@@ -51,14 +51,17 @@ class Project:
         self.run("git", "init", "--quiet")
         self.commit("toy")
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "FOCUS_CACHE": str(self.root.parent / "embeddings"),
             "GIT_AUTHOR_NAME": "toy", "GIT_AUTHOR_EMAIL": "toy@localhost",
             "GIT_COMMITTER_NAME": "toy", "GIT_COMMITTER_EMAIL": "toy@localhost",
         }  # fmt: skip
-        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
         assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -95,7 +95,7 @@ def add_benchmark(root: Path) -> set[str]:
     recipe.create("conf/data/toy.yaml", BUNDLE)
     recipe.replace("pipeline/runtime/settings.py", '"longbench", "squality"]', '"longbench", "squality", "toy"]')
     load = "pipeline/data/load.py"
-    recipe.replace(load, '    "nq": _nq,\n', '    "nq": _nq,\n    "toy": partial(official, toy.read, JsonLines),\n')
+    recipe.replace(load, '    "nq": _nq,\n', '    "nq": _nq,\n    "toy": partial(official, toy.read),\n')
     recipe.replace(load, "squality\n", "squality, toy\n")
     recipe.replace(
         "pipeline/views/tasks.py", "TASKS = {\n", 'TASKS = {\n    "toy": Task("Name the town.", "exact_match", 4),\n'

@@ -1,7 +1,10 @@
 """The real thing at toy size: `dvc repro` from nothing, again, after an edit, after the edit is undone."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 import time
 from importlib import metadata
 from typing import Any
@@ -10,25 +13,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.runtime import methods
-from tests.graph.closure import INSTANCES, behind, written
+from tests.graph.closure import CHECK, INSTANCES, behind, written
 from tests.graph.project import Project
 
-BEFORE_VIEWS = {"prepare", "validate", "chunk", "score", "base"}
+BEFORE_VIEWS = {CHECK, "prepare", "validate", "chunk", "score", "base"}
 EVALUATE = [f"{stage}@{method}" for stage in ("evaluate", "surface") for method in methods.METHODS]
 LAST = ["analyze", "report"]
 VANILLA, FOCUSED, GUIDED = (
     [f"{stage}@{method}" for stage in ("train", "evaluate", "surface")] for method in methods.TRAINED
 )
 SCORED = ["score", "mask", "gate", *FOCUSED, "teach", *GUIDED, "evaluate@base", "evaluate@vanilla", *LAST]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The whole pipeline, run once."""
-    project = Project(tmp_path_factory.mktemp("toy run"))  # a path with a blank in it
-    assert sorted(project.repro()) == sorted(INSTANCES)
-    project.commit("results")
-    return project
 
 
 def test_every_stage_leaves_what_it_declares(project: Project):
@@ -52,7 +46,11 @@ def test_a_second_run_executes_nothing(project: Project):
 def test_metrics_plots_and_experiments_show_the_numbers_of_the_page(project: Project):
     summary = json.loads((project.root / "reports/summary.json").read_text())
     shown = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
-    assert list(shown) == ["reports/summary.json"]
+    of_training = {f"reports/train/{method}/metrics.json": method for method in methods.TRAINED}
+    assert shown.keys() == {"reports/summary.json", *of_training}
+    for path, method in of_training.items():  # written at every point, and the last line of the curve at the end
+        (loss,) = (project.root / f"reports/train/{method}/plots/metrics/train/loss.tsv").read_text().split()[-1:]
+        assert shown[path]["data"]["loss"] == pytest.approx(float(loss), abs=1e-6)
     metrics = shown["reports/summary.json"]["data"]
     page = (project.root / "reports/index.html").read_text()
     table = page[page.index('<table class="main"') : page.index("</table>")]
@@ -116,7 +114,7 @@ def test_the_page_names_the_versions_that_trained(project: Project):
 def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothing(project: Project):
     before = {path: path.read_bytes() for path in (project.root / "reports").rglob("*") if path.is_file()}
     ran = project.repro("dvc", "exp", "run", "-S", "mask.top_k=3")
-    assert ran == ["mask", "gate", *FOCUSED, *LAST]
+    assert ran == [CHECK, "mask", "gate", *FOCUSED, *LAST]
     assert json.loads((project.root / "reports/mask.json").read_text())["top_k"] == 3
     project.edit({"mask": {"top_k": 2}})
     assert project.repro() == []
@@ -144,11 +142,12 @@ def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothin
         ("params.yaml", {"teach": {"top_k": 1}}, ["teach", *GUIDED, *LAST]),
         ("params.yaml", {"distill": {"weight": 0.5}}, [*GUIDED, *LAST]),
         ("params.yaml", {"attention": {"top_k": 2}}, [*FOCUSED, *GUIDED, *LAST]),
-        ("params.yaml", {"chunk": {"words": 100}}, sorted(set(INSTANCES) - {"prepare", "validate", "base"})),
-        ("params.yaml", {"data": {"seed": 2}}, sorted(set(INSTANCES) - {"base"})),
+        ("params.yaml", {"chunk": {"words": 100}}, sorted(set(INSTANCES) - {CHECK, "prepare", "validate", "base"})),
+        ("params.yaml", {"data": {"seed": 2}}, sorted(set(INSTANCES) - {CHECK, "base"})),
         ("conf/profile/cpu.yaml", {"eval": {"batch_tokens": 4096}}, [*EVALUATE, *LAST]),
         ("conf/profile/gpu.yaml", {"eval": {"batch_tokens": 4096}}, []),
-        ("conf/retriever/bm25.yaml", {}, ["validate", "gate", *FOCUSED, *LAST]),  # equal metrics stop it
+        # prepare may rank distractors by any retriever; its equal outputs and validate's equal metrics stop it
+        ("conf/retriever/bm25.yaml", {}, sorted(set(INSTANCES) - {CHECK, "base"})),
     ],
 )
 def test_what_an_edit_can_rerun(project: Project, file: str, changes: dict[str, Any], reruns: list[str]):
@@ -168,7 +167,7 @@ def test_what_an_edit_can_rerun(project: Project, file: str, changes: dict[str, 
 def test_a_moved_bar_runs_the_gate_alone_and_a_bar_too_high_stops_before_focused_training(project: Project):
     project.edit({"gate": {"min_gold_retained": 0.4}})
     try:
-        assert project.repro() == ["gate", "report"]  # the page shows the setting
+        assert project.repro() == [CHECK, "gate", "report"]  # the page shows the setting
         # Of eight word pieces without the title, not every text shows whom it is about.
         changes = {"title": False, "max_tokens": 8}
         project.edit({"gate": {"min_gold_retained": 1.0}, "mask": {"top_k": 1}, "retriever": changes})
@@ -181,7 +180,15 @@ def test_a_moved_bar_runs_the_gate_alone_and_a_bar_too_high_stops_before_focused
     assert project.repro() == []
 
 
+def outputs(project: Project) -> dict[str, bytes]:
+    """What all stages wrote, byte for byte; not what CHECK writes."""
+    places = [project.root / path for name, stage in INSTANCES.items() if name != CHECK for path in written(stage)]
+    paths = [path for place in places for path in (place, *place.rglob("*")) if path.is_file()]
+    return {path.relative_to(project.root).as_posix(): path.read_bytes() for path in paths}
+
+
 def test_a_wrong_setting_stops_before_anything_is_touched(project: Project):
+    before = outputs(project)
     original = (project.root / "params.yaml").read_text()
     try:
         (project.root / "params.yaml").write_text(original.replace("top_k: 2", "top_k: 0", 1))
@@ -189,11 +196,38 @@ def test_a_wrong_setting_stops_before_anything_is_touched(project: Project):
         assert done.returncode == 2
         assert done.stderr.startswith("error: params.yaml: mask.top_k is 0: input should be greater than")
         assert len(done.stderr.splitlines()) == 1
-        stage = project.run("python", "-m", "pipeline.stages.mask", check=False)
-        assert (stage.returncode, stage.stderr) == (2, done.stderr)
-        assert (project.root / "data/views/masked.parquet").is_file()
+        repro = project.run("dvc", "repro", check=False)
+        assert repro.returncode != 0 and done.stderr in repro.stderr
+        assert re.findall(r"Running stage '([\w@]+)'", repro.stdout) == [CHECK]
+        assert outputs(project) == before
     finally:
         (project.root / "params.yaml").write_text(original)
+    assert project.repro() == []
+
+
+def test_a_stage_that_fails_or_is_killed_loses_nothing(project: Project):
+    """Its earlier outputs are in DVC's cache meanwhile, and the next run or `dvc checkout` brings them back."""
+    before = outputs(project)
+    project.edit({"chunk": {"words": 100}})
+    command, pipe = ["dvc", "repro"], subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=project.root, env=project.environment, stdout=pipe, text=True, start_new_session=True
+    ) as killed:
+        assert killed.stdout is not None
+        assert any("Running stage 'chunk'" in line for line in killed.stdout)
+        os.killpg(killed.pid, signal.SIGKILL)
+    assert not (project.root / "data/chunks.parquet").exists()
+    project.run("dvc", "checkout")
+    assert outputs(project) == before
+    project.run("git", "checkout", "params.yaml")
+    assert project.repro() == []
+    changes = {"title": False, "max_tokens": 8}  # as in the test of the gate
+    project.edit({"gate": {"min_gold_retained": 1.0}, "mask": {"top_k": 1}, "retriever": changes})
+    failed = project.run("dvc", "repro", "gate", check=False)
+    assert failed.returncode != 0 and "error: reports/mask.json: the top 1 chunks keep" in failed.stderr
+    project.run("git", "checkout", "params.yaml", "dvc.lock")
+    assert project.repro() == []
+    assert outputs(project) == before
 
 
 def test_a_damaged_artifact_is_named_with_the_way_out(project: Project):

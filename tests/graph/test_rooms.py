@@ -1,6 +1,8 @@
 """The order of the rooms of pipeline/, who opens files, and who imports torch."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,7 +55,7 @@ DISK = {"glob", "pathlib", "shutil", "sqlite3", "tarfile", "tempfile", "zipfile"
 READERS = {
     f"{module}.{name}"
     for module, names in {
-        "tables": ("scan", "read", "take", "frame", "joined", "side_by_side", "metadata", "write", "Writer"),
+        "tables": ("scan", "take", "frame", "side_by_side", "metadata", "write", "writer"),
         "files": ("read_json", "write_json", "write_text", "atomic", "workspace", "put"),
     }.items()
     for name in names
@@ -64,9 +66,9 @@ OPEN_PATHS = {
     "analysis": {"inputs"},
     "data": {"archives", "download", "jsonl", "load"},
     "evaluation": {"predict", "schema"},  # schema only names the paths of its tables
-    "model": {"distributed", "loading"},
+    "model": {"distributed", "gguf", "loading"},
     "report": {"ablation_table", "focus_map"},
-    "retrieval": {"embedding_cache", "encoder", "ray_encoder"},
+    "retrieval": {"checkpoint", "embedding_cache", "ray_encoder"},
     "training": {"checkpoint", "dataset", "trainer"},
     "views": {"tokenizer"},
 }
@@ -83,10 +85,16 @@ def test_only_these_modules_open_paths():
     assert found == OPEN_PATHS
 
 
-@pytest.mark.parametrize("stage", ["prepare", "chunk", "tokenize", "mask", "gate", "report"])
+@pytest.mark.parametrize("stage", ["chunk", "tokenize", "mask", "gate", "report"])
 def test_light_stages_do_not_import_torch(stage: str):
     for file in closure(ROOT / f"pipeline/stages/{stage}.py"):
         assert not {name.split(".")[0] for name in imports(ROOT / file)} & HEAVY, file
+
+
+def test_prepare_imports_torch_only_where_an_encoder_chooses_distractors():
+    loaded = "import sys, pipeline.stages.prepare; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    found = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "pyarrow" in found.split() and not set(found.split()) & HEAVY
 
 
 def test_views_do_not_import_torch():

@@ -12,6 +12,7 @@ from transformers import (
     Gemma2Config,
     LlamaConfig,
     MistralConfig,
+    NemotronConfig,
     PreTrainedModel,
     Qwen3Config,
 )
@@ -28,12 +29,14 @@ SHAPE: dict[str, Any] = {
     "eos_token_id": tiny.EOS,
 }  # fmt: skip
 GEMMA = "gemma2, soft cap, a window in every other layer"
+SILENT = "nemotron, whose layers hand on nothing"
 CONFIGS = {
     "mistral": MistralConfig(**SHAPE, sliding_window=None),
     "mistral, window": MistralConfig(**SHAPE, sliding_window=5),
     "qwen3, norms of queries and keys": Qwen3Config(**SHAPE, head_dim=8),
     GEMMA: Gemma2Config(**SHAPE, head_dim=8, query_pre_attn_scalar=8, sliding_window=5, attn_logit_softcapping=2.0),
     "llama": LlamaConfig(**SHAPE),
+    SILENT: NemotronConfig(**SHAPE, head_dim=4),
 }
 VIEWS = [([1, 9, 8, 7, 6, 5, 4, 10, 11, 12, 13, 2], 9), ([1, 20, 21, 22, 23, 2], 4), ([1, 40, 41, 42, 43, 44, 2], 5)]
 ROW_N, POSITION_N = torch.tensor([0, 0, 1, 2]), torch.tensor([8, 10, 3, 5])  # not all rows alike, one is twice there
@@ -132,10 +135,11 @@ def test_questions_in_one_row_attend_as_in_rows_of_their_own(implementation: str
         torch.testing.assert_close(shared, together, rtol=1e-5, atol=1e-7)
 
 
-def test_activation_checkpointing_changes_no_gradient():
+@pytest.mark.parametrize("name", ["mistral", SILENT])
+def test_activation_checkpointing_changes_no_gradient(name: str):
     gradients = []
     for checkpointed in (False, True):
-        model = network("mistral").train()
+        model = network(name).train()
         if checkpointed:
             model.activation_checkpointing_enable({"use_reentrant": False})
         rows = read(model, inputs(), lambda weights_NHL, seen_NL: weights_NHL.square().sum()).reduced

@@ -14,7 +14,7 @@ from tests.model import tiny
 
 NEW_TOKENS = 8
 BANNED = [tiny.MASK, tiny.PAD]
-ARGUMENTS = {"max_new_tokens": NEW_TOKENS, "eos_id": tiny.EOS, "pad_id": tiny.PAD, "banned_ids": BANNED}
+ARGUMENTS = {"max_new_tokens": NEW_TOKENS, "eos_ids": [tiny.EOS], "pad_id": tiny.PAD, "banned_ids": BANNED}
 
 
 def prompts(num_prompts=16, longest=40, seed=0):
@@ -149,7 +149,7 @@ def test_only_the_last_position_of_a_prompt_gets_logits():
     shapes = []
     network.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
     generation.generate(network, prompts(5), **(ARGUMENTS | {"max_new_tokens": 1}), batch_tokens=10_000)
-    assert shapes == [(5, 16)]
+    assert shapes == [(1, 5, 16)]
 
 
 def test_progress_counts_every_prompt_and_the_mode_of_the_model_is_given_back():

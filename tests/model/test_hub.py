@@ -20,11 +20,12 @@ from urllib.parse import unquote, urlsplit
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaTokenizer
 
 from pipeline.common import base_card
 from pipeline.model import loading
-from pipeline.retrieval import embed, embedding_cache, encoder
+from pipeline.retrieval import checkpoint, embed, embedding_cache, encoder
 from pipeline.runtime import config, main
 from pipeline.runtime.errors import ArtifactError
 from pipeline.stages import base
@@ -136,6 +137,7 @@ def save_mistral(folder):
     tokenizer = LlamaTokenizer(vocab={piece: place for place, piece in enumerate(pieces)}, merges=[])
     tokenizer.save_pretrained(folder)
     tiny.network(vocab_size=len(pieces)).save_pretrained(folder, max_shard_size="20KB")
+    edit(folder / "config.json", sliding_window=4096)  # as Mistral-7B-v0.1 has it
     return folder
 
 
@@ -205,7 +207,7 @@ from pipeline.retrieval import embed, embedding_cache, encoder
 from pipeline.runtime import config
 network = loading.load_base(config.load("base").model, base_card.read_card())
 text_encoder = encoder.TextEncoder(config.load("score").retriever, device())
-embedded = embed.embed(text_encoder, embedding_cache.Cache(Path(sys.argv[1])), ["a document"], "documents")
+embedded = embed.embed(text_encoder, embedding_cache.Cache(Path(sys.argv[1])), ["a document"], "chunks")
 print(json.dumps({
     "kind": type(network).__name__, "window": network.config.sliding_window, "vocabulary": network.config.vocab_size,
     "embedding": embedded.embedding_ND.tolist(), "encoder": text_encoder.checkpoint.sha256,
@@ -271,7 +273,7 @@ def test_the_named_models_are_loaded_from_the_hub_and_then_from_its_cache(hub, h
     assert network.config.vocab_size == 288
     with closing(embedding_cache.Cache(project / "second.sqlite")) as cache:
         text_encoder = encoder.TextEncoder(config.load("score").retriever, torch.device("cpu"))
-        embedded = embed.embed(text_encoder, cache, ["a document"], "documents")
+        embedded = embed.embed(text_encoder, cache, ["a document"], "chunks")
     assert embedded.num_encoded == 1 and embedded.embedding_ND.tolist() == found["embedding"]
     assert hub.asked == []
     assert not (saved[0].parent / "canary").exists()
@@ -296,7 +298,7 @@ def both(project):
     """The two ways to the hub, each with its bundle's settings."""
     return [
         (loading.find_base, config.load("base", project).model),
-        (encoder.find, config.load("score", project).retriever),
+        (checkpoint.find, config.load("score", project).retriever),
     ]
 
 
@@ -346,25 +348,75 @@ def test_offline_mode_asks_for_nothing(hub, here, both, monkeypatch):
     assert hub.asked == []
 
 
-def test_weights_that_may_run_code_are_refused_without_being_fetched(hub, here, both, tmp_path):
+def test_weights_of_the_base_that_may_run_code_are_refused_without_being_fetched(hub, here, both, tmp_path):
     folder = tmp_path / "pickled"
     folder.mkdir()
     for name in ("pytorch_model.bin", "config.json", "tokenizer.json"):
         (folder / name).write_text("{}")
-    hub.repositories = {MISTRAL: (PINNED, folder), CONTRIEVER: (MAIN, folder)}
-    model, encoder = refusals(both)
-    assert "no .safetensors file; weights of other formats are not loaded" in model
-    assert "no model.safetensors" in encoder
+    hub.repositories = {MISTRAL: (PINNED, folder)}
+    (model,) = refusals(both[:1])
+    assert "no .safetensors file and no other weights (of a model on the hub only safetensors are fetched)" in model
     assert not [path for _, path in hub.asked if path.endswith(".bin")]
+
+
+@pytest.fixture
+def as_it_is(hub, here, saved, project, tmp_path, monkeypatch):
+    """Contriever's repository as it stands on the hub: pickled weights alone."""
+    folder = Path(shutil.copytree(saved[1], tmp_path / "pickled"))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    # A buffer that transformers no longer keeps.
+    weights["embeddings.position_ids"] = torch.arange(64)[None]
+    torch.save(weights, folder / "pytorch_model.bin")
+    hub.repositories = {CONTRIEVER: (MAIN, folder)}
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+def embeddings():
+    text_encoder = encoder.TextEncoder(config.load("score").retriever, torch.device("cpu"))
+    (batch,) = text_encoder.batches(["a document", "another one"], "chunks")
+    return text_encoder.embed(batch).tolist(), text_encoder.checkpoint.sha256
+
+
+def test_contriever_starts_from_the_hub_as_it_is_there(hub, as_it_is, saved, monkeypatch):
+    found, sha256 = embeddings()
+    assert sha256 == hashlib.sha256((as_it_is / "pytorch_model.bin").read_bytes()).hexdigest()
+    fetched = {path.rpartition("/")[2] for _, path in hub.asked if "/resolve/" in path}
+    assert fetched == {"config.json", "tokenizer.json", "tokenizer_config.json", "pytorch_model.bin"}
+    hub.asked.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(torch, "load", None)  # it was converted
+    assert embeddings() == (found, sha256) and hub.asked == []
+    encoder_itself = encoder.TextEncoder(tiny_bert.retriever(saved[1]), torch.device("cpu"))
+    (batch,) = encoder_itself.batches(["a document", "another one"], "chunks")
+    assert encoder_itself.embed(batch).tolist() == found
+
+
+def test_a_pickle_bomb_from_the_hub_ends_the_stage_with_one_line(hub, as_it_is, tmp_path, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "bomb went off",)
+
+    torch.save({"embeddings.word_embeddings.weight": Bomb()}, as_it_is / "pytorch_model.bin")
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        main.run(embeddings)
+    signal.signal(signal.SIGTERM, handler)
+    assert caught.value.code == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pytorch_model.bin: cannot be loaded as an encoder (it asks to run" in line and "not done" in line
+    assert not (tmp_path / "bomb went off").exists()
 
 
 def test_a_local_folder_is_loaded_offline_and_its_code_is_not_run(saved, project, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     settings = config.load("base", project).model.model_copy(update={"source": str(saved[0])})
-    card = base_card.BaseCard("", None, loading.digest(saved[0]), 288, "", 1, 2, 286, 287)
+    card = base_card.BaseCard("", None, loading.digest(saved[0]), 288, "", 1, [2], 286, 287)
     assert loading.load_base(settings, card).config.vocab_size == 288
     retriever = tiny_bert.retriever(saved[1])
-    encoder.load_network(encoder.find(retriever).folder, torch.device("cpu"), torch.float32)
+    assert encoder.TextEncoder(retriever, torch.device("cpu")).network
     assert not (saved[0].parent / "canary").exists()
 
 
@@ -387,7 +439,7 @@ def test_a_file_that_is_no_safetensors_file_is_refused_by_its_header(saved, proj
         loading.find_base(settings)
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", "{}", None])
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "[" * 100_000, None], ids=["cut", "list", "empty", "deep", "none"])
 def test_a_configuration_that_is_none_is_named(saved, project, tmp_path, damage):
     folder = Path(shutil.copytree(saved[0], tmp_path / "model"))
     (folder / "config.json").unlink() if damage is None else (folder / "config.json").write_text(damage)

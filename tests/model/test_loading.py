@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.common import base_card, files
 from pipeline.model import loading, lora
 from pipeline.runtime import config
-from pipeline.runtime.errors import ArtifactError
+from pipeline.runtime.errors import ArtifactError, ConfigError, ResourceError
 from pipeline.stages import base
 from tests.conftest import ROOT
 
@@ -174,11 +174,12 @@ def test_no_adapter_is_saved_under_a_tokenizer_that_is_not_the_cards(project):
         trained()
 
 
-@pytest.mark.parametrize("field", asdict(base_card.BaseCard("", None, "", 0, "", 0, 0, 0, 0)))
+@pytest.mark.parametrize("field", asdict(base_card.BaseCard("", None, "", 0, "", 0, [0], 0, 0)))
 def test_an_adapter_of_another_base_is_refused_with_both_values(project, monkeypatch, field):
     trained()
     card = asdict(base_card.read_card())
-    other = "other" if isinstance(card[field], str) or card[field] is None else 77
+    is_text = isinstance(card[field], str) or (card[field] is None and field != "sliding_window")
+    other = [77] if field == "eos_ids" else "other" if is_text else 77
     base_card.write_card(base_card.BaseCard(**card | {field: other}), base_card.MODELS / "focused")
     monkeypatch.setattr(loading, "load_base", None)  # it is not even asked for
     with pytest.raises(ArtifactError) as error:
@@ -267,5 +268,99 @@ def test_weights_that_lack_a_tensor_are_refused_not_half_loaded(project):
         loaded()
 
 
+O_PROJ = "model.layers.1.self_attn.o_proj.weight"
+
+
+@pytest.mark.parametrize("wrong", ["missing", "of another shape"])
+def test_weights_that_a_base_lacks_are_not_drawn_at_random(tmp_path, monkeypatch, capfd, wrong):
+    make_project(tmp_path, sha256=None)
+    monkeypatch.chdir(tmp_path)
+    path = Path("models/tiny-base/model.safetensors")
+    tensors = load_file(path)
+    del tensors[O_PROJ]
+    if wrong == "of another shape":
+        tensors[O_PROJ] = torch.zeros(3, 5)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ArtifactError) as caught:
+        base.main()
+    assert str(caught.value) == (
+        "models/tiny-base: 1 weights that config.json describes are missing or of another shape, first "
+        f"{O_PROJ}; restore the files"
+    )
+    assert capfd.readouterr() == ("", "")
+    assert not base_card.BASE.exists()
+
+
+def one_shard_of_two(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file({O_PROJ: tensors[O_PROJ]}, folder / "model-00001-of-00002.safetensors", metadata={"format": "pt"})
+    place_of = {name: f"model-0000{1 if name == O_PROJ else 2}-of-00002.safetensors" for name in tensors}
+    index = {"metadata": {"total_size": 1}, "weight_map": place_of}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def shards_without_index(folder: Path) -> None:
+    one_shard_of_two(folder)
+    (folder / "model.safetensors.index.json").unlink()
+
+
+def stop_as_text(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": "</s>"}')
+
+
+def adapter_alone(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / loading.WEIGHTS)
+    (folder / "config.json").rename(folder / loading.CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (one_shard_of_two, r"its weights cannot be loaded \(.*model-00002-of-00002.safetensors\); restore the files"),
+        (
+            shards_without_index,
+            r"its weights cannot be loaded \(.*no file named model.safetensors.*\); restore the files",
+        ),
+        (stop_as_text, "generation_config.json has '</s>' as eos_token_id; expected a token's number"),
+        (adapter_alone, "this is a PEFT adapter, not a base; merge it into its base"),
+    ],
+)
+def test_a_base_that_is_not_whole_is_one_line(tmp_path, monkeypatch, damage, message):
+    make_project(tmp_path, sha256=None)
+    monkeypatch.chdir(tmp_path)
+    damage(Path("models/tiny-base"))
+    with pytest.raises(ArtifactError, match=f"^models/tiny-base: {message}") as caught:
+        base.main()
+    assert "\n" not in str(caught.value)
+    assert not base_card.BASE.exists()
+
+
+def test_quantized_weights_without_their_package_are_one_line(tmp_path, monkeypatch):
+    """Stage base does not load them, because that may need a GPU."""
+    make_project(tmp_path, sha256=None)
+    monkeypatch.chdir(tmp_path)
+    path = Path("models/tiny-base/config.json")
+    quantized = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | quantized))
+    base.main()
+    with pytest.raises(ResourceError, match=r"^models/tiny-base: .* requires optimum.*; install that, or choose"):
+        loaded("base")
+
+
 def test_the_base_itself_needs_no_adapter(project):
     assert torch.equal(logits(loaded("base")), logits(AutoModelForCausalLM.from_pretrained("models/tiny-base")))
+
+
+def test_the_attention_comes_from_the_environment(project, monkeypatch):
+    def load():
+        return loading.load_base(config.load("base").model, base_card.read_card())
+
+    own = logits(load())
+    monkeypatch.setenv("FOCUS_ATTENTION", "eager")
+    network = load()
+    assert network.config._attn_implementation == "eager"
+    torch.testing.assert_close(logits(network), own, rtol=1e-4, atol=1e-4)
+    monkeypatch.setenv("FOCUS_ATTENTION", "flash_attention_2")
+    with pytest.raises(ConfigError, match="FOCUS_ATTENTION is 'flash_attention_2'; only sdpa and eager take the masks"):
+        load()

@@ -17,7 +17,7 @@ from tests.model import tiny
 
 NEW_TOKENS = 8
 BANNED = [tiny.MASK, tiny.PAD]
-ARGUMENTS = {"max_new_tokens": NEW_TOKENS, "eos_id": tiny.EOS, "banned_ids": BANNED, "batch_tokens": 10_000}
+ARGUMENTS = {"max_new_tokens": NEW_TOKENS, "eos_ids": [tiny.EOS], "banned_ids": BANNED, "batch_tokens": 10_000}
 
 
 def drawn(draw, shortest, longest):
@@ -109,21 +109,21 @@ def separate(network, prefix, suffix):
     return weights
 
 
-def alone(network, prefix, suffix, eos_id=tiny.EOS):
+def alone(network, prefix, suffix, eos_ids=(tiny.EOS,)):
     """Greedy tokens by generation.generate, for this prompt only."""
     prompt = [*prefix, *suffix.suffix_ids]
-    return generation.generate(network, [prompt], pad_id=tiny.PAD, **(ARGUMENTS | {"eos_id": eos_id}))[0]
+    return generation.generate(network, [prompt], pad_id=tiny.PAD, **(ARGUMENTS | {"eos_ids": eos_ids}))[0]
 
 
 def ending(network, prefix, suffixes):
     """A token that some suffix generates third: as EOS it ends some answers early, a random model's own none."""
-    return alone(network, prefix, suffixes[0], eos_id=-1)[2]
+    return alone(network, prefix, suffixes[0], eos_ids=[-1])[2]
 
 
 def compare(network, prefix, suffixes, tolerance=1e-4, **changes):
     found = prefix_cache.answer(network, prefix, suffixes, **(ARGUMENTS | changes))
-    eos_id = changes.get("eos_id", tiny.EOS)
-    expected = [alone(network, prefix, one, eos_id) for one in suffixes]
+    eos_ids = changes.get("eos_ids", [tiny.EOS])
+    expected = [alone(network, prefix, one, eos_ids) for one in suffixes]
     assert [answered.output_ids for answered in found] == expected
     for answered, one in zip(found, suffixes, strict=True):
         np.testing.assert_allclose(answered.log_probs, separate(network, prefix, one), rtol=0, atol=tolerance)
@@ -134,7 +134,7 @@ def compare(network, prefix, suffixes, tolerance=1e-4, **changes):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_one_reading_gives_what_separate_forwards_give(name):
     network = NETWORKS[name]()
-    found = compare(network, document(), questions(), eos_id=ending(network, document(), questions()))
+    found = compare(network, document(), questions(), eos_ids=[ending(network, document(), questions())])
     assert len({len(answered.output_ids) for answered in found}) > 1  # some end at EOS, some at the limit
     assert len({tuple(answered.output_ids) for answered in found}) > 3
 
@@ -259,9 +259,9 @@ def counted(network):
 
 def test_the_prefix_is_read_once_and_finished_suffixes_no_further():
     network, prefix, suffixes = tiny.network(), document(), questions()
-    eos_id = ending(network, prefix, suffixes)
+    eos_ids = [ending(network, prefix, suffixes)]
     reads = counted(network)
-    found = prefix_cache.answer(network, prefix, suffixes, **(ARGUMENTS | {"eos_id": eos_id}))
+    found = prefix_cache.answer(network, prefix, suffixes, **(ARGUMENTS | {"eos_ids": eos_ids}))
     going = [sum(len(answered.output_ids) > num_new for answered in found) for num_new in range(NEW_TOKENS - 1)]
     num_read = sum(one.num_read for one in suffixes)
     assert [num_new for num_new, _ in reads] == [len(prefix), num_read, *(num for num in going if num)]
@@ -288,7 +288,7 @@ def test_only_ends_of_questions_and_options_get_logits():
     network.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
     asked = [Suffix([5, 6, 7], [[8], [9, 10]]), Suffix([5, 6], [])]
     prefix_cache.answer(network, prefix, asked, **(ARGUMENTS | {"max_new_tokens": 1}))
-    assert shapes == [(3, 16), (2, 16)]  # three option tokens, then the first new token of two suffixes
+    assert shapes == [(1, 3, 16), (1, 2, 16)]  # three option tokens, then the first new token of two suffixes
 
 
 def test_many_option_tokens_are_weighed_in_parts(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from pipeline.model import teacher
 from tests.model import tiny
 
-SETTINGS = {"max_new_tokens": 5, "eos_id": tiny.EOS, "pad_id": tiny.PAD, "banned_ids": [tiny.MASK, tiny.PAD]}
+SETTINGS = {"max_new_tokens": 5, "eos_ids": [tiny.EOS], "pad_id": tiny.PAD, "banned_ids": [tiny.MASK, tiny.PAD]}
 
 
 def prompts():

@@ -121,6 +121,11 @@ def test_the_markdown_table_has_one_line_per_row_and_as_many_cells():
     assert "Distracted" not in ablation_table.markdown(table(row(0.1), measure="qasper_f1"))
 
 
+def test_a_label_that_opens_with_the_method_is_the_name_in_the_claim():
+    assert said(row(0.052, label="focused, 480 steps")).startswith("Focused, 480 steps answers ")
+    assert said(row(0.052, label="skip")).startswith("Focused (skip) answers ")
+
+
 def test_a_row_is_set_against_the_row_that_it_is_compared_with_by_its_label():
     named = {"label": "longer", "method": "vanilla"}
     own = table(row(**named), row(0.1, reference="longer"), row(0.2, p_corrected=0.2, method="guided"))
@@ -164,3 +169,18 @@ def test_hostile_labels_stay_one_cell_and_no_rows_say_what_to_run():
     assert len([line for line in sentence.splitlines() if line.startswith("|")]) == 3
     assert "make ablations" in ablation_table.markdown(AblationTable(rows=[]))
     assert ablation_table.groups(AblationTable(rows=[])) == {}
+
+
+def test_the_short_table_has_the_claimed_rows_their_references_and_every_row_with_retrieval():
+    rows = [
+        row(label="untuned", method="base"),
+        row(label="vanilla", method="vanilla"),
+        row(0.2, label="read less", method="vanilla", input="retrieval"),
+        row(label="twice the steps", method="vanilla"),
+        row(0.1, label="other"),
+        row(0.1, label="claimed", reference="twice the steps"),
+    ]
+    found = table(*rows, claimed=["claimed"])
+    names = [one.name for one in ablation_table.main_rows(found)]
+    assert names == ["untuned", "vanilla", "twice the steps", "claimed", "read less"]
+    assert '10.0 points more than "twice the steps" (' in ablation_table.claims(found)[0].replace(text.NO_BREAK, " ")

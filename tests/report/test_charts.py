@@ -205,3 +205,18 @@ def test_colours_of_the_map_diverge_around_zero_and_are_the_same_in_every_facet(
     assert all(contrast(fill, ink) >= 4.5 for fill, ink in zip(fills, inks, strict=True))
     small = charts.focus_map(FocusMap(cells=[map_cell(0.001)]))[0].svg
     assert luminance(re.findall(r'fill="(rgb[^"]*)"', small)[0]) > 0.8  # a tenth of a point looks like none
+
+
+def test_the_main_result_has_the_rows_of_the_short_table_and_fills_what_stands():
+    rows = [
+        ablation_row(label="vanilla", method="vanilla"),
+        ablation_row(0.1, p_corrected=0.2, label="unclear", method="guided", mean=0.41),
+        ablation_row(0.1, label="clear", mean=0.52),
+        ablation_row(0.1, label="clear", mean=0.73, input="retrieval", group="retrieval at inference"),
+        ablation_row(0.1, label="not claimed"),
+    ]
+    drawn = charts.main_result(table(*rows, claimed=["unclear", "clear"]))
+    found = texts(drawn.svg)
+    assert {"vanilla: 63.4", "unclear: 41.0", "clear: 52.0", "clear: 73.0", "Reads the full context"} <= set(found)
+    assert "not claimed: 63.4" not in found and drawn.title == "Exact match over 12 documents"
+    assert drawn.svg.count('fill-opacity="0"') == 1

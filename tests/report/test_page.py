@@ -126,10 +126,11 @@ def render(hostile: str = "", **changes: Any) -> str:
         "surface": surface,
         "versions": {"vanilla": {"torch": f"2.0{hostile}"}, "focused": {"torch": f"2.0{hostile}"}},
         "inputs": {f"data/made{hostile}": "cd" * 16},
+        "laptop": AblationTable(rows=[]),
         "ablations": AblationTable(rows=[]),
         "map_of_focus": FocusMap(cells=[]),
     }
-    return page.render(**{**values, **changes})
+    return page.render(page.PageData(**{**values, **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +138,17 @@ def whole() -> str:
     return render()
 
 
-def test_the_first_things_on_the_page_are_title_sentence_and_main_table(whole: str):
+def test_the_first_things_on_the_page_are_title_question_answer_picture_and_main_table(whole: str):
     places = [
         whole.index(part)
         for part in (
             "<h1>A report</h1>",
+            "The question: ",
             "With 8 documents in the context, there is no significant",
+            "<figcaption>Exact match over 8 documents</figcaption><svg",
             '<table class="main"',
-            "<svg",
+            '<section id="length"',
+            '<section id="glossary"',
         )
     ]
     assert places == sorted(places)
@@ -278,12 +282,23 @@ def test_the_ablations_stand_by_groups_under_their_claim_and_hostile_ones_add_no
     assert "<script>alert(1)</script>" in hostile.text
 
 
-def test_the_map_stands_above_its_sentence_and_without_cells_the_page_says_how_to_make_it(whole: str):
+def test_a_real_model_stands_before_all_other_figures_with_a_table_for_each_length(whole: str):
+    rows = [test_ablation_table.row(method="vanilla", label="vanilla"), test_ablation_table.row(0.052)]
+    short = test_ablation_table.table(*rows, num_documents=5, min_documents=5)
+    found = test_ablation_table.table(*rows, num_documents=20, min_documents=20, shorter=[short])
+    shown = render(laptop=found)
+    section = shown.partition('<section id="laptop"')[2].partition("</section>")[0]
+    assert section.count("<table") == section.count("<svg") == 2 and "<h3>Over 5 documents</h3>" in section
+    assert shown.index('id="laptop"') < shown.index('id="length"') < shown.index('id="ablations"')
+    assert 'href="#laptop"' in shown and "laptop" not in whole
+
+
+def test_the_map_stands_below_its_sentence_and_without_cells_the_page_says_how_to_make_it(whole: str):
     found = test_focus_map.whole(c50_8_0=test_focus_map.cell(0.08, 0.003, name_sharing_rate=0.0))
     shown = render(map_of_focus=found).partition('<section id="map">')[2].partition("</section>")[0]
     assert shown.count("<svg") == 3
     plain = Outline(shown).text.replace("\N{NO-BREAK SPACE}", " ")
-    assert plain.rindex("Labelled questions") < plain.index("After correction for 60 comparisons")
+    assert plain.index("After correction for 60 comparisons") < plain.index("Labelled questions")
     assert "in 1 of 60 cells (50 labelled questions over 8 documents with 0 % sharing a name); the best cell" in plain
     assert "All models are trained on the same contexts, those of the default run" in plain
     empty = whole.partition('<section id="map">')[2].partition("</section>")[0]
@@ -312,7 +327,18 @@ def test_a_page_with_little_to_show_says_so():
     assert "reports/analysis.json holds no figures" in shown
     assert "No answers on the full context with 1 document to show." in shown
     assert "Versions" not in shown and "Made from" not in shown
-    assert Outline(text).elements["svg"] == 1  # the kinds of error
+    assert Outline(text).elements["svg"] == 2  # the scores, and the kinds of error
+
+
+def test_every_figure_says_how_to_read_it(whole: str):
+    sections = re.findall(r'<section id="(\w+)".*?</section>', whole, re.DOTALL)
+    drawn = [
+        name for name in sections if "<svg" in whole.partition(f'<section id="{name}"')[2].partition("</section>")[0]
+    ]
+    assert len(drawn) >= 6
+    for name in drawn:
+        assert "How to read this." in whole.partition(f'<section id="{name}"')[2].partition("</section>")[0], name
+    assert "How to read this." in whole.partition("<nav")[0]
 
 
 def test_retrievers_are_compared_over_k_and_over_sizes_on_the_split_that_is_asked():
@@ -323,6 +349,16 @@ def test_retrievers_are_compared_over_k_and_over_sizes_on_the_split_that_is_aske
     assert "Retrievers compared, chunks of 200 words" in text and "Best 5 chunks, by their size" in text
     assert "In all rows: Gold known 12; Chunks, mean 8.0." in text
     assert "are the same here" not in text
+
+
+def test_contexts_that_say_nothing_and_cut_questions_are_explained_where_there_are_some(whole: str):
+    notes = ("contexts in which every chunk is gold", "prefers no chunk", "questions that are longer")
+    assert not any(note in whole for note in notes)
+    shares = {"num_examples": 12, "recall": {"1": 0.5}, "mrr": 0.7, "num_only_gold": 3, "num_equal_scores": 2}
+    shares["answer_retention"] = {"1": 0.6}
+    quality = {"encoder": {"truncated_questions": 5}, "splits": {"test": {"all": shares, "by_num_documents": {}}}}
+    shown = render(sources={"retrieval": quality})
+    assert all(note in shown for note in notes) and "cuts 5 questions" in shown
 
 
 def test_sizes_that_cut_all_documents_alike_are_named_together_and_explained():

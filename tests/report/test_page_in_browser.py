@@ -73,9 +73,15 @@ def kinds(chromium: browser.Browser) -> list[dict[str, str]]:
     return found
 
 
-def test_sentence_table_and_the_papers_figures_are_on_the_first_screen(chromium: browser.Browser, page: Path):
+def test_question_answer_and_picture_are_on_the_first_screen_and_the_table_begins_there(
+    chromium: browser.Browser, page: Path
+):
     chromium.open(page, width=1280, height=800)
-    assert bottom(chromium, ".lead") < bottom(chromium, "table.main") < 800
+    assert bottom(chromium, ".first p") < bottom(chromium, ".lead") < bottom(chromium, ".first svg") < 450
+    assert bottom(chromium, "table.main tbody tr") < 600
+    chromium.open(page, width=400, height=800)
+    assert bottom(chromium, ".lead") < 550  # the picture is below it
+    chromium.open(page, width=1280, height=800)
     right = chromium.evaluate(
         "Math.max(...[...document.querySelectorAll('td.paper')].map(it => it.getBoundingClientRect().right))"
     )

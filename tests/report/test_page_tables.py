@@ -21,6 +21,16 @@ def test_the_two_tables_of_retrieval_keep_k_and_splits_in_order():
     assert table.rows[0][1] == ["1,200", "7.2", "50.0", "100.0"]
 
 
+def test_what_says_nothing_of_the_retriever_is_shown_where_there_is_some():
+    shares = {"num_examples": 9, "recall": {"1": 0.5}, "num_only_gold": 0, "num_equal_scores": 0}
+    splits = {"train": {"all": shares}, "test": {"all": {**shares, "num_equal_scores": 3}}}
+    table = page_tables.retrieval({"splits": splits})
+    assert table.headings == ["Questions", "Recall@1", "Equal scores"]
+    assert [cells[-1] for _, cells in table.rows] == [NONE, "3"]
+    masks = {"splits": {"train": {"num_examples": 9, "num_whole": 2, "num_only_gold": 0}}}
+    assert page_tables.by_split(masks, page_tables.MASK).headings == ["Examples", "Nothing masked"]
+
+
 def validated(retriever: str, words: int, recall: float | None) -> dict[str, Any]:
     known = recall is not None
     return {

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.common.tables import Row
 from pipeline.report.svg import (
     ERRORS,
+    INKS,
     OTHER_COLOURS,
     Label,
     colours,
@@ -18,6 +19,7 @@ from pipeline.report.svg import (
     forest_plot,
     spread,
     stacked_bars,
+    standalone,
     training_curve,
 )
 from pipeline.runtime.methods import METHODS
@@ -218,3 +220,13 @@ def test_names_in_a_forest_plot_are_text_and_equal_effects_give_equal_bytes():
     assert not list(svg.iter(f"{SVG}script"))
     assert '</text><script>"␀' in "".join(svg.itertext())
     assert forest_plot(LABEL, [effect("g", "a", 1.0)]) == forest_plot(LABEL, [effect("g", "a", 1.0)])
+
+
+def test_a_chart_that_is_a_file_has_readable_text_on_light_and_dark_pages():
+    drawn = curve(LABEL, POINTS, top=100.0)
+    found = standalone(drawn)
+    assert "currentColor" in found and texts(found) == texts(drawn.svg)
+    light, dark = found.split("@media (prefers-color-scheme: dark)")
+    assert INKS["light"] in light and INKS["dark"] in dark
+    for ink, pages in ((INKS["light"], ("#ffffff", "#f6f8fa")), (INKS["dark"], ("#0d1117", "#212830"))):
+        assert all(contrast(ink, page) >= 7 for page in pages)

@@ -47,10 +47,21 @@ def test_every_retriever_scores_a_context_by_one_signature(kind, tmp_path, cache
     assert (built.encoder is not None) == (kind in ("encoder", "fusion"))
 
 
+def test_questions_that_the_encoder_cuts_are_counted_and_said(tmp_path, cache):
+    settings = tiny_bert.retriever(tiny_bert.save(tmp_path / "bert"), max_tokens=8)
+    built = build.build(settings, TEXTS, ["abc", "a b c d e f g h i j k", "k j i h g f e d c b a"])
+    assert built.encoder["truncated_questions"] == 2
+    assert built.summary.endswith("; 2 questions longer than 8 tokens are cut)")
+
+
 def test_an_encoder_tells_its_weights_its_encodes_and_what_it_cut(tmp_path, cache):
     settings = tiny_bert.retriever(tiny_bert.save(tmp_path / "bert"))
     cold, warm = build.build(settings, TEXTS, QUESTIONS), build.build(settings, TEXTS, QUESTIONS)
-    assert cold.encoder == {"encodes_per_unique_chunk": 1.0, "truncated_chunks": pytest.approx(1 / 3)}
+    assert cold.encoder == {
+        "encodes_per_unique_chunk": 1.0,
+        "truncated_chunks": pytest.approx(1 / 3),
+        "truncated_questions": 0,
+    }
     assert (cold.identity, cold.encoder) == (warm.identity, warm.encoder)
     assert set(cold.identity) == {"sha256", "dtype"}
     # "abc" is a question too: it was in the cache when the chunks came.
@@ -72,10 +83,10 @@ def test_fusion_joins_the_ranks_of_its_encoder_and_bm25_and_encodes_nothing_twic
 
 OVERLAP = """class OverlapScorer:
     def __init__(self, texts: Sequence[str], weight: float) -> None:
-        self._words, self._weight = [set(_words(text)) for text in texts], weight
+        self._words, self._weight = [set(terms(text)) for text in texts], weight
 
     def scores(self, candidates: Candidates) -> ChunkScores:
-        wanted = set(_words(candidates.question))
+        wanted = set(terms(candidates.question))
         return np.array([self._weight * len(wanted & self._words[row]) for row in candidates.rows_C], dtype=np.float32)
 
 

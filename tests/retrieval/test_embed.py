@@ -99,3 +99,11 @@ def test_the_device_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("FOCUS_DEVICE", "abacus")
     with pytest.raises(ConfigError, match=r"FOCUS_DEVICE is 'abacus'; available here: cpu"):
         device()
+    monkeypatch.setenv("FOCUS_DEVICE", "mps")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"FOCUS_DEVICE is 'mps'; available here: cpu"):
+        device()
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert device() == torch.device("mps")
+    monkeypatch.delenv("FOCUS_DEVICE")
+    assert device().type != "mps"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.common.chunks import of_rows
 from pipeline.retrieval.index import ChunkIndex, candidates
 from pipeline.runtime.errors import ArtifactError
 
@@ -38,12 +39,12 @@ def example(document_ids, gold=(), evidence=()):
 
 
 def test_equal_texts_are_one_unique_chunk_and_the_title_counts_as_text():
-    assert ChunkIndex(CHUNKS, with_title=True).texts == ["one two", " three", "T one two"]
-    assert ChunkIndex(CHUNKS, with_title=False).texts == ["one two", " three"]
+    assert list(ChunkIndex(of_rows(CHUNKS), with_title=True).texts) == ["one two", " three", "T one two"]
+    assert list(ChunkIndex(of_rows(CHUNKS), with_title=False).texts) == ["one two", " three"]
 
 
 def test_context_follows_the_order_of_documents_then_of_chunks():
-    known = ChunkIndex(CHUNKS, with_title=True)
+    known = ChunkIndex(of_rows(CHUNKS), with_title=True)
     asked = example(["c", "b", "a"])
     chunks = known.chunks(asked)
     assert [found.chunk_id for found in chunks] == ["c#0", "b#0", "a#0", "a#1"]
@@ -62,9 +63,9 @@ def test_context_follows_the_order_of_documents_then_of_chunks():
 )
 def test_gold_is_what_overlaps_the_evidence_or_else_the_gold_documents(gold, evidence, flags):
     asked = example(["b", "a"], gold, evidence)
-    assert candidates(asked, ChunkIndex(CHUNKS, with_title=True).chunks(asked)).gold_C.tolist() == flags
+    assert candidates(asked, ChunkIndex(of_rows(CHUNKS), with_title=True).chunks(asked)).gold_C.tolist() == flags
 
 
 def test_a_document_without_chunks_is_named():
     with pytest.raises(ArtifactError, match=r"example e: its document 'z' .*dvc repro"):
-        ChunkIndex(CHUNKS, with_title=True).chunks(example(["a", "z"]))
+        ChunkIndex(of_rows(CHUNKS), with_title=True).chunks(example(["a", "z"]))

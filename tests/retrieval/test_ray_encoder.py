@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.common import tables
 from pipeline.retrieval import embed, embedding_cache, encoder, ray_encoder
+from pipeline.retrieval.sentence_encoder import SentenceEncoder
 from pipeline.runtime import config, errors, main
 from pipeline.stages import score
-from tests import tiny_bert
+from tests import tiny_bert, tiny_sentence_transformer
 from tests.conftest import ROOT
 from tests.stages.test_score import EXAMPLES, chunks
 
@@ -69,10 +70,10 @@ def scored(engine, source, cache_folder, monkeypatch):
 
 def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, cluster, monkeypatch, capfd):
     monkeypatch.setattr(ray_encoder, "BLOCKS_PER_ACTOR", 1)
-    monkeypatch.setattr(encoder, "BATCH_TOKENS", {"cpu": 32})  # several batches
+    monkeypatch.setattr(encoder, "SEQUENCE_TOKENS", {"cpu": 32})  # several batches
     here = scored("local", folder, project / "local", monkeypatch)
     shutil.copytree(project / "local", project / "ray")
-    name = encoder.TextEncoder(tiny_bert.retriever(folder), CPU).name
+    name = encoder.TextEncoder(tiny_bert.retriever(folder), CPU).name("questions")
     # The questions stay in the cache, so that the actors start once.
     questions = [embedding_cache.key(name, example["question"]) for example in EXAMPLES]
     with closing(sqlite3.connect(project / "ray" / embedding_cache.FILE)) as cache, cache:
@@ -83,6 +84,16 @@ def test_the_scores_are_those_of_one_machine_to_the_last_byte(folder, project, c
     said = capfd.readouterr()
     assert said.err == ""
     assert said.out.count("\n") == 1 and "4 encoded now, 0 from the cache" in said.out
+
+
+def test_an_encoder_of_sentence_transformers_embeds_on_actors_too(tmp_path, cache, cluster):
+    folder = tiny_sentence_transformer.save(tmp_path, "qwen3", {"document": "tell "})
+    settings = tiny_sentence_transformer.retriever(folder, passage_prompt=None)
+    there = embed.embed(SentenceEncoder(settings, CPU), cache, TEXTS, "chunks", "ray")
+    with closing(embedding_cache.Cache(tmp_path / "local.sqlite")) as other:
+        here = embed.embed(SentenceEncoder(settings, CPU), other, TEXTS, "chunks")
+    assert (there.embedding_ND == here.embedding_ND).all()
+    assert there.num_tokens_N.tolist() == here.num_tokens_N.tolist() == [9, 6, 36, 13, 56]
 
 
 def test_an_embedding_that_is_no_number_stops_the_run(tmp_path, cache, cluster):
@@ -120,7 +131,8 @@ def test_a_machine_that_lacks_the_files_or_calculates_otherwise_is_named(folder)
 
 def test_without_ray_the_line_says_how_to_install_it(folder, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(errors.ConfigError, match=r'`pip install "ray\[data\]"`, or set score.engine: local') as caught:
+    mend = r'`pip install "focused-learning\[ray\]"`, or set score.engine: local'
+    with pytest.raises(errors.ConfigError, match=mend) as caught:
         embed.embed(encoder.TextEncoder(tiny_bert.retriever(folder), CPU), cache, TEXTS, "chunks", "ray")
     assert "\n" not in str(caught.value)
 
@@ -170,8 +182,7 @@ def test_gpus_are_not_passed_over_without_a_word(monkeypatch):
 
 @given(st.lists(st.integers(2, 64), max_size=60), st.integers(1, 3), st.integers(1, 3))
 def test_blocks_hold_every_batch_once(lengths, most, per_block):
-    ids = [list(range(length)) for length in lengths]
-    batches = list(encoder.batches(ids, max_tokens=32, batch_tokens=64))
+    batches = [encoder.EncoderBatch(indices, indices, indices) for indices in encoder.filled(lengths, 64)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_encoder, "MAX_BATCHES_PER_BLOCK", per_block)
         blocks = [

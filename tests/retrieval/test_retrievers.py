@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 
+import bm25s
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,22 +26,35 @@ def test_title_stands_before_the_text_unless_there_is_none_or_none_is_wanted():
     assert retrievers.chunk_text("Title", "text", with_title=False) == "text"
 
 
-def test_equal_scores_rank_in_context_order():
-    scores = np.array([0.5, 0.9, 0.5, 0.9, -1.0], dtype=np.float32)
-    assert retrievers.ranks(scores, "bm25", "e").tolist() == [2, 0, 3, 1, 4]
+def ranked(scores, retriever="bm25", example_id="e"):
+    names = [f"c{n}" for n in range(len(scores))]
+    return retrievers.ranks(np.array(scores, dtype=np.float32), retriever, example_id, names)
 
 
 @given(st.lists(st.sampled_from([-1.0, -0.0, 0.0, 0.25, 3.5]), max_size=12))
-def test_ranks_agree_with_sorting_by_score_then_place(scores):
-    order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
-    expected = [order.index(place) for place in range(len(scores))]
-    assert retrievers.ranks(np.array(scores, dtype=np.float32), "bm25", "e").tolist() == expected
+def test_ranks_are_places_and_a_higher_score_has_the_better_one(scores):
+    found = ranked(scores).tolist()
+    assert sorted(found) == list(range(len(scores)))
+    assert all(a < b for a, x in zip(found, scores, strict=True) for b, y in zip(found, scores, strict=True) if x > y)
+
+
+@given(st.permutations(range(6)), st.lists(st.sampled_from([0.0, 1.0]), min_size=6, max_size=6))
+def test_equal_scores_rank_alike_wherever_the_chunks_stand(order, scores):
+    names = [f"c{n}" for n in range(6)]
+    plain = retrievers.ranks(np.array(scores, dtype=np.float32), "bm25", "e", names)
+    moved = retrievers.ranks(np.array([scores[n] for n in order], np.float32), "bm25", "e", [names[n] for n in order])
+    assert moved.tolist() == [plain[n] for n in order]
+
+
+def test_no_place_is_favoured_among_equal_scores():
+    first = Counter(int(np.argmin(ranked([0.0] * 4, example_id=f"e{n}"))) for n in range(400))
+    assert sorted(first) == [0, 1, 2, 3] and min(first.values()) > 70  # 100 each, give or take 9
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_no_number_names_retriever_and_example(bad):
     with pytest.raises(NumericError, match=r"retriever encoder: example e7 .*NaN or infinite"):
-        retrievers.ranks(np.array([0.0, bad], dtype=np.float32), "encoder", "e7")
+        ranked([0.0, bad], "encoder", "e7")
 
 
 def test_dot_product_sees_length_and_cosine_does_not():
@@ -91,11 +105,52 @@ def test_bm25_agrees_with_the_textbook(texts, question, k1, b):
     assert scorer.corpus_scores([question])[0] == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
+@given(
+    st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30).map(" ".join), min_size=1, max_size=12),
+    bags,
+)
+def test_bm25_agrees_with_that_of_bm25s(texts, question):
+    ids = [["abcdefgh".index(word) for word in text.split()] for text in texts]
+    index = bm25s.BM25(k1=1.2, b=0.7, method="lucene", dtype="float64")
+    index.index((ids, {word: place for place, word in enumerate("abcdefgh")}), show_progress=False)
+    asked = ["abcdefgh".index(word) for word in question.lower().split() if word in "ab"]
+    expected = np.zeros(len(texts))
+    for word in dict.fromkeys(asked):
+        start, end = index.scores["indptr"][word : word + 2]
+        expected[index.scores["indices"][start:end]] += index.scores["data"][start:end] * asked.count(word)
+    found = retrievers.Bm25Scorer(texts, 1.2, 0.7)
+    scores = found.scores(context(question, range(len(texts)), [False] * len(texts)))
+    assert np.allclose(scores, expected, rtol=1e-6, atol=0)
+    assert np.allclose(found.corpus_scores([question])[0], expected, rtol=1e-6, atol=0)
+
+
 def test_bm25_scores_the_chunks_of_the_context_by_the_statistics_of_the_corpus():
     texts = ["the cat", "the dog", "the cat sat", "the the the"]
     scorer = retrievers.Bm25Scorer(texts, 1.5, 0.75)
     scores = scorer.scores(context("THE CAT", [2, 1], [True, False]))
     assert scores == pytest.approx([okapi("the cat", texts[row], texts, 1.5, 0.75) for row in (2, 1)])
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+@pytest.mark.parametrize(
+    ("text", "question"),
+    [
+        ("{}城的灯塔建于一八{}年\uff0c看守人姓{}。这座塔很高。", "{}城的灯塔建于哪一年\uff1f"),
+        ("{}町の灯台は高い。みんなが{}町を訪れる。", "{}町の灯台は高いですか。"),
+        ("{}시의등대는높다.사람들이{}시를찾는다.", "{}시의 등대는 높은가?"),
+        ("ประภาคารของเมือง{}สูงมาก", "ประภาคารของเมือง{}สูงไหม"),
+    ],
+    ids=["Chinese", "Japanese", "Korean", "Thai"],
+)
+def test_bm25_finds_the_chunk_in_text_without_blanks_wherever_it_stands(text, question, place):
+    names = list("กขคงจฉชซ" if "ป" in text else "동남서북춘하추겨" if "시" in text else "东南西北春夏秋冬")
+    texts = [text.replace("{}", name) for name in names]
+    bm25 = retrievers.Bm25Scorer(texts, 1.5, 0.75)
+    for gold, name in enumerate(names):
+        rows = [row for row in range(8) if row != gold]
+        rows.insert(place, gold)
+        scores = bm25.scores(context(question.format(name), rows, [row == gold for row in rows]))
+        assert ranked(scores)[place] == 0 and scores[place] > np.delete(scores, place).max()
 
 
 class Given:
@@ -116,7 +171,7 @@ def test_fusion_adds_reciprocal_ranks_and_equal_scores_share_a_rank():
     found = retrievers.FusionScorer([dense, bm25], 60.0).scores(context(rows=range(4), gold=[True] * 4))
     # Ranks 1, 4, 3, 2 and 2, 1, 2, 2.
     assert found == pytest.approx([1 / 61 + 1 / 62, 1 / 64 + 1 / 61, 1 / 63 + 1 / 62, 1 / 62 + 1 / 62], rel=1e-6)
-    assert retrievers.ranks(found, "fusion", "e").tolist() == [0, 2, 3, 1]
+    assert ranked(found).tolist() == [0, 2, 3, 1]
 
 
 numbers = st.sampled_from([-1.0, 0.0, 0.25, 3.5, 7.0])
@@ -157,15 +212,15 @@ def test_fusion_hides_no_score_that_is_no_number(bad):
     scorers = [Given({"q": [0.0, bad, 1.0], "r": [0.0, 1.0, 2.0]}), Given({"q": [1.0, 2.0, 3.0], "r": [0.0] * 3})]
     fusion = retrievers.FusionScorer(scorers, 60.0)
     with pytest.raises(NumericError, match=r"retriever fusion: example e .*NaN or infinite"):
-        retrievers.ranks(fusion.scores(context()), "fusion", "e")
+        ranked(fusion.scores(context()), "fusion")
     assert np.isfinite(fusion.corpus_scores(["r", "q"])).all(axis=1).tolist() == [True, False]
 
 
-def test_oracle_ranks_gold_first_and_worst_ranks_it_last_the_rest_in_order():
+def test_oracle_ranks_gold_first_and_worst_ranks_it_last():
     asked = context(rows=[0, 1, 2, 3], gold=[False, True, False, True])
     oracle, worst = (retrievers.ControlScorer(kind, 0).scores(asked) for kind in ("oracle", "worst"))
-    assert retrievers.ranks(oracle, "oracle", "e").tolist() == [2, 0, 3, 1]
-    assert retrievers.ranks(worst, "worst", "e").tolist() == [0, 2, 1, 3]
+    assert set(ranked(oracle)[[1, 3]]) == {0, 1}
+    assert set(ranked(worst)[[1, 3]]) == {2, 3}
 
 
 @pytest.mark.parametrize("kind", ["oracle", "worst"])

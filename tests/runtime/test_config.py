@@ -1,5 +1,7 @@
 """Settings: what is shipped loads, and what is wrong is said in one line with the mend."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -47,12 +49,37 @@ def test_every_shipped_bundle_loads(project: Path, group: str):
         assert isinstance(loaded, settings.Settings)
 
 
+@pytest.mark.parametrize("name", ["2025", "true", "null", "中文", "my notes", "it's", "a=b", "x,y", "[z]", "$HOME"])
+def test_any_file_name_is_a_bundle_and_one_that_yaml_reads_otherwise_is_written_in_quotes(project: Path, name: str):
+    shutil.copy(project / "conf/data/bios.yaml", project / f"conf/data/{name}.yaml")
+    edit(project, "data: bios", f"data: {json.dumps(name, ensure_ascii=False)}")
+    assert config.load("prepare", project).data == config.load("prepare", ROOT).data
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("2025", "2025"), ("true", "true"), ("1e3", "1000.0"), ("null", "null"), ("[a]", r"\['a'\]")]
+)
+def test_a_name_that_yaml_reads_otherwise_is_refused_with_the_mend(project: Path, written: str, read: str):
+    shutil.copy(project / "conf/data/bios.yaml", project / "conf/data/2025.yaml")
+    edit(project, "data: bios", f"data: {written}")
+    with pytest.raises(ConfigError, match=f"use.data: YAML reads {read}, which is no text; write the name in quotes"):
+        config.load("prepare", project)
+
+
 def test_params_win_over_the_bundle(project: Path):
     assert config.load("train@vanilla", project).train.steps != 7
     edit(project, "train:\n  seed: 1", "train:\n  seed: 1\n  steps: 7")
     assert config.load("train@vanilla", project).train.steps == 7
     edit(project, "data: {}", "data: {test_questions: 9}")
     assert config.load("prepare", project).data.test_questions == 9
+
+
+def test_a_folder_from_an_archive_is_told_to_become_a_repository(project: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(project)
+    with pytest.raises(ConfigError, match=r"is no git repository, which DVC needs; .* `git init && git add \. && git "):
+        config.main()
+    (project / ".git").mkdir()
+    config.main()
 
 
 def test_a_stage_sees_only_the_sections_it_declares(project: Path):
@@ -75,7 +102,11 @@ def test_a_stage_sees_only_the_sections_it_declares(project: Path):
         ),
         ("weight: 0.1", "weight: '0.1'", r"contrastive.weight is '0.1': input should be a valid number"),
         ("weight: 0.1", "weight: .nan", r"contrastive.weight is nan"),
-        ("retriever: minilm", "retriever: minlm", r"no bundle 'minlm' \(did you mean minilm\?\); choose from bm25, "),
+        (
+            "retriever: minilm",
+            "retriever: minlm",
+            r"no bundle 'minlm' \(did you mean minilm\?\); choose from bge, bm25, ",
+        ),
         (
             "  profile: cpu ",
             "  profil: cpu ",
@@ -88,9 +119,41 @@ def test_a_stage_sees_only_the_sections_it_declares(project: Path):
             r"params.yaml: data.kind is 'bio', expected one of 'bios', 'jsonl', 'quality', 'qasper'",
         ),
         ("data: {}", "data: {seeds: 1}", r"params.yaml: data.seeds is not a setting \(did you mean seed\?\)"),
+        ("data: {}", "data: {xyz: 1}", r"data.xyz is not a setting; bios has seed, train_questions, .*_sharing_rates$"),
+        (
+            "data: {}",
+            "data: {source:input/own}",
+            r"data.source:input/own .* blank behind the colon: `source: input/own`$",
+        ),
+        (
+            "mask:",
+            "mask:{top_k: 4}\nmask:",
+            r"mask:{top_k is not a section; put a blank behind the colon: `mask: {top_",
+        ),
+        (
+            "data: bios",
+            "data: bios\n  data:bios: 1",
+            r"use.data:bios is not a group; put a blank behind the colon: `data: ",
+        ),
+        ("data: {}", "data: 5", r"params.yaml: data is 5: expected keys, such as `data: {seed: ...}`"),
+        ("model: {}", "model: /models/mine", r"model is '/models/mine': expected keys, such as `model: {source: ...}`"),
+        ("model: {}", "model: {source: null}", r"model.source is null: expected a text$"),
+        (
+            "model: {}",
+            "model: {sha256: ABC}",
+            r"model.sha256 is 'ABC': expected 64 hexadecimal digits, with small letters$",
+        ),
+        ("model: {}", "model: {sha256: true}", r"model.sha256 is true: expected a text$"),
+        ("norms: true", "norms: 'yes'", r"lora.norms is 'yes': expected true or false"),
         ("data: {}", "data: [", r"params.yaml, line \d+: "),
-        ("data: {}", "data: {}\ndata: {}", r'params.yaml, line \d+: found duplicate key "data"'),
-        ("data: {}", "\tdata: {}", r"params.yaml, line \d+: found character"),
+        ("data: {}", "data: {}\ndata: {}", r'params.yaml, line \d+: the key "data" stands twice; keep one of them$'),
+        ("data: {}", "\tdata: {}", r"params.yaml, line \d+: found character .*; YAML is indented by blanks, not tabs$"),
+        (
+            "data: {}",
+            "data: a: b",
+            r"params.yaml, line \d+: mapping .*; put a blank behind each colon, and a text that",
+        ),
+        ("data: {}", "data: " + "[" * 3000, r"params.yaml: maximum recursion depth exceeded.*; write plain sections"),
     ],
 )
 def test_a_wrong_setting_is_one_line_with_the_mend(project: Path, old: str, new: str, message: str):
@@ -98,6 +161,59 @@ def test_a_wrong_setting_is_one_line_with_the_mend(project: Path, old: str, new:
     with pytest.raises(ConfigError, match=message) as caught:
         config.load("mask", project)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "key", "message"),
+    [
+        (
+            "data", "jsonl", "test_questions: 2000",
+            "params.yaml: data.test_questions is a setting of bios, not of jsonl (use.data: jsonl), which has source, "
+            "on_error, max_bad_fraction",
+        ),
+        ("data", "jsonl", "test_question: 9", "data.test_question is not a setting; jsonl has source, on_error"),
+        ("retriever", "bm25", "source: here", "retriever.source is a setting of encoder, sentence_transformer and "
+         "fusion, not of bm25 (use.retriever: bm25), which has k1, b, title"),
+        ("retriever", "e5", "pooling: cls", "retriever.pooling is a setting of encoder and fusion, not "
+         "of sentence_transformer (use.retriever: e5), which has source, revision, sha256,"),
+        ("retriever", "e5", "poolings: cls", "retriever.poolings is not a setting; sentence_transformer has source,"),
+        ("retriever", "e5", "query_promt: x", "retriever.query_promt is not a setting (did you mean query_prompt?)"),
+    ],
+)  # fmt: skip
+def test_a_key_of_another_kind_is_told_with_the_kind_that_has_it(project: Path, group, name, key, message):
+    use = YAML(typ="safe").load((project / "params.yaml").read_text())["use"]
+    edit(project, f"{group}: {use[group]}", f"{group}: {name}")
+    edit(project, f"{group}: {{}}", f"{group}: {{{key}}}")
+    with pytest.raises(ConfigError) as caught:
+        config.load("mask", project)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "own"),
+    [
+        ("minilm", "sentence_transformer", "encoder"),
+        ("bm25", "sentence_transformer", "bm25"),
+        ("bm25", "fusion", "bm25"),
+    ],
+)
+def test_another_kind_over_a_bundle_is_told_in_one_clause(project: Path, name: str, kind: str, own: str):
+    edit(project, "retriever: minilm", f"retriever: {name}")
+    edit(project, "retriever: {}", f"retriever: {{kind: {kind}, source: here}}")
+    with pytest.raises(ConfigError) as caught:
+        config.load("mask", project)
+    assert str(caught.value) == (
+        f"params.yaml: retriever.kind is '{kind}', but use.retriever: {name} is of kind {own}; the kind belongs to the "
+        "bundle: choose another use.retriever, or copy a file of conf/retriever and choose the copy"
+    )
+
+
+@pytest.mark.parametrize("name", bundles("model"))
+def test_the_example_in_the_params_file_is_a_setting_of_every_bundle(project: Path, name: str):
+    [example] = re.findall(r"for example `model: ({.*})`", (project / "params.yaml").read_text())
+    edit(project, "model: {}", f"model: {example}")
+    edit(project, "model: tiny", f"model: {name}")
+    assert config.load("base", project).model.max_tokens == 2048
 
 
 def test_all_problems_are_reported_at_once_and_name_their_file(project: Path):
@@ -128,7 +244,10 @@ def test_every_problem_of_the_named_retrievers_is_told_at_once(project: Path):
     with pytest.raises(ConfigError) as caught:
         config.load_retrievers(["minlm", "bm25", "random"], project)
     message = str(caught.value)
-    assert "params.yaml: validation.retrievers: no bundle 'minlm' (did you mean minilm?); choose from bm25, " in message
+    assert (
+        "params.yaml: validation.retrievers: no bundle 'minlm' (did you mean minilm?); choose from bge, bm25, "
+        in message
+    )
     assert "conf/retriever/bm25.yaml: retriever.b is 1.75: input should be less than or equal to 1" in message
     assert "conf/retriever/random.yaml: retriever.kind is 'rondom', expected one of 'encoder', 'bm25'" in message
 

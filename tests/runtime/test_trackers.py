@@ -1,4 +1,4 @@
-"""Trackers beside DVCLive: chosen by name, told everything, unable to stop a training."""
+"""Trackers beside the curves of DVC: chosen by name, told everything, unable to stop a training."""
 
 from pathlib import Path
 

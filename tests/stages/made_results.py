@@ -297,6 +297,7 @@ def _write_ablations(root: Path, length: int, num_questions: int, hostile: str) 
         "seconds": 60.0, "rows": rows,
     }  # fmt: skip
     files.write_json(root / "reports/ablations.json", table)
+    files.write_json(root / "reports/laptop.json", table | {"shorter": [table | {"num_documents": 1}]})
 
 
 def _write_curves(folder: Path, method: str, draw: random.Random) -> None:

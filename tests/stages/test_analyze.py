@@ -10,7 +10,7 @@ import torch
 
 from pipeline.analysis import attention, inputs, representations
 from pipeline.common import files, tables
-from pipeline.evaluation import schema
+from pipeline.evaluation import predict, schema
 from pipeline.runtime.errors import ArtifactError, DataError
 from pipeline.stages import analyze, mask
 from tests.analysis.test_attention import eager_last_row
@@ -116,6 +116,10 @@ def test_equal_runs_write_equal_bytes(answered):
 def test_where_no_gold_chunk_is_known_there_is_no_attention_to_it(answered):
     rows = [{**row, "gold": [False] * len(row["gold"])} for row in answered.scores]
     tables.write(tables.SCORES, rows)
+    mask.main()
+    for path in schema.PREDICTIONS.path.glob("*.parquet"):
+        answers = schema.PREDICTIONS.at(path)
+        tables.write(answers, list(tables.scan(answers)), sources=predict.sources({"retrieval": 2}))
     analyze.main()
     assert read()["methods"]["base"]["attention"] is None
 
@@ -133,7 +137,7 @@ def test_a_missing_answer_is_named_and_the_last_analysis_stays(answered):
 def test_scores_of_other_chunks_are_refused(answered):
     rows = [{**row, "chunk_ids": list(reversed(row["chunk_ids"]))} for row in answered.scores]
     tables.write(tables.SCORES, rows)
-    with pytest.raises(ArtifactError, match=r"scores.parquet: chunks of example e0 are not those in"):
+    with pytest.raises(ArtifactError, match=r"masked.parquet: was made from scores with digest"):
         analyze.main()
 
 

@@ -48,7 +48,7 @@ def test_chunks_give_the_documents_back(project, capsys):
         assert {row["title"] for row in mine} == {name.title()}
     assert [row["document_id"] for row in rows] == ["long"] * 4 + ["whole", "short"]
     assert capsys.readouterr().out == (
-        "chunk: 3 documents in 6 chunks, 3 words on average, 6 at most; 2 documents are one chunk\n"
+        "chunk: 3 documents in 6 chunks, 3 words on average, 6 at most; 2 documents in one chunk\n"
     )
 
 

@@ -16,13 +16,15 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from pipeline.common import base_card, files, tables
+from pipeline.common.chunks import Chunk
 from pipeline.common.text import has_answer
 from pipeline.evaluation import metrics, schema, score
 from pipeline.model import loading, lora
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from pipeline.stages import evaluate
-from pipeline.views import full_view, prompts, tasks
+from pipeline.views import full_view, tasks
+from pipeline.views.layout import Layout
 from tests.conftest import ROOT
 from tests.model import tiny
 
@@ -40,17 +42,13 @@ def tokenizer():
     return made
 
 
-def encode(text):
-    return tokenizer().encode(text, add_special_tokens=False).ids
-
-
 class Toy:
     """Six documents of one chunk each; test questions over two and six of them, one without gold, one for training."""
 
     def __init__(self):
         draw = np.random.default_rng(0)
         self.chunks = {
-            f"d{number}#0": full_view.ContextChunk(f"d{number}#0", f"d{number}", f"w{number}", text)
+            f"d{number}#0": Chunk(f"d{number}#0", f"d{number}", f"w{number}", text)
             for number in range(6)
             for text in [" ".join(draw.choice(WORDS, 8))]
         }
@@ -78,7 +76,8 @@ class Toy:
         self.full.append(
             {
                 **names, "split": split, "num_documents": len(document_ids), "gold_position": position,
-                "document_ids": document_ids, "chunk_ids": chunk_ids, **view._asdict(),
+                "document_ids": document_ids, "context_key": names["question_id"],
+                "chunk_ids": chunk_ids, **view._asdict(),
             }
         )  # fmt: skip
         ranks = draw.permutation(len(chunk_ids)).tolist()
@@ -91,9 +90,10 @@ class Toy:
 
     def view(self, chunk_ids, question, answer):
         chunks = [self.chunks[chunk_id] for chunk_id in chunk_ids]
-        laid = full_view.context(chunks, tasks.of("toy").instruction, encode, tiny.BOS)
-        asked = encode(prompts.question_segment(question, ""))
-        return full_view.full_view(laid, asked, encode(prompts.answer_segment(answer)), tiny.EOS)
+        card = base_card.BaseCard("", None, "", 0, "", tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
+        writes = Layout(tokenizer(), card)
+        laid = writes.context(chunks, tasks.of("toy").instruction)
+        return full_view.full_view(laid, writes.question(question, ""), writes.answer(answer), tiny.EOS)
 
     def write(self, sha256):
         chunks = [{**chunk._asdict(), "index": 0, "start": 0, "end": len(chunk.text)} for chunk in self.chunks.values()]
@@ -121,7 +121,7 @@ def toy(tmp_path, monkeypatch):
     sha256 = hashlib.sha256((base_card.BASE / "tokenizer.json").read_bytes()).hexdigest()
     digest = loading.digest(Path("toy"))
     vocab_size = tiny.network().config.vocab_size
-    card = base_card.BaseCard("toy", None, digest, vocab_size, sha256, tiny.BOS, tiny.EOS, tiny.PAD, tiny.MASK)
+    card = base_card.BaseCard("toy", None, digest, vocab_size, sha256, tiny.BOS, [tiny.EOS], tiny.PAD, tiny.MASK)
     base_card.write_card(card, base_card.BASE)
     made = Toy()
     made.write(sha256)
@@ -171,6 +171,16 @@ def test_each_test_example_is_asked_over_its_context_and_over_its_best_chunks(to
     assert {row["error"] for row in rows if row["example_id"] == "e4"} <= {"correct", "other"}
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and "23 test examples; exact match at 6 documents" in printed
+
+
+def test_without_retrieval_at_inference_the_full_contexts_get_the_same_answers(toy, monkeypatch):
+    run_stage(monkeypatch, "base")
+    full = [row for row in tables.scan(schema.predictions_of("base")) if row["input"] == "full"]
+    params = yaml.load(Path("params.yaml").read_text())
+    params["eval"]["retrieval_top_k"] = None
+    yaml.dump(params, Path("params.yaml"))
+    run_stage(monkeypatch, "base")
+    assert list(tables.scan(schema.predictions_of("base"))) == full
 
 
 def test_the_longest_context_of_each_question_alone_gets_the_answers_it_gets_among_all(toy, monkeypatch, capsys):
@@ -274,7 +284,10 @@ def test_files_that_do_not_belong_together_are_refused(toy, monkeypatch, damage)
     else:
         del toy.chunks["d3#0"]
     toy.write(base_card.read_card().tokenizer_sha256)
-    messages = {"unknown chunk": "has no chunk d3#0", "other chunks": "chunks of example .* are not those in"}
+    messages = {
+        "unknown chunk": "has no d3#0, which",
+        "other chunks": "chunks of example .* are not those in",
+    }
     with pytest.raises(ArtifactError, match=messages.get(damage, "rows do not belong together")):
         run_stage(monkeypatch, "base")
     assert not schema.PREDICTIONS.path.exists()

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from ruamel.yaml import YAML
@@ -10,14 +13,14 @@ from ruamel.yaml import YAML
 from pipeline.common import files, tables
 from pipeline.runtime.errors import DataError, PipelineError
 from pipeline.stages import prepare
-from tests.conftest import ROOT
+from tests.conftest import ELSEWHERE, ROOT
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder with the settings, the example and the outputs of one run."""
+    """A folder with the settings, a few documents and questions, and the outputs of one run."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copytree(ROOT / "tests/data/own", tmp_path / "input/own")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -39,7 +42,7 @@ def outputs(project):
 
 
 def test_the_example_of_the_users_format(project, capsys):
-    choose("jsonl", source="examples/own")
+    choose("jsonl", source="input/own")
     prepare.main()
     documents = {row["document_id"]: row for row in tables.scan(tables.DOCUMENTS)}
     examples = {row["example_id"]: row for row in tables.scan(tables.EXAMPLES)}
@@ -64,6 +67,8 @@ def test_bios_twice_gives_the_same_bytes(project, capsys):
     first = outputs(project)
     assert set(first) == {"documents.parquet", "examples.parquet", "prepare.json"}
     prepare.main()
+    assert outputs(project) == first
+    subprocess.run([sys.executable, "-m", "pipeline.stages.prepare"], env=os.environ | ELSEWHERE, check=True)
     assert outputs(project) == first
     summary = files.read_json(prepare.SUMMARY, "prepare")
     assert summary["splits"]["test"] == {
@@ -100,7 +105,7 @@ def test_nq_from_a_folder(project, capsys):
     prepare.main()
     printed = capsys.readouterr().out
     assert "9 examples (train 1, dev 0, test 8)" in printed
-    assert "left out: 1 questions asked in test, 1 questions without a gold passage" in printed
+    assert "left out: 1 question asked in test, 1 question without a gold passage" in printed
     assert all(row["whole"] for row in tables.scan(tables.DOCUMENTS))
     [train] = [row for row in tables.scan(tables.EXAMPLES) if row["split"] == "train"]
     assert (train["question"], train["answers"]) == ("what is omega", ["omega"])
@@ -175,20 +180,109 @@ def test_an_official_file_that_is_not_in_the_folder_is_named(project):
     assert outputs(project) == {}
 
 
+LIGHT = "Anna Vrba kept the light. She left in 1871."
+ASKED = {"id": "q1", "question": "Who kept the light?", "answers": ["Anna Vrba"], "documents": ["d1"], "split": "test"}
+FOLDERS = {
+    "lists": {
+        "documents.json": json.dumps([{"id": "d1", "title": None, "text": LIGHT}], indent=1),
+        "questions.json": json.dumps([{**ASKED, "gold": None}], indent=1),
+    },
+    "CR line ends": {
+        "documents.jsonl": json.dumps({"id": "d", "text": "x"}) + "\r" + json.dumps({"id": "d1", "text": LIGHT}),
+        "questions.jsonl": json.dumps(ASKED) + "\r",
+    },
+    "SQuAD": {
+        "dev-v2.0.json": json.dumps(
+            {"data": [{"title": "", "paragraphs": [{"context": LIGHT, "qas": [
+                {"id": "q1", "question": ASKED["question"], "answers": [{"text": "Anna Vrba", "answer_start": 0}]},
+                {"id": "q2", "question": "Who built it?", "answers": [], "is_impossible": True},
+            ]}]}]}
+        )
+    },
+    "Hugging Face": {"test.jsonl": json.dumps({**ASKED, "documents": None, "context": [LIGHT, "Another."]})},
+    "DPR": {
+        "nq-train.json": json.dumps([
+            {"question": ASKED["question"], "answers": ["Anna Vrba"], "positive_ctxs": [{"title": "", "text": LIGHT}],
+             "hard_negative_ctxs": [{"title": "", "text": "Another."}], "negative_ctxs": []}
+        ])
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_of_any_kind_becomes_documents_and_examples(project, capsys, name):
+    (project / "own").mkdir()
+    for file, text in FOLDERS[name].items():
+        (project / "own" / file).write_bytes(text.encode())
+    choose("jsonl", source="own")
+    prepare.main()
+    [example] = tables.scan(tables.EXAMPLES)
+    texts = {row["document_id"]: row["text"] for row in tables.scan(tables.DOCUMENTS)}
+    assert (example["question"], example["answers"]) == (ASKED["question"], ["Anna Vrba"])
+    assert LIGHT in [texts[document_id] for document_id in example["document_ids"]]
+    assert ("left out: 1 question without an answer" in capsys.readouterr().out) == (name == "SQuAD")
+
+
+REFUSED = {
+    "key twice": ("questions.jsonl", '{"id": "a", "id": "b"}\n', r'line 1: the key "id" stands twice in one object'),
+    "empty file": ("questions.jsonl", "", r"questions.jsonl: there is not one row in the file"),
+    "empty list": ("documents.jsonl", "[]", r"documents.jsonl: there is not one row in the file"),
+    "invisible": (
+        "documents.jsonl",
+        '[{"id": "d", "text": "\u200b"}]',
+        r"entry 1: text must not be empty \(no character of it can be seen\); mend the row",
+    ),
+    "nothing answerable": (
+        "questions.jsonl",
+        '{"id": "q", "question": "Who?", "context": "A mill.", "answers": {"text": [], "answer_start": []}}',
+        r"not one question to ask \(left out: 1 question without an answer\); look at the files",
+    ),
+    "no question": ("questions.jsonl", '{"prompt": "x", "completion": "y"}', r"no question.*a row is {\"id\": \"q1\""),
+    "NUL": ("questions.jsonl", "\0\0\0\0\0", "this is a damaged file of NUL bytes, not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_folder_leaves_earlier_files_as_they_are(project, name):
+    choose("jsonl", source="input/own")
+    prepare.main()
+    before = outputs(project)
+    file, text, message = REFUSED[name]
+    (project / "input/own" / file).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message) as caught:
+        prepare.main()
+    assert "\n" not in str(caught.value) and outputs(project) == before
+
+
+def test_documents_with_the_words_of_another_one_are_merged_or_told(project, capsys):
+    lines = [{"id": name, "title": title, "text": text} for name, title, text in (
+        ("d1", "Light", LIGHT), ("d2", "Light", LIGHT), ("d3", "Beacon", LIGHT), ("d4", "", "Another.")
+    )]  # fmt: skip
+    write_lines(project / "own/documents.jsonl", lines)
+    write_lines(project / "own/questions.jsonl", [{**ASKED, "documents": ["d3", "d4", "d2"], "gold": ["d2"]}])
+    choose("jsonl", source="own")
+    prepare.main()
+    printed = capsys.readouterr().out
+    assert "left out: 1 document with the title and text of another one" in printed
+    assert "1 document with the words of another one, gold where it is; give each text" in printed
+    [example] = tables.scan(tables.EXAMPLES)
+    assert (example["document_ids"], example["gold_document_ids"]) == (["d3", "d4", "d1"], ["d3", "d1"])
+
+
 def append(path, text):
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
 def break_last_question(project):
-    append(project / "examples/own/questions.jsonl", '{"id": "q7", "question": "Cut o')
+    append(project / "input/own/questions.jsonl", '{"id": "q7", "question": "Cut o')
 
 
 def test_a_broken_line_leaves_earlier_files_as_they_are(project):
-    choose("jsonl", source="examples/own")
+    choose("jsonl", source="input/own")
     prepare.main()
     before = outputs(project)
-    append(project / "examples/own/documents.jsonl", '{"id": "new", "text": "A new document."}\n')
+    append(project / "input/own/documents.jsonl", '{"id": "new", "text": "A new document."}\n')
     break_last_question(project)
     with pytest.raises(DataError, match=r"questions.jsonl, line 7: not valid JSON .*on_error: skip"):
         prepare.main()
@@ -197,26 +291,26 @@ def test_a_broken_line_leaves_earlier_files_as_they_are(project):
 
 def test_bad_lines_can_be_left_out_and_are_counted(project, capsys):
     break_last_question(project)
-    choose("jsonl", source="examples/own", on_error="skip", max_bad_fraction=0.1)
+    choose("jsonl", source="input/own", on_error="skip", max_bad_fraction=0.1)
     prepare.main()
-    assert "1 bad lines left out (the first ones stand in reports/prepare.json)" in capsys.readouterr().out
+    assert "1 bad line left out (the first ones stand in reports/prepare.json)" in capsys.readouterr().out
     [reject] = files.read_json(prepare.SUMMARY, "prepare")["rejects"]["first_rejects"]
-    assert reject["place"] == "examples/own/questions.jsonl, line 7"
+    assert reject["place"] == "input/own/questions.jsonl, line 7"
 
 
 def test_too_many_bad_lines_leave_earlier_files_as_they_are(project):
-    choose("jsonl", source="examples/own")
+    choose("jsonl", source="input/own")
     prepare.main()
     before = outputs(project)
     break_last_question(project)
-    choose("jsonl", source="examples/own", on_error="skip", max_bad_fraction=0.05)
+    choose("jsonl", source="input/own", on_error="skip", max_bad_fraction=0.05)
     with pytest.raises(DataError, match=r"1 of 13 lines are bad, data.max_bad_fraction allows 0.05"):
         prepare.main()
     assert outputs(project) == before
 
 
 def test_a_leak_between_splits_is_said(project, capsys):
-    path = project / "examples/own/questions.jsonl"
+    path = project / "input/own/questions.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace('"split": "dev"', '"split": "train"'), encoding="utf-8")
     line = {
         "id": "q7",
@@ -225,9 +319,45 @@ def test_a_leak_between_splits_is_said(project, capsys):
         "answers": ["Henrik Aune", "Captain Henrik Aune"],
     }
     append(path, json.dumps(line | {"documents": ["school"]}) + "\n")
-    choose("jsonl", source="examples/own")
+    choose("jsonl", source="input/own")
     prepare.main()
-    assert "WARNING: 1 documents and 1 questions of train stand in dev or test too" in capsys.readouterr().out
+    assert (
+        "WARNING: 1 document and 1 question of train stand in dev or test too, where a trained model"
+        in capsys.readouterr().out
+    )
+
+
+def test_files_that_are_not_read_are_named(project, capsys):
+    for name in ("train-v2.0.json", "more.csv", "notes.txt"):
+        (project / "input/own" / name).write_text("[]")
+    choose("jsonl", source="input/own")
+    prepare.main()
+    said = capsys.readouterr().out
+    assert "; WARNING: not read: more.csv, train-v2.0.json; beside questions.jsonl no other file" in said
+    assert "notes.txt" not in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        (
+            "unlabelled",
+            "unlabelled 1, dev 0, test 0); nothing to train on: `dvc repro evaluate@base` is as far as it goes; WARN",
+        ),
+        ("train", "1 example (train 1, dev 0, test 0); WARNING: no test questions, so nothing can be evaluated; give"),
+        ("dev", "WARNING: no test questions, .* the split test, or set eval.split: dev\n"),
+        ("test", "test 1); nothing to train on: `dvc repro evaluate@base` is as far as it goes\n"),
+    ],
+)
+def test_a_split_without_questions_is_said_before_anything_is_trained(project, capsys, split, said):
+    write_lines(project / "own/documents.jsonl", [{"id": "d1", "text": LIGHT}])
+    answers = [] if split == "unlabelled" else ASKED["answers"]
+    write_lines(project / "own/questions.jsonl", [{**ASKED, "split": split, "answers": answers}])
+    choose("jsonl", source="own")
+    prepare.main()
+    out = capsys.readouterr().out
+    assert all(part in out for part in said.split(".*"))
+    assert ("no test questions" in out) == (split != "test")
 
 
 @pytest.mark.parametrize("name", ["jsonl", "nq"])

@@ -80,9 +80,10 @@ def test_the_summary_agrees_with_the_predictions(reported: Path):
 
 def test_the_page_has_every_part(reported: Path):
     text = (reported / "reports/index.html").read_text()
-    # length, position; surface; errors; training; retrieval; retrievers; attention, kinds of answers; ablations; map
+    # scores; a real model; length, position; surface; errors; training; retrieval; retrievers; attention, kinds of
+    # answers; ablations; map
     training = sum(curve.always and curve.beside is None and "focused" in curve.methods for curve in curves.CURVES)
-    assert text.count("<svg") == 4 + 12 + 1 + training + 1 + 2 + 4 + 1 + 1 + 2
+    assert text.count("<svg") == 1 + 2 + 4 + 12 + 1 + training + 1 + 2 + 4 + 1 + 1 + 2
     assert text.count("<article ") == 40
     assert text.count('<mark class="right">') >= 40 and text.count('<mark class="wrong">') >= 10
     assert text.count(">gold</span>") == 40 and text.count(">kept</span>") > 60

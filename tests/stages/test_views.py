@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from pipeline.model import loading
 from pipeline.runtime import config
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from pipeline.stages import base, mask, tokenize
+from pipeline.training.dataset import context_keys
 from pipeline.views import tokenizer
-from tests.conftest import ROOT
+from tests.conftest import ELSEWHERE, ROOT
 
 TEXTS = {"a": "Ada was born in Rome. <mask> </s> [INST] <s>", "b": "Bob works as a baker.", "c": "Cy lives in Oslo."}
 
@@ -100,7 +102,7 @@ def test_masked_views_keep_the_best_chunk_and_flag_the_lost_answer(project: Path
     assert marks["tokenizer_sha256"] == card.tokenizer_sha256
     summary = json.loads(mask.SUMMARY.read_text())
     assert summary["splits"]["train"]["gold_retained"] == 0.0
-    assert "1 masked views, mode token, top 1" in capsys.readouterr().out
+    assert "1 masked view, mode token, top 1" in capsys.readouterr().out
     write_inputs(ranks=(0, 1, 2))
     mask.main()
     [row] = tables.scan(tables.MASKED_VIEWS)
@@ -122,13 +124,46 @@ def test_gold_kept_is_a_share_of_the_examples_whose_gold_is_known(project: Path,
     assert (train["num_gold_known"], train["gold_retained"]) == (1, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "top_k", "counts", "retained"),
+    [
+        ({"ranks": [0, 1, 2]}, 1, (0, 0, 0, 0), 1.0),
+        ({"ranks": [0, 1, 2]}, 3, (1, 0, 0, 0), None),  # nothing is masked
+        ({"ranks": [0, 1, 2], "gold": [True] * 3}, 1, (0, 1, 0, 0), None),  # gold whatever is kept
+        ({"ranks": [0, 1, 2], "scores": [2.0] * 3}, 1, (0, 0, 1, 1), 0.0),  # gold is kept by chance
+        ({"ranks": [0, 1, 2], "scores": [2.0] * 3}, 3, (1, 0, 0, 0), None),
+        ({"ranks": [0, 1, 2], "scores": [2.0, 2.0, 1.0]}, 1, (0, 0, 0, 0), 1.0),
+        ({"ranks": [0, 1, 2], "gold": [True] * 3, "scores": [2.0] * 3}, 1, (0, 1, 0, 1), None),
+    ],
+)
+def test_contexts_that_say_nothing_of_the_retriever_count_apart(
+    project: Path, capsys, changes, top_k, counts, retained
+):
+    choose(mask={"top_k": top_k})
+    tokenize.main()
+    [scores] = tables.scan(tables.SCORES)
+    tables.write(tables.SCORES, [scores | changes])
+    mask.main()
+    train = json.loads(mask.SUMMARY.read_text())["splits"]["train"]
+    names = ("num_whole", "num_only_gold", "num_equal_scores", "equal_contexts")
+    assert tuple(train[name] for name in names) == counts
+    assert (train["num_gold_known"], train["gold_retained"]) == (1, retained)
+    why = "nothing is masked" if counts[0] else "every masked context has gold chunks alone"
+    said = f"train {retained:.1%};" if retained is not None else f"train unknown ({why});"
+    assert f"gold chunk kept: {said}" in capsys.readouterr().out
+
+
 def test_more_kept_chunks_than_there_are_keep_all_and_are_counted(project: Path, capsys: pytest.CaptureFixture[str]):
     choose(mask={"top_k": 7})
     tokenize.main()
     mask.main()
     [full], [row] = tables.scan(tables.FULL_VIEWS), tables.scan(tables.MASKED_VIEWS)
     assert row["input_ids"] == full["input_ids"]
-    assert "1 contexts have no more than 7 chunks and stay whole" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "tokenize: 1 full view, " in said
+    assert (
+        "gold chunk kept: train unknown (nothing is masked); 1 context with no more than 7 chunks, left whole" in said
+    )
 
 
 def test_a_row_longer_than_the_model_reads_is_refused_not_cut(project: Path):
@@ -145,6 +180,34 @@ def write_questions(*questions: str) -> None:
         for n, text in enumerate(questions)
     ]
     tables.write(tables.EXAMPLES, [asdict(example) for example in examples])
+
+
+def test_one_text_under_two_ids_and_titles_is_one_context(project: Path):
+    texts = {
+        "a": ("Rome", "Ada was born\nin Rome."),
+        "b": ("Ada", "ADA was born in  Rome. "),
+        "c": ("Rome", "Bob bakes."),
+    }
+    chunks = [
+        {"chunk_id": f"{name}#{index}", "document_id": name, "index": index, "start": 0, "end": 9, "title": title}
+        | {"text": part}
+        for name, (title, text) in texts.items()
+        for index, part in enumerate((text[:8], text[8:]))
+    ]
+    tables.write(tables.CHUNKS, chunks)
+    asked = {
+        "a": ("ac", "a"), "b": ("cb", "b"), "c": ("bc", "c"), "both": ("cb", "cb"), "twice": ("ab", "ab"),
+        "none": ("bc", ""), "none, other ids": ("ac", ""),
+    }  # fmt: skip
+    examples = [
+        Example(
+            name, name, "toy", "train", "?", "", ["Rome"], list(ids), list(gold), [], ids.find(gold) if gold else -1
+        )
+        for name, (ids, gold) in asked.items()
+    ]
+    tables.write(tables.EXAMPLES, [asdict(example) for example in examples])
+    tokenize.main()
+    assert context_keys(tables.FULL_VIEWS) == ["a", "a", "c", "a\tc", "a", "a\nc", "a\nc"]
 
 
 @pytest.mark.parametrize(("too_long", "gold_cut"), [("cut_end", 0.0), ("cut_middle", 1.0)])
@@ -180,11 +243,13 @@ def test_a_question_that_leaves_no_room_for_a_context_is_refused_with_its_length
 def test_skip_is_refused_with_a_sliding_window_shorter_than_the_input(project: Path):
     tokenize.main()
     choose(mask={"top_k": 1, "mode": "skip"}, model={"sliding_window": 16})
+    base.main()
     with pytest.raises(
-        ConfigError, match=r"mask.mode skip is not exact .* model.sliding_window is 16, example e has \d+"
+        ConfigError, match=r"mask.mode skip is not exact .* the base has one of 16 tokens, example e has \d+"
     ):
         mask.main()
     choose(mask={"top_k": 1, "mode": "skip"}, model={"sliding_window": 4096})
+    base.main()
     mask.main()
 
 
@@ -220,8 +285,6 @@ def test_weights_that_changed_since_the_card_are_refused(project: Path):
 
 
 def weights_settings() -> Any:
-    from pipeline.runtime import config
-
     return config.load("base").model
 
 
@@ -229,7 +292,7 @@ def weights_settings() -> Any:
     ("source", "message"),
     [
         ("models/nothing", "'models/nothing' is no local folder, and the hub gave nothing"),
-        ("conf", "conf: no .safetensors file"),
+        ("conf", "; fetch those of the model into this folder, or set model.source"),
     ],
 )
 def test_a_base_that_is_not_there_is_one_line(project: Path, source: str, message: str):
@@ -245,7 +308,9 @@ def test_weights_in_a_pickle_are_never_opened(project: Path):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cposix\nsystem\n(X\x0c\x00\x00\x00touch canary\x85R.")
     choose(model={"source": "models/pickled", "sha256": None})
-    with pytest.raises(ArtifactError, match=r"no \.safetensors file; weights of other formats are not loaded"):
+    with pytest.raises(
+        ArtifactError, match=r"no \.safetensors file, but pytorch_model.bin, which .* save_pretrained into"
+    ):
         base.main()
     assert not Path("canary").exists()
 
@@ -260,6 +325,18 @@ def test_the_stage_leaves_with_its_exit_code_and_no_traceback(project: Path):
     assert done.stderr == "error: data/scores.parquet: no such file; run `dvc repro score` first\n"
 
 
+def test_hash_seed_time_zone_and_locale_change_no_byte(project: Path):
+    paths = (tables.FULL_VIEWS.path, tables.MASKED_VIEWS.path, tokenize.SUMMARY, mask.SUMMARY)
+    tokenize.main()
+    mask.main()
+    found = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    for stage in ("tokenize", "mask"):
+        subprocess.run([sys.executable, "-m", f"pipeline.stages.{stage}"], env=os.environ | ELSEWHERE, check=True)
+    assert [path.read_bytes() for path in paths] == found
+
+
 def test_a_window_for_a_model_without_one_is_refused(project: Path, tmp_path: Path):
     folder = tmp_path / "llama"
     shutil.copytree("models/tiny-base", folder)
@@ -269,9 +346,34 @@ def test_a_window_for_a_model_without_one_is_refused(project: Path, tmp_path: Pa
         json.dumps({**card, "model_type": "llama", "architectures": ["LlamaForCausalLM"]})
     )
     choose(model={"source": str(folder), "sha256": None, "sliding_window": 64})
-    base.main()
-    settings = config.load("evaluate").model
     with pytest.raises(
-        ConfigError, match=r"model.sliding_window is 64, but a llama model has no window; set it to null"
+        ConfigError, match=r"model.sliding_window is 64, but no layer of this llama model has a window; set it to own"
     ):
-        loading.load_base(settings, base_card.read_card())
+        base.main()
+
+
+def test_a_chat_is_tokenized_masked_and_cut_like_a_plain_prompt(project: Path):
+    template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}"
+    Path("models/tiny-base/chat_template.jinja").write_text(template)
+    choose(mask={"top_k": 1}, model={"prompt": "chat"})
+    base.main()
+    tokenize.main()
+    mask.main()
+    card, decode = base_card.read_card(), tokenizer.load().decode
+    [full] = tables.scan(tables.FULL_VIEWS)
+    [masked] = tables.scan(tables.MASKED_VIEWS)
+    text = decode(full["input_ids"], skip_special_tokens=False)
+    assert text.startswith("<s>[user] Answer the question from the documents.\nDocument: Ada was born in Rome.")
+    assert text.endswith("Document: Cy lives in Oslo.\nQuestion: Where was Ada born?</s>[assistant] Rome</s>")
+    assert full["input_ids"].count(card.eos_id) == 2  # that of the user's turn, and that of the answer
+    hidden = [token for token in masked["input_ids"] if token == card.mask_id]
+    spans = list(zip(full["chunk_starts"], full["chunk_ends"], strict=True))
+    assert len(hidden) == sum(end - start for place, (start, end) in enumerate(spans) if place != 1)
+    assert masked["input_ids"][full["question_start"] :] == full["input_ids"][full["question_start"] :]
+    choose(model={"prompt": "chat", "max_tokens": len(full["input_ids"]) - 5}, context={"too_long": "cut_end"})
+    tokenize.main()
+    [cut] = tables.scan(tables.FULL_VIEWS)
+    assert len(cut["input_ids"]) == len(full["input_ids"]) - 5
+    head = full["chunk_starts"][0]
+    assert cut["input_ids"][:head] == full["input_ids"][:head]
+    assert cut["input_ids"][cut["question_start"] :] == full["input_ids"][full["question_start"] :]

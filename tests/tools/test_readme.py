@@ -1,22 +1,25 @@
-"""The README's results are those of the summary in git, and are written from it alone."""
+"""What `make readme-results` writes is up to date in git, follows its sources, and leaves the rest of a page alone."""
 
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pipeline.common import files
 from pipeline.report import summary, text
-from pipeline.report.ablation_table import AblationTable
 from pipeline.runtime.errors import ArtifactError, ConfigError
-from pipeline.tools import readme
+from pipeline.runtime.settings import Settings
+from pipeline.tools import readme, settings_page
 from tests.conftest import ROOT
+from tests.report.test_ablation_table import row, table
 from tests.report.test_summary import answer, summarised
 
-FILES = ("README.md", "reports/summary.json", "reports/ablations.json")
+RESULTS = ("README.md", "docs/results.md", "docs/results.svg", "reports/summary.json", "reports/ablations.json")
+SETTINGS = ("docs/settings.md", "params.yaml", "conf")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
@@ -25,43 +28,106 @@ def call(monkeypatch: pytest.MonkeyPatch, root: Path, *arguments: str) -> None:
     readme.main()
 
 
+def take(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copytree(ROOT / name, folder / name) if name == "conf" else shutil.copy(ROOT / name, folder / name)
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    (tmp_path / "reports").mkdir()
-    for name in FILES:
-        shutil.copy(ROOT / name, tmp_path / name)
+    take(tmp_path, *RESULTS, *SETTINGS)
     return tmp_path
 
 
-def test_the_readme_of_the_repository_has_the_results_of_its_summary(
+def test_the_pages_of_the_repository_are_up_to_date(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """As committed: `make repro` on another machine rounds otherwise, and that is no fault of the README."""
-    for name in FILES:
+    """Results as committed: `make repro` on another machine rounds otherwise, and that is no fault of the pages."""
+    take(tmp_path, *SETTINGS)
+    for name in RESULTS:
         shown = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True)
         if shown.returncode != 0:
             pytest.skip(f"no commit to take {name} from: {shown.stderr.decode().strip()}")
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(shown.stdout)
     call(monkeypatch, tmp_path, "--check")
-    assert "README.md already has the results of reports/summary.json" in capsys.readouterr().out
+    assert "every page is up to date" in capsys.readouterr().out
 
 
-def test_another_summary_fails_the_check_and_is_then_written(copy: Path, monkeypatch: pytest.MonkeyPatch):
+def moved(copy: Path, name: str) -> None:
+    """Change one number that the page, the picture and the table show."""
+    path = copy / name
+    if name == "params.yaml":
+        path.write_text(path.read_text().replace("top_k: 4 ", "top_k: 98 ", 1))
+        return
+    record = json.loads(path.read_text())
+    if name == "reports/summary.json":
+        record["longest"][-1]["score"]["mean"] = 0.98765
+    else:
+        next(row for row in record["rows"] if row["name"] in record["claimed"])["pooled"]["mean"] = 0.98765
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("source", "stale"),
+    [
+        ("reports/summary.json", {"docs/results.md": "| 98.8 |"}),
+        ("reports/ablations.json", {"README.md": "| 98.8 |", "docs/results.svg": "98.8"}),
+        ("params.yaml", {"docs/settings.md": "| `mask.top_k` | `98` |"}),
+    ],
+)
+def test_a_changed_source_fails_the_check_and_is_then_written(
+    source: str, stale: dict[str, str], copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     call(monkeypatch, copy)
-    before = (copy / "README.md").read_text()
-    record = json.loads((copy / "reports/summary.json").read_text())
-    record["longest"][-1]["score"]["mean"] = 0.98765
-    (copy / "reports/summary.json").write_text(json.dumps(record))
-    with pytest.raises(ArtifactError, match=r"README.md: its results are not those of .*run `make readme-results`"):
+    pages = ("README.md", "docs/results.md", "docs/results.svg", "docs/settings.md")
+    before = {name: (copy / name).read_text() for name in pages}
+    moved(copy, source)
+    with pytest.raises(ArtifactError, match=rf"^{', '.join(stale)}: out of date; run `make readme-results`$"):
         call(monkeypatch, copy, "--check")
-    assert (copy / "README.md").read_text() == before
+    assert {name: (copy / name).read_text() for name in pages} == before
     call(monkeypatch, copy)
-    after = (copy / "README.md").read_text()
-    assert "| 98.8 |" in after
-    around = [text.partition(readme.BEGIN)[0] + text.partition(readme.END)[2] for text in (before, after)]
-    assert around[0] == around[1]
+    assert f"wrote {', '.join(stale)}; commit them" in capsys.readouterr().out
+    for name in pages:
+        after = (copy / name).read_text()
+        assert (after == before[name]) == (name not in stale)
+        if name in stale:
+            assert stale[name] in after and stale[name] not in before[name]
+        around = [text.partition(readme.BEGIN)[0] + text.partition(readme.END)[2] for text in (before[name], after)]
+        assert around[0] == around[1] or name.endswith(".svg")
     call(monkeypatch, copy, "--check")
+
+
+def test_a_picture_whose_marks_lie_elsewhere_for_other_fonts_is_up_to_date(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    call(monkeypatch, copy)
+    path = copy / "docs/results.svg"
+    moved_by_fonts = path.read_text().replace('viewBox="0 0 5', 'viewBox="0 0 6', 1)
+    assert moved_by_fonts != path.read_text()
+    path.write_text(moved_by_fonts)
+    call(monkeypatch, copy, "--check")
+
+
+def test_a_grid_that_has_not_run_leaves_the_picture(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    (copy / "reports/ablations.json").write_text('{"rows": []}')
+    picture = (copy / "docs/results.svg").read_text()
+    call(monkeypatch, copy)
+    assert "`make ablations` fills this table" in (copy / "README.md").read_text()
+    assert (copy / "docs/results.svg").read_text() == picture
+
+
+def test_every_setting_has_a_row_and_every_section_a_theme():
+    shown = settings_page.tables(ROOT)
+    for section, field in Settings.model_fields.items():
+        for part in get_args(field.annotation) or (field.annotation,):
+            missing = [key for key in part.model_fields if key != "kind" and f"| `{section}.{key}` |" not in shown]
+            assert missing == [], part
+    assert sorted(name for names in settings_page.THEMES.values() for name in names) == sorted(Settings.model_fields)
+    assert "| `mask.mode` | `token` | `token`, `skip`, `span`, `drop` | Each token of a masked chunk becomes" in shown
+    assert (
+        "| `train.steps` | `120`; gpu `300`, laptop `40`, paper `300` | whole number ≥ 1 | Optimizer steps. |" in shown
+    )
+    assert "| `model.revision` | `null` | text, or `null` |" in shown
 
 
 def test_the_table_from_the_record_is_the_one_of_the_run(tmp_path: Path):
@@ -77,9 +143,27 @@ def test_the_table_from_the_record_is_the_one_of_the_run(tmp_path: Path):
     assert any(length.low != length.high for length in found.lengths)  # ranges too are read back
     path = tmp_path / "summary.json"
     files.write_json(path, summary.record(found, {}))
-    section = readme.section(json.loads(path.read_text()), AblationTable(rows=[]))
+    section = readme.section(json.loads(path.read_text()))
     headline = text.markdown(text.headline(found))
-    assert section == f"{readme.BEGIN}\n{headline}\n\n{text.table(found)}{readme.END}"
+    assert section == f"{headline}\n\n{text.table(found)}"
+
+
+def test_the_short_table_has_the_claimed_rows_and_what_they_are_compared_with():
+    rows = [
+        row(label="base", method="base"),
+        row(label="vanilla", method="vanilla"),
+        row(label="base", method="base", input="retrieval", group="retrieval at inference"),
+        row(label="longer", method="vanilla"),
+        row(0.1, label="other"),
+        row(-0.052, label="focused", reference="longer"),
+    ]
+    shown = readme.short(table(*rows, claimed=["focused"]))
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if line[0:1] == "|"]
+    assert [line[0] for line in lines[2:]] == ["base", "vanilla", "longer", "focused", "base + retrieval"]
+    minus = text.MINUS
+    assert lines[5][1:7] == ["63.4", "[58.4, 68.4]", "20.0", f"{minus}5.2", f"[{minus}6.2, {minus}3.2]", "longer"]
+    assert shown.startswith("- Focused answers 63.4") and 'src="docs/results.svg"' in shown
+    assert "Distracted" not in readme.short(table(*rows, measure="qasper_f1"))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +177,7 @@ def test_the_table_from_the_record_is_the_one_of_the_run(tmp_path: Path):
 )
 def test_without_both_marks_in_order_nothing_is_written(text: str, copy: Path, monkeypatch: pytest.MonkeyPatch):
     (copy / "README.md").write_text(text)
-    with pytest.raises(ArtifactError, match=r"README.md: the results stand between .*put the two marks back"):
+    with pytest.raises(ArtifactError, match=r"README.md: .* writes between .*put the two marks back"):
         call(monkeypatch, copy)
     assert (copy / "README.md").read_text() == text
 

@@ -20,7 +20,7 @@ from pipeline.data.benchmarks import nq
 from pipeline.evaluation import schema
 from pipeline.runtime.errors import ArtifactError, ConfigError, DataError
 from pipeline.tools import score_predictions
-from pipeline.tools.score_predictions import BENCHMARKS, ForeignPrediction, Reference
+from pipeline.tools.score_predictions import ForeignPrediction, Reference
 from tests.conftest import ROOT
 
 REAL = {
@@ -83,8 +83,8 @@ EXPECTED = {"accuracy": 0.75, "accuracy_hard": 1.0, "sat_style": round((3 - 1 / 
 @pytest.mark.parametrize("name", REAL)
 def test_gold_answers_score_1_everywhere(shared, tmp_path, name):
     benchmark, num_questions, num_left_out = REAL[name]
-    reader = jsonl.JsonEntries if BENCHMARKS[benchmark].one_value else jsonl.JsonLines
-    questions = score_predictions.read_references(benchmark, reader([shared / "data" / name], jsonl.Rejects()))
+    official = jsonl.JsonRows([shared / "data" / name], jsonl.Rejects())
+    questions = score_predictions.read_references(benchmark, official)
     rows = [{"id": asked.names[0], "prediction": asked.answers[0]} for asked in questions if asked.answers]
     given = write_lines(tmp_path / "gold.jsonl", rows)
     found = score(tmp_path, given, shared / "data" / name, benchmark)
@@ -223,7 +223,7 @@ def test_only_the_test_questions_of_questions_jsonl_are_scored(tmp_path):
     given = write_lines(tmp_path / "given.jsonl", [{"id": "test", "prediction": "Ann\nLee"}])
     found = score(tmp_path, given, official, "jsonl")
     assert found["num_questions"] == 1 and set(values(found).values()) == {1.0}
-    with pytest.raises(DataError, match=r"\('dev'\) is of no question"):
+    with pytest.raises(DataError, match=r'\("dev"\) is of no question'):
         score(tmp_path, write_lines(tmp_path / "given.jsonl", [{"id": "dev", "prediction": "x"}]), official, "jsonl")
 
 
@@ -253,7 +253,7 @@ def write_own(path: Path, rows) -> Path:
 def test_our_own_predictions_are_scored_by_input_and_number_of_documents(tmp_path):
     asked = [{"question": f"Who is {name}?", "answer": [name]} for name in ("Ann", "Bob")]
     official = write_lines(tmp_path / "official.jsonl", asked)
-    found = nq.questions(jsonl.JsonLines([official], jsonl.Rejects()), jsonl.Rejects().reject)
+    found = nq.questions(jsonl.JsonRows([official], jsonl.Rejects()), jsonl.Rejects().reject)
     rows = [
         {
             "example_id": f"{question.question_id}-{size}-0",
@@ -287,7 +287,7 @@ def test_our_own_predictions_are_scored_by_input_and_number_of_documents(tmp_pat
 
 def test_our_own_predictions_over_one_number_of_documents_are_scored_by_the_place_of_the_gold_one(tmp_path):
     official = write_lines(tmp_path / "official.jsonl", [{"question": "Who is Ann?", "answer": ["Ann"]}])
-    [question] = nq.questions(jsonl.JsonLines([official], jsonl.Rejects()), jsonl.Rejects().reject)
+    [question] = nq.questions(jsonl.JsonRows([official], jsonl.Rejects()), jsonl.Rejects().reject)
     rows = [
         {
             "example_id": f"{question.question_id}-10-{place}", "question_id": question.question_id, "benchmark": "nq",
@@ -311,7 +311,7 @@ def test_quality_labels_may_be_written_as_text(tmp_path, quality):
 
 def test_a_file_without_a_prediction_is_refused(tmp_path, quality):
     (tmp_path / "p.jsonl").write_text("\n")
-    with pytest.raises(DataError, match=r"p\.jsonl: there is not one prediction"):
+    with pytest.raises(DataError, match=r"p\.jsonl: there is not one row in the file"):
         score(tmp_path, tmp_path / "p.jsonl", quality, "quality")
 
 
@@ -356,10 +356,10 @@ def test_arguments_not_understood_are_one_line(arguments, said, capsys):
         ("p.jsonl", b'{"id": "s_1", "prediction": "\xff"}\n', "line 1: not UTF-8"),
         ("p.jsonl", b'{"id": "s_1", "prediction": NaN}\n', "line 1: NaN is not JSON"),
         ("p.jsonl", b'{"id": "s_1", "prediction": 0}\n', "line 1: prediction is 0, expected a label from 1 to 4"),
-        ("p.jsonl", b'{"id": "s_9", "prediction": 1}\n', "('s_9') is of no question"),
-        ("p.jsonl", b'{"id": "s_1", "prediction": 1}\n' * 2, "line 2: 1 prediction ('s_1') is answered a second time"),
-        ("p.jsonl.gz", gzip.compress(b'{"id": "s_1", "prediction": 1}\n' * 99)[:-12], "the gzip file is damaged"),
-        ("p.json", b'{"s_1": 1, "s_1": 2}', "the key stands twice"),
+        ("p.jsonl", b'{"id": "s_9", "prediction": 1}\n', '("s_9") is of no question'),
+        ("p.jsonl", b'{"id": "s_1", "prediction": 1}\n' * 2, 'line 2: 1 prediction ("s_1") is answered a second time'),
+        ("p.jsonl.gz", gzip.compress(b"1\n" * 99, mtime=0)[:-12], "the gzip file is damaged"),
+        ("p.json", b'{"s_1": 1, "s_1": 2}', 'the key "s_1" stands twice'),
         ("p.json", b'{"s_1": 1, "s_2"', "not valid JSON"),
         ("p.csv", b"s_1,1\ns_2;2\n", "line 2: expected `<id>,<label>`"),
         ("p.csv", b"s_1,5\n", "line 1: expected `<id>,<label>`"),
@@ -413,8 +413,11 @@ def test_bad_references_are_refused(tmp_path, questions, said):
 
 def test_references_of_another_benchmark_or_none_at_all_are_refused(tmp_path, quality):
     empty = write_lines(tmp_path / "empty.jsonl", [])
-    with pytest.raises(DataError, match="no question of squality"):
+    with pytest.raises(DataError, match=r"empty\.jsonl: there is not one row in the file"):
         score(tmp_path, empty, empty, "squality")
+    unasked = {"id": "a", "question": "Who?", "answers": ["x"], "documents": ["d"], "split": "train"}
+    with pytest.raises(DataError, match="no question of jsonl"):
+        score(tmp_path, empty, write_lines(tmp_path / "train.jsonl", [unasked]), "jsonl")
     with pytest.raises(DataError, match=r"line 1: .*question is missing"):
         score(tmp_path, empty, quality, "nq")
     with pytest.raises(DataError, match=r"nowhere\.jsonl: no such file"):
@@ -483,7 +486,7 @@ def test_of_several_names_the_first_that_is_a_question_counts():
         ({"id": "", "prediction": "x"}, "hotpot", "there is no id"),
         ({"id": True, "prediction": "x"}, "hotpot", "there is no id"),
         ({"id": "q1"}, "hotpot", "there is no prediction"),
-        ({"id": "q1", "prediction": None}, "hotpot", "prediction is None, expected a text"),
+        ({"id": "q1", "prediction": None}, "hotpot", "prediction is null, expected a text"),
         ({"id": "q1", "prediction": 3}, "hotpot", "prediction is 3, expected a text"),
         ({"id": "q1", "prediction": 0}, "quality", "expected a label from 1 to 4"),
         ({"id": "q1", "prediction": 5}, "quality", "expected a label from 1 to 4"),
@@ -501,13 +504,13 @@ def test_a_bad_row_is_refused_with_its_place(row, benchmark, said):
 
 def test_predictions_of_no_question_are_refused_and_the_first_ones_named():
     rows = [{"id": f"z{number}", "answer": "x"} for number in range(7)]
-    with pytest.raises(DataError, match=r"line 2: 7 predictions \('z0', 'z1', 'z2', 'z3', 'z4', \.\.\.\) are of no"):
+    with pytest.raises(DataError, match=r'line 2: 7 predictions \("z0", "z1", "z2", "z3", "z4", \.\.\.\) are of no'):
         score_predictions.pair(REFERENCES, parsed({"id": "q1", "answer": "x"}, *rows))
 
 
 def test_a_second_prediction_of_a_question_is_refused_whatever_name_it_uses():
     rows = [{"id": "q1", "answer": "x"}, {"id": "alias-1", "answer": "x"}]
-    with pytest.raises(DataError, match=r"line 2: 1 prediction \('alias-1'\) is answered a second time.*, hint"):
+    with pytest.raises(DataError, match=r'line 2: 1 prediction \("alias-1"\) is answered a second time.*, hint'):
         score_predictions.pair(REFERENCES, parsed(*rows), hint=", hint")
 
 
@@ -520,15 +523,68 @@ def test_the_order_of_predictions_does_not_matter_and_missing_ones_are_missing(o
 
 
 def test_an_object_by_id_and_hotpots_own_form_become_rows():
-    entries = [("a", ("q1", "x")), ("b", ("q2", {"predicted_answer": "y"})), ("c", {"id": "q3", "answer": "z"})]
-    expected = [
-        ("a", {"id": "q1", "prediction": "x"}),
-        ("b", {"id": "q2", "predicted_answer": "y"}),
-        ("c", {"id": "q3", "answer": "z"}),
+    rows = [
+        ("a, q1", {"id": "q1", "prediction": "x"}),
+        ("a, q2", {"id": "q2", "predicted_answer": "y"}),
     ]
-    assert list(score_predictions.entry_rows(entries, "qasper")) == expected
-    official = [("a", ("answer", {"q1": "x"})), ("a", ("sp", {"q1": [["T", 0]]}))]
-    assert list(score_predictions.entry_rows(official, "hotpot")) == [("a, q1", {"id": "q1", "prediction": "x"})]
+    assert list(score_predictions.by_id("a", {"q1": "x", "q2": {"predicted_answer": "y"}}, "qasper")) == rows
+    assert list(score_predictions.by_id("a", {"id": "q3", "answer": "z"}, "qasper")) == [
+        ("a", {"id": "q3", "answer": "z"})
+    ]
+    official = {"answer": {"q1": "x"}, "sp": {"q1": [["T", 0]]}}
+    assert list(score_predictions.by_id("a", official, "hotpot")) == rows[:1]
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "txt"])
+@pytest.mark.parametrize("layout", ["lines", "list", "object", "one line of an object"])
+def test_predictions_are_read_whatever_the_name_and_the_layout(tmp_path, ending, layout):
+    rows = [{"id": "q1", "prediction": "Anna Vrba."}, {"id": "q2", "prediction": "A"}]
+    by_id = {row["id"]: row["prediction"] for row in rows}
+    text = {
+        "lines": "\r\n".join(map(json.dumps, rows)),
+        "list": json.dumps(rows, indent=1),
+        "object": json.dumps(by_id, indent=1),
+        "one line of an object": json.dumps(by_id),
+    }[layout]
+    given = tmp_path / f"predictions.{ending}"
+    given.write_text(text)
+    asked = {"question": "Who?", "documents": ["d"], "split": "test"}
+    references = write_lines(
+        tmp_path / "questions.jsonl",
+        [{**asked, "id": "q1", "answers": ["Anna Vrba"]}, {**asked, "id": "q2", "answers": ["A"]}],
+    )
+    assert values(score(tmp_path, given, references, "jsonl"))["exact_match"] == 1.0
+
+
+def test_a_file_of_squad_is_a_file_of_references(tmp_path):
+    paragraph = {
+        "context": "Anna Vrba kept the light.",
+        "qas": [
+            {"id": "a", "question": "Who kept it?", "answers": [{"text": "Anna Vrba", "answer_start": 0}]},
+            {"id": "b", "question": "Who built it?", "answers": [], "is_impossible": True},
+        ],
+    }
+    references = tmp_path / "dev-v2.0.json"
+    references.write_text(json.dumps({"version": "v2.0", "data": [{"title": "Light", "paragraphs": [paragraph]}]}))
+    given = tmp_path / "predictions.json"
+    given.write_text(json.dumps({"a": "anna vrba"}))
+    found = score(tmp_path, given, references, "jsonl")
+    assert (found["num_questions"], values(found)["exact_match"]) == (1, 1.0)
+
+
+@pytest.mark.parametrize(("prediction", "right"), [("A", 1.0), ("", 0.0), ("The", 0.0), ("B", 0.0)])
+def test_a_reference_that_is_one_letter_is_scored_as_that_letter(tmp_path, prediction, right):
+    asked = {"id": "q1", "question": "Which?", "answers": ["A"], "documents": ["d"], "split": "test"}
+    references = write_lines(tmp_path / "questions.jsonl", [asked])
+    given = write_lines(tmp_path / "given.jsonl", [{"id": "q1", "prediction": prediction}])
+    assert set(values(score(tmp_path, given, references, "jsonl")).values()) == {right}
+
+
+def test_a_reference_of_two_lines_is_compared_with_two_lines(tmp_path):
+    asked = {"id": "q1", "question": "Who?", "answers": ["Anna\nVrba"], "documents": ["d"], "split": "test"}
+    references = write_lines(tmp_path / "questions.jsonl", [asked])
+    given = write_lines(tmp_path / "given.jsonl", [{"id": "q1", "prediction": "Anna\nVrba\nOstrava"}])
+    assert values(score(tmp_path, given, references, "jsonl"))["exact_match"] == 1.0
 
 
 def given_to(reference, value=None, evidence=None):
@@ -549,7 +605,7 @@ def golden_qasper(shared):
 def qasper_references(*questions):
     asked = [{"question": "Which?", **question} for question in questions]
     paper = {"title": "A paper", "abstract": "", "full_text": [], "qas": asked}
-    return score_predictions.read_references("qasper", [("here", ("paper", paper))])
+    return score_predictions.read_references("qasper", [("here", {"paper": paper})])
 
 
 def test_the_golden_total_of_qasper_is_met(shared):
@@ -596,7 +652,7 @@ def test_evidence_has_no_score_where_nobody_gave_any_and_lost_references_are_lef
 
 def test_an_annotator_without_an_answer_is_refused():
     nothing = {"unanswerable": False, "extractive_spans": [], "free_form_answer": "", "yes_no": None, "evidence": []}
-    with pytest.raises(DataError, match="here, question q1: an annotator's answer says nothing"):
+    with pytest.raises(DataError, match="here, paper paper, question q1: an annotator's answer says nothing"):
         qasper_references({"question_id": "q1", "answers": [{"answer": nothing}]})
 
 

@@ -87,7 +87,7 @@ def test_masked_views_of_other_examples_are_refused(views: Path):
         TrainingDataset([[0]], *tables_of(views))
 
 
-def test_context_keys_are_gold_documents_or_whole_contexts(views: Path):
+def test_context_keys_are_those_of_the_training_rows(views: Path):
     assert context_keys(tables.FULL_VIEWS.at(views / "full.parquet")) == [
         "d0",
         "d1",
@@ -98,6 +98,20 @@ def test_context_keys_are_gold_documents_or_whole_contexts(views: Path):
         "d7",
         "d7",
     ]
+
+
+def test_questions_over_one_context_that_stand_together_have_one_key_and_are_no_negatives_of_each_other(views: Path):
+    full, _ = tables_of(views)
+    rows = list(tables.scan(full))
+    for number, key in ((0, "d0"), (2, "d2\nx")):  # two questions over the same documents, with other gold texts
+        rows[number] |= {"document_ids": ["d0", "d2", "x"], "context_key": key}
+    tables.write(full, rows)
+    assert context_keys(full)[:3] == ["d0", "d1", "d2\nx"]
+    assert context_keys(full, together=True)[:4] == ["d0\nd2\nx", "d1", "d0\nd2\nx", "d3"]
+    asked = [TrainingDataset([[0, 1, 2]], full, None, together=together) for together in (False, True)]
+    apart, together = (one.batch(0, 1000, tiny.PAD).same_document_BB for one in asked)
+    assert apart is None
+    assert together.nonzero().tolist() == [[0, 2], [2, 0]]
 
 
 def test_documents_move_whole_and_the_rest_stays():
@@ -213,6 +227,16 @@ def test_a_row_is_the_prompt_and_what_the_teacher_said_not_the_label(teachings):
         np.testing.assert_allclose(
             inputs.teacher_log_probs_NK[label], said[number]["top_log_probs"][2 * place : 2 * place + 2]
         )
+
+
+def test_taught_questions_about_one_context_share_a_row_and_keep_what_the_teacher_said(teachings):
+    ((micro_batch,), num_labels) = distillation(teachings, [[6, 7]]).micro_batches(0, 1000, tiny.PAD)
+    separate, other = distillation(teachings, [[6, 0, 7]]).micro_batches(0, 1, tiny.PAD)
+    assert micro_batch.inputs.row_E.tolist() == [0, 0] and len(separate) == 3
+    apart = {int(one.places_E): one.inputs for one in separate}
+    assert num_labels == other - len(apart[1].labels_N)
+    for name in ("labels_N", "teacher_ids_NK", "teacher_log_probs_NK"):
+        assert torch.equal(getattr(micro_batch.inputs, name), torch.cat([getattr(apart[n], name) for n in (0, 2)]))
 
 
 def test_processes_share_a_step_and_have_equally_many_forwards(teachings):

@@ -405,6 +405,21 @@ def test_a_forward_each_is_one_forward_of_all():
     assert_same(whole, run(network, labelled._replace(distill=idle, num_labels_distill=num_labels), objective))
 
 
+def test_taught_questions_in_one_row_are_the_same_as_a_row_each():
+    network, labelled, (single, _) = encoder(), batch(together(rows()[:4]), 4), shared()
+    each = split(distill_batch(single), single)
+    taught = [
+        replace(row, **{name: getattr(one.inputs, name).numpy() for name in ("teacher_ids_NK", "teacher_log_probs_NK")})
+        for row, one in zip(single, each, strict=True)
+    ]
+    one_row = MicroBatch(collator.collate([collator.row_of_many(taught, 17)], tiny.PAD), torch.arange(3))
+    num_labels = len(one_row.inputs.labels_N)
+    objective = VANILLA._replace(distill=WEIGHT)
+    separate = run(network, labelled._replace(distill=each, num_labels_distill=num_labels), objective)
+    together_ = run(network, labelled._replace(distill=[one_row], num_labels_distill=num_labels), objective)
+    assert_same(separate, together_, rtol=1e-6, atol=1e-6)
+
+
 def test_the_loss_is_the_weighted_sum_and_without_a_teacher_there_is_no_divergence():
     network, labelled = encoder(), batch(together(rows()[:4]), 4)
     assert "distill" not in run(network, labelled, VANILLA)[0].logged

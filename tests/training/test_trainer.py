@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -103,6 +104,35 @@ def test_training_moves_every_trainable_parameter_and_lowers_the_loss(views: Pat
     assert {path.stem for path in (views / "focused-curves/plots/metrics/train").glob("*.tsv")} == {
         curve.name for curve in curves.CURVES if methods.FOCUSED in curve.methods and curve.always
     }
+
+
+def test_curves_and_metrics_grow_while_training_runs(views: Path, monkeypatch: pytest.MonkeyPatch):
+    step, seen = trainer.grad_cache.accumulate, []
+
+    def looking(*arguments):
+        metrics = views / "live-curves/metrics.json"
+        curve = metrics.with_name("plots") / "metrics/train/loss.tsv"
+        seen.append((json.loads(metrics.read_text())["step"], len(curve.read_text().splitlines())) if seen[1:] else ())
+        return step(*arguments)
+
+    monkeypatch.setattr(trainer.grad_cache, "accumulate", looking)
+    train(views, "live")  # a point every second of six steps
+    assert seen == [(), (), (2, 2), (2, 2), (4, 3), (4, 3)]
+    metrics = json.loads((views / "live-curves/metrics.json").read_text())
+    assert metrics["step"] == 6 and metrics.keys() > {"loss", "clm_full", "grad_norm", "learning_rate"}
+
+
+def test_curves_that_cannot_be_written_on_the_way_stop_nothing(views: Path, monkeypatch: pytest.MonkeyPatch):
+    write, calls = trainer.write_curves, []
+
+    def full_at_first(*arguments):
+        calls.append(1)
+        if len(calls) < 3:
+            raise OSError(28, "No space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(trainer, "write_curves", full_at_first)
+    assert written(train(views, "full")) == written(train(views, "whole"))
 
 
 def test_a_curve_that_is_not_in_the_table_is_refused(views: Path, monkeypatch: pytest.MonkeyPatch):
@@ -227,7 +257,7 @@ def test_a_damaged_checkpoint_is_passed_over(views: Path, every_step: None, caps
     train(views, "one")
     errors = capsys.readouterr().err
     assert f"{newest}: damaged, removed" in errors
-    assert "resumed after step 4 of 6" in errors
+    assert "resumed after step 5 of 6" in errors
     assert written(views / "one") == before
 
 
@@ -249,10 +279,64 @@ def test_what_is_not_whole_never_counts_as_one_of_the_newest(views: Path, marker
 def test_a_full_disk_names_the_file_and_leaves_nothing_unfinished(views: Path, monkeypatch: pytest.MonkeyPatch):
     checkpoints = checkpoint.Checkpoints(views / "state", {})
     monkeypatch.setattr(checkpoint.os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(OSError, match="No space left") as caught:
+    message = r"state/step-00000001: cannot be written, no space left on device \([\d,]+ bytes are needed\); make room"
+    with pytest.raises(ResourceError, match=message):
         checkpoints.save(1, {"step": 1})
-    assert caught.value.filename.endswith("/step-00000001/state.pt")
     assert not list((views / "state").glob("*0000*"))
+    checkpoints.close()
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_is_not_begun(views: Path, small_disk: Path):
+    """On a real disk that is full, not a pretended one."""
+    checkpoints = checkpoint.Checkpoints(small_disk / "state", {})
+    checkpoints.save(1, {"weight": torch.zeros(1000)})
+    message = r"state/step-00000002: [48],\d{3},\d{3} bytes are needed, [\d,]+ are free; make room, or write to another"
+    with pytest.raises(ResourceError, match=message):
+        checkpoints.save(2, {"weight": torch.zeros(1_000_000)})
+    assert checkpoints.latest() is not None
+    assert [path.name for path in sorted((small_disk / "state").glob("*step*"))] == ["step-00000001"]
+    checkpoints.close()
+
+
+def test_an_adapter_that_cannot_be_written_costs_no_step(views: Path, capsys: pytest.CaptureFixture[str]):
+    (views / "hurt").write_text("where the adapter should go")
+    with pytest.raises(FileExistsError):
+        train(views, "hurt")
+    (views / "hurt").unlink()
+    capsys.readouterr()
+    train(views, "hurt")
+    assert "resumed after step 6 of 6" in capsys.readouterr().err
+    assert written(views / "hurt") == written(train(views, "whole"))
+
+
+def test_the_end_of_dvc_ends_the_training_with_a_checkpoint(views: Path):
+    """DVC that is told to end ends at once, and tells nothing to the stage that it has started."""
+    state, log = views / "orphan-state", views / "log"
+    (views / "dvc.yaml").write_text(
+        "stages:\n  train:\n    cmd: python -m tests.toy_training . orphan steps=5000 log_every=1\n"
+    )
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
+        "FOCUS_CHECKPOINT_SECONDS": "0",
+    }  # fmt: skip
+    subprocess.run(["dvc", "init", "--quiet", "--no-scm"], cwd=views, env=environment, check=True)
+    with log.open("w") as file:
+        dvc = subprocess.Popen(["dvc", "repro"], cwd=views, env=environment, stdout=file, stderr=file)
+        while not list(state.glob("step-*")):
+            assert dvc.poll() is None, log.read_text()
+            time.sleep(0.05)
+        dvc.terminate()
+        dvc.wait()
+    with FileLock(state / "lock", timeout=60):  # the training has let go of it
+        pass
+    wanted = "error: the DVC that started this stage has ended; finished artifacts are whole, run the same command to "
+    deadline = time.monotonic() + 60
+    while wanted not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert wanted in log.read_text() and "Traceback" not in log.read_text()
+    checkpoints = checkpoint.Checkpoints(state, {})
+    found = checkpoints.latest()
+    assert found is not None and found["done"] < 5000
     checkpoints.close()
 
 

@@ -1,67 +1,11 @@
-"""The full view, with a tokenizer whose tokens are code points."""
+"""Contexts that are cut to a length."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.views import full_view, prompts
-from pipeline.views.full_view import Context, ContextChunk
-
-BOS, EOS = 1, 2
-INSTRUCTION = "Do."
-
-
-def encode(text):
-    return [ord(letter) for letter in text]
-
-
-def decode(ids):
-    return "".join(chr(i) for i in ids)
-
-
-def lay(chunks):
-    return full_view.context(chunks, INSTRUCTION, encode, BOS)
-
-
-def test_layout_of_two_documents_one_cut_in_two():
-    chunks = [
-        ContextChunk("a#0", "a", "Ada", "One. "),
-        ContextChunk("a#1", "a", "Ada", "Two."),
-        ContextChunk("b#0", "b", "", "Three."),
-    ]
-    question = prompts.question_segment("Who?", "It was")
-    view = full_view.full_view(lay(chunks), encode(question), encode(prompts.answer_segment("Ada")), EOS)
-    spans = list(zip(view.chunk_starts, view.chunk_ends, strict=True))
-    assert [decode(view.input_ids[s:e]) for s, e in spans] == [
-        "Document (Title: Ada): One. ",
-        "Two.\n",
-        "Document: Three.\n",
-    ]
-    assert view.input_ids[0] == BOS
-    assert view.input_ids[-1] == EOS
-    prompt = decode(view.input_ids[1 : view.prompt_end])
-    assert prompt.startswith("Do.\nDocument (Title: Ada)")
-    assert prompt.endswith("Document: Three.\nQuestion: Who?\nAnswer: It was")
-    assert view.question_start == view.chunk_ends[-1]
-    assert decode(view.input_ids[view.question_start : view.prompt_end]) == "Question: Who?\nAnswer: It was"
-    assert decode(view.input_ids[view.prompt_end : -1]) == " Ada"
-
-
-def test_options_stand_under_their_letters_and_the_letter_is_the_answer():
-    assert prompts.question_segment("Why?", "", ["Rain", "Snow"]) == "Question: Why?\n(A) Rain\n(B) Snow\nAnswer:"
-    assert prompts.target(["Snow"], 1) == "B"
-    assert prompts.target(["Snow", "Sleet"], -1) == "Snow"
-
-
-def test_a_chunk_has_the_same_tokens_in_any_context():
-    chunk = ContextChunk("a#0", "a", "Ada", "One.")
-    other = ContextChunk("b#0", "b", "Bob", "Two.")
-    alone, behind = lay([chunk]), lay([other, chunk])
-    assert (
-        alone.input_ids[alone.chunk_starts[0] : alone.chunk_ends[0]]
-        == behind.input_ids[behind.chunk_starts[1] : behind.chunk_ends[1]]
-    )
-
+from pipeline.views import full_view
+from pipeline.views.full_view import Context
 
 LAID = Context([1, 2, 10, 11, 12, 20, 21, 22, 30, 31], [2, 5, 8], [5, 8, 10])
 

@@ -125,14 +125,14 @@ def layout(paper: Paper) -> tuple[str, dict[str, tuple[int, int]]]:
     return "".join(text[:-1]), span_of
 
 
-def with_paper_ids(entries: Lines) -> Iterator[Line]:
-    """Turn each entry (paper id, paper) into one object that holds the id as `paper_id`."""
-    for place, entry in entries:
-        match entry:
-            case (str() as paper_id, dict() as paper):
-                yield place, {**paper, "paper_id": paper_id}
-            case _:
-                yield place, entry
+def with_paper_ids(rows: Lines) -> Iterator[Line]:
+    """Turn each object of papers by their ids into papers that hold the id as `paper_id`."""
+    for place, papers in rows:
+        if not isinstance(papers, dict):
+            yield place, papers
+            continue
+        for paper_id, paper in papers.items():
+            yield f"{place}, paper {paper_id}", {**paper, "paper_id": paper_id} if isinstance(paper, dict) else paper
 
 
 def _problem(question: QasperQuestion) -> str:

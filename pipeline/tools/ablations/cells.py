@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import polars as pl
 
 from pipeline.common.tables import name_sharing_rate_of
-from pipeline.evaluation.bootstrap import Floats
 from pipeline.evaluation.score import groups
 from pipeline.report.focus_map import FocusMap, MapCell
 from pipeline.runtime.errors import ArtifactError
@@ -19,9 +18,7 @@ from pipeline.tools.ablations.grid import LABELLED
 from pipeline.tools.ablations.tabulate import RESAMPLES, AblationAnswers, crossed_difference, holm
 
 
-def measure(
-    rows: Sequence[AblationAnswers], *, seconds: float, code: str, resamples: int = RESAMPLES, seed: int = 0
-) -> FocusMap:
+def measure(rows: Sequence[AblationAnswers], *, seconds: float, code: str, resamples: int = RESAMPLES) -> FocusMap:
     """Compare each row with the row that it names as its reference, cell by cell; others have no cell.
 
     Args:
@@ -41,11 +38,11 @@ def measure(
             continue
         for (num_documents, subset), cell in groups(_pairs(row, against), "num_documents", "subset"):
             num_seeds = cell["seed"].n_unique()
-            focused_SE, vanilla_SE = (_by_seed(cell[name], num_seeds) for name in ("score", "score_reference"))
-            question_ids = cell["question_id"].to_list()[: len(cell) // num_seeds]
-            found = crossed_difference(
-                focused_SE, vanilla_SE, question_ids, paired=True, resamples=resamples, seed=seed
+            focused_SE, vanilla_SE = (
+                cell[name].to_numpy().reshape(num_seeds, -1) for name in ("score", "score_reference")
             )
+            question_ids = cell["question_id"].to_list()[: len(cell) // num_seeds]
+            found = crossed_difference(focused_SE, vanilla_SE, question_ids, paired=True, resamples=resamples)
             cells.append(
                 MapCell(
                     **found._asdict(),
@@ -77,8 +74,3 @@ def _pairs(row: AblationAnswers, against: AblationAnswers) -> pl.DataFrame:
             f"rows {row.name} and {against.name} answer different examples; give both the same data (`common`)"
         )
     return both.sort("seed", "example_id")
-
-
-def _by_seed(scores: pl.Series, num_seeds: int) -> Floats:
-    """Reshape to (S, E)."""
-    return scores.to_numpy().reshape(num_seeds, -1)

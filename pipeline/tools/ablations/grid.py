@@ -1,8 +1,8 @@
-"""The grids of conf/ablations.yaml and conf/map.yaml, checked, and the run behind each row and seed.
+"""A grid, such as conf/ablations.yaml, checked, and the run behind each row and seed.
 
 A run is identified by a digest of everything its answers depend on: the stages of dvc.yaml up to <stage>@<method>, the
 bytes of their code and of `input/`, and the resolved settings that these stages read. Rows with equal settings share a
-run. Any edit of that code changes the digest, so figures of older code are kept in reports/ablations.json alone.
+run. Any edit of that code changes the digest; the run's name stays, so that answers of older code can be found.
 """
 
 import copy
@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -20,10 +21,10 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, did_you_mean
-from pipeline.runtime.methods import FOCUSED, GUIDED, METHODS
+from pipeline.runtime.methods import METHODS
 from pipeline.runtime.settings import Name, Positive, PositiveFloat, Section, Settings
 
-FILE, MAP = config.CONF / "ablations.yaml", config.CONF / "map.yaml"
+FILE = config.CONF / "ablations.yaml"
 SEED, LABELLED = "train.seed", "data.train_questions"
 
 Value = bool | int | float | str | None
@@ -54,12 +55,21 @@ class AblationGrid(Section):
 
     stage: Literal["evaluate", "surface"] = "evaluate"
     """Stage that answers the questions. surface: rows are compared in every condition of its contexts."""
+    contexts: Literal["longest", "each"] = "longest"
+    """What is measured: the longest contexts, or, in a table for each, contexts of every number of documents."""
     reference: Name
     """Name of the row that every row without a reference of its own is compared with."""
+    claims: list[Name] = Field(default_factory=list)
+    """Names of the rows that the claims are about: chosen here, and never by their figures."""
     common: Overrides = Field(default_factory=dict)
     """Overrides of every row; a row's own override wins."""
     rows: Annotated[list[GridRow], Field(min_length=1)]
     _file: Path = PrivateAttr(FILE)
+
+    @property
+    def name(self) -> str:
+        """Name of the file, and of the record."""
+        return self._file.stem
 
     @model_validator(mode="after")
     def _names_fit_together(self) -> Self:
@@ -69,6 +79,11 @@ class AblationGrid(Section):
         problems += [
             f"{where}reference is {name!r}, which is no row's name{did_you_mean(name, names)}"
             for where, name in named
+            if name not in names
+        ]
+        problems += [
+            f"claims has {name!r}, which is no row's name{did_you_mean(name, names)}"
+            for name in self.claims
             if name not in names
         ]
         for row in self.rows:
@@ -95,6 +110,10 @@ class AblationRun(NamedTuple):
     method: str
     overrides: Mapping[str, Any]
     """Everything that differs from params.yaml."""
+    settings: Mapping[str, Mapping[str, Any]] = {}
+    """The resolved settings that its stages read: section -> key -> value, as JSON has them."""
+    name: str = ""
+    """Name of its file of answers: the target, a digest of what differs from params.yaml, and the seed."""
 
     @property
     def target(self) -> str:
@@ -147,16 +166,6 @@ def choose(grid: AblationGrid, only: Sequence[str]) -> list[GridRow]:
     return [row for row in grid.rows if row.name in wanted]
 
 
-def claimed(grid: AblationGrid) -> list[str]:
-    """Name the rows that the claims are about: the first row of focused, and of guided, that reads the full context.
-
-    They are chosen by their place in the file and never by their figures.
-    """
-    rows = [row for row in grid.rows if row.input == "full"]
-    firsts = (next((row.name for row in rows if row.method == method), None) for method in (FOCUSED, GUIDED))
-    return [name for name in firsts if name is not None]
-
-
 def plan(grid: AblationGrid, root: Path = Path()) -> list[PlannedRow]:
     """Find the runs of every row, with the settings, the code and the data below `root`.
 
@@ -166,10 +175,11 @@ def plan(grid: AblationGrid, root: Path = Path()) -> list[PlannedRow]:
     params = config.read_yaml(root / config.PARAMS)
     with chdir(root), Repo() as repo:  # DVC looks for dvc.yaml in the current folder, wherever its root is
         upstream = {
-            method: _upstream(repo, f"{grid.stage}@{method}")
+            method: _upstream(repo, grid.stage, method)
             for method in METHODS
             if method in {row.method for row in grid.rows}
         }
+    default = config.resolve(params, root)
     planned: list[PlannedRow] = []
     problems: list[str] = []
     evaluation_of: dict[str, dict[str, Any]] = {}
@@ -194,12 +204,11 @@ def plan(grid: AblationGrid, root: Path = Path()) -> list[PlannedRow]:
             problems.append(
                 f"{where}: input is 'longbench', which needs eval.longbench: true (`overrides`, or `common`)"
             )
+        if row.input == "retrieval" and settings.eval.retrieval_top_k is None:
+            problems.append(f"{where}: input is 'retrieval', which eval.retrieval_top_k: null leaves out")
         evaluation_of[row.name] = _evaluation(settings, grid.stage)
         run_of = {
-            seed: AblationRun(
-                upstream[row.method].digest(settings, seed), grid.stage, row.method, overrides | scaled | {SEED: seed}
-            )
-            for seed in row.seeds
+            seed: upstream[row.method].run(settings, default, overrides | scaled | {SEED: seed}) for seed in row.seeds
         }
         planned.append(PlannedRow(row, {**row.overrides, **scaled}, run_of))
     problems += _other_questions(evaluation_of, grid)
@@ -209,8 +218,9 @@ def plan(grid: AblationGrid, root: Path = Path()) -> list[PlannedRow]:
 
 
 def distinct(planned: Sequence[PlannedRow]) -> list[AblationRun]:
-    """List each run once, in the order of the rows."""
-    return list({run.digest: run for one in planned for run in one.run_of.values()}.values())
+    """List each run once: the first seed of every row, then the second, so that a grid can be read before its end."""
+    rounds = zip_longest(*(one.run_of.values() for one in planned))
+    return list({run.digest: run for seed_of_each in rounds for run in seed_of_each if run}.values())
 
 
 def _evaluation(settings: Settings, stage: str) -> dict[str, Any]:
@@ -238,27 +248,43 @@ def _other_questions(evaluation_of: Mapping[str, Mapping[str, Any]], grid: Ablat
 
 
 class _Upstream(NamedTuple):
-    """The stages up to a target: a digest of their commands and files, and the settings they read."""
+    """The stages up to a target: a digest of their commands and files, and the sections of settings they read."""
 
+    stage: str
+    method: str
     files: str
     sections: set[str]
 
-    def digest(self, settings: Settings, seed: int) -> str:
-        """Identify a run with these settings and this seed of training."""
-        seeded = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})
-        read = seeded.model_dump(mode="json", include=self.sections)
-        return hashlib.sha256(json.dumps([self.files, read], sort_keys=True).encode()).hexdigest()
+    def run(self, settings: Settings, default: Settings, overrides: Mapping[str, Any]) -> AblationRun:
+        """Identify the run with these settings and overrides, which hold the seed; `default`: those of params.yaml."""
+        trained = settings.train.model_copy(update={"seed": overrides[SEED]})
+        seeded = settings.model_copy(update={"train": trained})
+        read, usual = (one.model_dump(mode="json", include=self.sections) for one in (seeded, default))
+        changed = {
+            f"{section}.{key}": value
+            for section, values in read.items()
+            for key, value in values.items()
+            if f"{section}.{key}" != SEED and usual[section].get(key) != value
+        }
+        seed = f"-seed{trained.seed}" if "train" in self.sections else ""  # nothing is drawn without a training
+        name = f"{self.stage}-{self.method}-{_digest(changed)[:8]}{seed}"
+        return AblationRun(_digest([self.files, read]), self.stage, self.method, overrides, read, name)
 
 
-def _upstream(repo: Any, target: str) -> _Upstream:
+def _digest(found: Any) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _upstream(repo: Any, stage: str, method: str) -> _Upstream:
     total = hashlib.sha256()
     sections: set[str] = set()
-    found = repo.stage.collect(target, with_deps=True)
-    stages = sorted(found, key=lambda stage: str(stage.addressing))
-    made = {Path(out.fs_path) for stage in stages for out in stage.outs}
-    for stage in stages:
-        total.update(f"{stage.addressing} {stage.cmd} {sorted(out.def_path for out in stage.outs)}\n".encode())
-        for dep in stage.deps:
+    found = repo.stage.collect(f"{stage}@{method}", with_deps=True)
+    # Stage `settings` changes no result, and depends on all of conf/, which holds the grids themselves.
+    stages = sorted((one for one in found if one.addressing != "settings"), key=lambda one: str(one.addressing))
+    made = {Path(out.fs_path) for one in found for out in one.outs}
+    for one in stages:
+        total.update(f"{one.addressing} {one.cmd} {sorted(out.def_path for out in one.outs)}\n".encode())
+        for dep in one.deps:
             path = Path(dep.fs_path)
             if isinstance(dep, ParamsDependency):
                 if path.name == config.PARAMS.name:
@@ -269,7 +295,7 @@ def _upstream(repo: Any, target: str) -> _Upstream:
                     total.update(f"{file.relative_to(repo.root_dir)}\n".encode())
                     with file.open("rb") as opened:
                         total.update(hashlib.file_digest(opened, "sha256").digest())
-    return _Upstream(total.hexdigest(), sections)
+    return _Upstream(stage, method, total.hexdigest(), sections)
 
 
 def _resolve(params: dict[str, Any], overrides: Mapping[str, Any], root: Path) -> Settings:

@@ -15,7 +15,7 @@ freedom. A p-value and its interval come from the same resamples, so they do not
 # R resamples, S seeds, E examples of the longest context, Q questions
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -74,13 +74,6 @@ class _Outcomes(NamedTuple):
     """1 for a distraction error, else 0."""
 
 
-class _Draws(NamedTuple):
-    """Options of a bootstrap."""
-
-    resamples: int
-    seed: int
-
-
 def tabulate(
     rows: Sequence[AblationAnswers],
     *,
@@ -88,8 +81,8 @@ def tabulate(
     claimed: Sequence[str],
     seconds: float,
     code: str = "",
+    every_length: bool = False,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> AblationTable:
     """Measure every row.
 
@@ -102,6 +95,7 @@ def tabulate(
         claimed: names of the rows that the claims are about; names that are not among `rows` are left out.
         seconds: total time of the runs.
         code: the git commit whose code made the answers, in words.
+        every_length: also measure, and correct by itself, a table for each number of documents below the most.
 
     Raises:
         ArtifactError: two rows answered different examples, or a score is no number.
@@ -113,8 +107,8 @@ def tabulate(
     if not rows:
         return AblationTable(rows=[], reference=reference, seconds=seconds, code=code)
     first = rows[0].answers.filter(pl.col("seed") == pl.col("seed").first())
-    length = ranges(first["num_documents"].to_list(), most=6, parts=4)[-1]  # as in the main table
-    examples, draws = _examples(_over(first, length.low)), _Draws(resamples, seed)
+    *others, length = ranges(first["num_documents"].to_list(), most=6, parts=4)  # as in the main table
+    examples = _examples(_over(first, length.low))
     outcomes = {row.name: _outcomes(row, examples, length.low) for row in rows}
     compared: dict[tuple[str, ...], ToReference] = {}
     key_of: dict[str, tuple[str, ...]] = {}
@@ -124,7 +118,7 @@ def tabulate(
             continue
         key = key_of[row.name] = (*row.identity, "to", *against.identity)
         if key not in compared:
-            compared[key] = _compare(outcomes[row.name], outcomes[against.name], examples, draws)
+            compared[key] = _compare(outcomes[row.name], outcomes[against.name], examples, resamples)
     p_corrected = holm([one.p_value for one in compared.values()])
     for key, p_value in zip(list(compared), p_corrected, strict=True):
         compared[key] = compared[key].model_copy(update={"p_corrected": p_value})
@@ -141,7 +135,20 @@ def tabulate(
         seconds=seconds,
         code=code,
         rows=[
-            _measured(row, outcomes[row.name], compared.get(key_of.get(row.name, ())), examples, draws) for row in rows
+            _measured(row, outcomes[row.name], compared.get(key_of.get(row.name, ())), examples, resamples)
+            for row in rows
+        ],
+        shorter=[
+            tabulate(
+                [replace(row, answers=row.answers.filter(pl.col("num_documents") <= other.high)) for row in rows],
+                reference=reference,
+                claimed=claimed,
+                seconds=seconds,
+                code=code,
+                resamples=resamples,
+            )
+            for other in others
+            if every_length
         ],
     )
 
@@ -175,24 +182,24 @@ def _outcomes(row: AblationAnswers, examples: _Examples, min_documents: int) -> 
             raise ArtifactError(f"{where}: the gold documents stand in other places than in the first row")
         found.score_of[seed] = chosen["score"].to_numpy()
         if not np.isfinite(found.score_of[seed]).all():
-            raise ArtifactError(f"{where}: a score is no number; remove its run below .dvc/tmp/ablations/runs")
+            raise ArtifactError(f"{where}: a score is no number; remove its run in reports/runs")
         found.distracted_of[seed] = (chosen["error"] == "distraction").cast(pl.Float64).to_numpy()
     return found
 
 
-def _compare(row: _Outcomes, against: _Outcomes, examples: _Examples, draws: _Draws) -> ToReference:
+def _compare(row: _Outcomes, against: _Outcomes, examples: _Examples, resamples: int) -> ToReference:
     """Compare a row with its reference; the p-value is not corrected yet."""
     shared = [seed for seed in row.score_of if seed in against.score_of]
     paired = len(shared) >= MIN_PAIRED_SEEDS
     chosen = shared if paired else []
     score, distracted = (
         crossed_difference(
-            _stacked(one, chosen), _stacked(other, chosen), examples.question_ids, paired=paired, **draws._asdict()
+            _stacked(one, chosen), _stacked(other, chosen), examples.question_ids, paired=paired, resamples=resamples
         )
         for one, other in zip(row, against, strict=True)
     )
     differences_E = _stacked(row.score_of, chosen).mean(axis=0) - _stacked(against.score_of, chosen).mean(axis=0)
-    slope = _slope(differences_E, examples, draws)
+    slope = _slope(differences_E, examples, resamples)
     return ToReference(
         **score._asdict(),
         p_corrected=score.p_value,
@@ -203,15 +210,15 @@ def _compare(row: _Outcomes, against: _Outcomes, examples: _Examples, draws: _Dr
 
 
 def _measured(
-    row: AblationAnswers, outcomes: _Outcomes, to_reference: ToReference | None, examples: _Examples, draws: _Draws
+    row: AblationAnswers, outcomes: _Outcomes, to_reference: ToReference | None, examples: _Examples, resamples: int
 ) -> AblationRow:
     pooled, distraction_rate = (
-        Mean(**crossed_mean(_stacked(of_seed), examples.question_ids, **draws._asdict())._asdict())
+        Mean(**crossed_mean(_stacked(of_seed), examples.question_ids, resamples=resamples)._asdict())
         for of_seed in outcomes
     )
-    slope = _slope(_stacked(outcomes.score_of).mean(axis=0), examples, draws)
+    slope = _slope(_stacked(outcomes.score_of).mean(axis=0), examples, resamples)
     per_seed = {
-        seed: bootstrap.interval(values_E, examples.question_ids, resamples=FEWER_RESAMPLES, seed=draws.seed)
+        seed: bootstrap.interval(values_E, examples.question_ids, resamples=FEWER_RESAMPLES)
         for seed, values_E in outcomes.score_of.items()
     }
     return AblationRow(
@@ -236,16 +243,14 @@ def _stacked(values_of: Mapping[int, Floats], seeds: Sequence[int] = ()) -> Floa
     return np.stack([values_of[seed] for seed in seeds or values_of])
 
 
-def _slope(values_E: Floats, examples: _Examples, draws: _Draws) -> Interval | None:
+def _slope(values_E: Floats, examples: _Examples, resamples: int) -> Interval | None:
     known = np.flatnonzero(~np.isnan(examples.places_E))
     question_ids = [examples.question_ids[index] for index in known]
-    resamples = min(FEWER_RESAMPLES, draws.resamples)
-    return bootstrap.slope(
-        examples.places_E[known], values_E[known], question_ids, resamples=resamples, seed=draws.seed
-    )
+    fewer = min(FEWER_RESAMPLES, resamples)
+    return bootstrap.slope(examples.places_E[known], values_E[known], question_ids, resamples=fewer)
 
 
-def crossed_mean(values_SE: Floats, question_ids: Sequence[str], *, resamples: int, seed: int) -> Interval:
+def crossed_mean(values_SE: Floats, question_ids: Sequence[str], *, resamples: int, seed: int = 0) -> Interval:
     """Mean over seeds and examples, with its 95 % interval, kept between 0 and 1.
 
     Args:
@@ -261,7 +266,7 @@ def crossed_mean(values_SE: Floats, question_ids: Sequence[str], *, resamples: i
 
 
 def crossed_difference(
-    a_SE: Floats, b_SE: Floats, question_ids: Sequence[str], *, paired: bool, resamples: int, seed: int
+    a_SE: Floats, b_SE: Floats, question_ids: Sequence[str], *, paired: bool, resamples: int, seed: int = 0
 ) -> PairedDifference:
     """Mean of a minus mean of b on the same examples: interval, kept between -1 and 1, and two-sided p-value.
 

@@ -21,11 +21,14 @@ from pipeline.tools.plan.forecast import Estimate, Plan, total
 from pipeline.tools.plan.hardware import GIB
 
 LIGHT = "prepare, chunk, base, tokenize, mask, gate, report"
+EXAMPLE_SECONDS, TEXT_SECONDS = 1.8e-3, 0.8e-3
+"""CPU seconds of prepare, chunk, score by BM25, tokenize and mask, of an example over 12 documents and of a document of
+80 words: benchmarks/scale.py."""
 
 
 def main() -> None:
     settings = config.load()
-    shape = model_shape.base(settings.model)
+    shape, warning = model_shape.base(settings.model)
     work = workload.find(settings, shape.vocabulary)
     machine = hardware.find(settings.model.dtype, shape.hidden, shape.intermediate)
     plan = Plan(settings, shape, work, machine)
@@ -38,8 +41,12 @@ def main() -> None:
             f"A row: {work.train.mean_tokens:,.0f} tokens, {work.train.longest:,} at most; {work.train.num:,} to train "
             f"on, {work.asked.num:,} asked over {work.asked.num_contexts:,} contexts."
         )
+    if warning:
+        print(warning)
     print(f"\n{table(rows, machine.memory)}\n")
-    print(f"Light, seconds to minutes: {LIGHT}.")
+    num_examples = work.train.num + work.asked.num + work.num_unlabelled + work.surface.num
+    minutes = (EXAMPLE_SECONDS * num_examples + TEXT_SECONDS * work.num_texts) / 60
+    print(f"Light: {LIGHT}; some {minutes:,.0f} CPU minutes for {num_examples:,} examples, and half a minute to start.")
     parts = ", ".join(f"{name} {size / GIB:,.1f}" for name, size in disk.items() if size)
     needed = sum(disk.values())
     print(f"Disk: {needed / GIB:,.1f} GiB ({parts}); {free / GIB:,.0f} free.")
@@ -51,6 +58,7 @@ def main() -> None:
         )
     if problems:
         raise ResourceError("; ".join(problems))
+    print("Everything fits; next: `make repro`.")
 
 
 def table(rows: list[Estimate], memory: float) -> str:

@@ -152,7 +152,7 @@ def attention_rows_flops(shape: Shape, tokens: int, *, queries: float, layers: i
 def layer_bytes(shape: Shape, tokens: int, *, masked: bool, rank: int = _RANK) -> int:
     """Bytes that autograd keeps in one layer for each token of a row of L; `masked`: attention is given a mask."""
     b, d, a = shape.bytes_per_weight, shape.hidden, shape.attention
-    norms = 2 * (4 * d + b * d + 4)
+    norms = shape.norms * (4 * d + b * d + 4)
     lora = (3 * d + a if b == 2 else d) * b + 4 * b * rank
     keys = a if masked else shape.key_value
     attention = b * (2 * a + 2 * keys) + 4 * shape.heads + (b * tokens if masked else 0)

@@ -5,14 +5,14 @@ copies) over the measured speed of memory. A generated token reads all weights o
 and every layer costs a call.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.runtime import config
 from pipeline.runtime.methods import BASE, FOCUSED, GUIDED, METHODS, TRAINED, Trained
-from pipeline.runtime.settings import EncoderRetriever, Settings
+from pipeline.runtime.settings import DenseRetriever, Settings
 from pipeline.tools.plan import cost, model_shape, workload
 from pipeline.tools.plan.cost import Forward
 from pipeline.tools.plan.hardware import Hardware
@@ -112,7 +112,7 @@ class Plan:
     def score(self) -> list[Estimate]:
         """Forecast stage score; it is light without an encoder."""
         retriever = self.settings.retriever
-        if not isinstance(retriever, EncoderRetriever):
+        if not isinstance(retriever, DenseRetriever):
             return []
         return [self._encode("score", retriever, self.work.num_texts, self.work.text_tokens)]
 
@@ -120,12 +120,12 @@ class Plan:
         """Forecast stage validate; it is light without an encoder."""
         settings, work = self.settings, self.work
         named = config.load_retrievers(settings.validation.retrievers).values()
-        encoders = {each.source: each for each in named if isinstance(each, EncoderRetriever)}
+        encoders = {each.source: each for each in named if isinstance(each, DenseRetriever)}
         # Texts shorter than a chunk are the same at every size, and a text is encoded once, ever.
         whole = round(1.5 * work.text_tokens / workload.WORDPIECES_PER_WORD)
         sizes = {min(words, whole) for words in settings.validation.chunk_words}
         known = min(settings.chunk.words, whole)
-        used = settings.retriever.source if isinstance(settings.retriever, EncoderRetriever) else None
+        used = settings.retriever.source if isinstance(settings.retriever, DenseRetriever) else None
         parts = [
             self._encode(
                 "validate",
@@ -138,28 +138,32 @@ class Plan:
         ]
         return [total("validate", parts, "at most; if no text is cached")] if parts else []
 
-    def _encode(self, stage: str, retriever: EncoderRetriever, num_texts: int, text_tokens: float) -> Estimate:
+    def _encode(self, stage: str, retriever: DenseRetriever, num_texts: int, text_tokens: float) -> Estimate:
         """Forecast one pass of texts through an encoder, none of them in the cache."""
         from pipeline.retrieval import encoder  # imports torch
 
         shape = model_shape.encoder(retriever)
-        padded = max(1, min(round(text_tokens) + encoder.LENGTH_STEP // 2, 512))
-        flops = num_texts * cost.forward_flops(shape, padded, padded=True)
-        rows = max(1, encoder.BATCH_TOKENS[self.machine.kind] // padded)
-        peak = cost.read_peak_bytes(shape, Forward(rows, padded, padded=True), 0) + self.machine.overhead
-        kept = num_texts * padded * shape.layers * cost.layer_bytes(shape, padded, masked=True)
-        return Estimate(stage, num_texts * padded, flops, peak, self._seconds(flops, kept / 3), "if no text is cached")
+        tokens = max(1, min(round(text_tokens), retriever.max_tokens))
+        flops = num_texts * cost.forward_flops(shape, tokens, padded=True)
+        rows = max(1, encoder.SEQUENCE_TOKENS[self.machine.kind] // tokens)
+        peak = cost.read_peak_bytes(shape, Forward(rows, tokens, padded=True), 0) + self.machine.overhead
+        kept = num_texts * tokens * shape.layers * cost.layer_bytes(shape, tokens, masked=True)
+        return Estimate(stage, num_texts * tokens, flops, peak, self._seconds(flops, kept / 3), "if no text is cached")
 
     def teach(self) -> list[Estimate]:
         """Forecast the base's answers to all training questions over their best chunks, and its distributions."""
         if not self.methods:
             return []
-        rows, kept_share = self.work.train, self.work.kept_share
+        rows, kept_share = self.work.train, self._share_of_best(self.settings.teach.top_k)
         num, new_tokens = rows.num + self.work.num_unlabelled, tasks.of(self.settings.data.kind).max_new_tokens
         answers = Prompts(num, num, _context(rows) * kept_share, rows.question_tokens, new_tokens)
         batch_tokens = self.settings.teach.batch_tokens
         batch = _largest(num, round(rows.longest * kept_share), batch_tokens, padded=True)
         return [self._read("teach", [answers, answers._replace(new_tokens=0)], [batch], batch_tokens)]
+
+    def _share_of_best(self, top_k: int) -> float:
+        """Share of a context's tokens in its best chunks; the masked views keep mask.top_k of them."""
+        return min(1.0, self.work.kept_share * top_k / self.settings.mask.top_k)
 
     def train(self) -> list[Estimate]:
         """Forecast the training of each method's adapter."""
@@ -256,27 +260,30 @@ class Plan:
         """Forecast the stages that read the evaluation's data, each with batches of eval.batch_tokens at most."""
         work, settings = self.work, self.settings.eval
         methods = (BASE, *self.methods)
-        found = [self._answer(f"evaluate@{each}", work.asked, 1 + settings.longbench) for each in methods]
+        found = [self._answer(f"evaluate@{each}", work.asked, settings.top_k_of.values()) for each in methods]
         if work.surface.num:
-            found += [self._answer(f"surface@{each}", work.surface, 0) for each in methods]
+            found += [self._answer(f"surface@{each}", work.surface, ()) for each in methods]
         return [*found, self._analyze()] if self.methods else found
 
     @property
     def _new_tokens(self) -> int:
         return self.settings.eval.max_new_tokens or tasks.of(self.settings.data.kind).max_new_tokens
 
-    def _answer(self, stage: str, rows: Rows, retrieval_inputs: int) -> Estimate:
+    def _answer(self, stage: str, rows: Rows, top_ks: Iterable[int]) -> Estimate:
         """Forecast a split's questions over the full context, read once for all of them, and over the best chunks."""
-        options, kept_share = tasks.of(self.settings.data.kind).measure == "accuracy", self.work.kept_share
+        options = tasks.of(self.settings.data.kind).measure == "accuracy"
         batch_tokens = self.settings.eval.batch_tokens
         tree = options or rows.num > rows.num_contexts
         context, question = _context(rows), rows.question_tokens
         full = Prompts(rows.num, rows.num_contexts, context, question, self._new_tokens, tree)
-        best = Prompts(rows.num, rows.num, context * kept_share, question, self._new_tokens, options)
+        best = [
+            Prompts(rows.num, rows.num, context * self._share_of_best(top_k), question, self._new_tokens, options)
+            for top_k in top_ks
+        ]
         batches = [_largest(1, rows.longest, 1)]
         if not options:
             batches.append(_largest(rows.num, rows.longest, batch_tokens))
-        return self._read(stage, [full, *retrieval_inputs * [best]], batches, batch_tokens)
+        return self._read(stage, [full, *best], batches, batch_tokens)
 
     def _analyze(self) -> Estimate:
         """Forecast stage analyze: three readings of some examples' views by each method (both views for matching, the
@@ -326,7 +333,8 @@ class Plan:
         tokens = sum(rows.num * rows.mean_tokens for rows in (work.train, work.asked))
         # Views: 4 bytes of a token, zstd to about half; documents and chunks: 4 characters of a token, likewise.
         return {
-            "weights to fetch": 0.0 if Path(model.source).is_dir() else float(shape.weight_bytes),
+            # Of a GGUF file they lie in models/base, where the shape was read.
+            "weights to fetch": 0.0 if model.is_gguf or Path(model.source).is_dir() else float(shape.weight_bytes),
             "adapters": 2 * len(TRAINED) * adapter,
             "data": 2 * (2 * 2.0 * tokens + 2 * 2.0 * work.num_texts * work.text_tokens),
         }

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from pipeline.runtime.errors import ConfigError
 
 GIB = 2**30
-OVERHEAD = {"cpu": 0.6 * GIB, "cuda": 1.0 * GIB}
+OVERHEAD = {"cpu": 0.6 * GIB, "cuda": 1.0 * GIB, "mps": 1.0 * GIB}
 """Python, torch and transformers in memory; on a GPU its context and what the allocator cannot use."""
-HOARD = {"cpu": 2.0, "cuda": 1.05}
+HOARD = {"cpu": 2.0, "cuda": 1.05, "mps": 1.05}
 """Bytes held for each byte in use, where a step's blocks are small. benchmarks/plan.py measured 1.6 to 3.1 on the CPU;
-the value of CUDA's allocator is an assumption."""
+the values of other allocators are assumptions."""
 FLOPS_PER_BYTE = 206
 """FLOP/s over byte/s of a GPU whose memory speed is not measured: an H200's 989 TFLOP/s over 4.8 TB/s."""
 MEMORY_THREADS = 4
@@ -30,7 +30,7 @@ class Hardware(NamedTuple):
 
     name: str
     kind: str
-    """cpu or cuda."""
+    """cpu, cuda or mps."""
     flops: float
     """FLOP/s of a large matrix product in the model's number format."""
     bandwidth: float

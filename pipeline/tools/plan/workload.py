@@ -17,6 +17,7 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.common import files, tables
+from pipeline.common.text import UNSPACED
 from pipeline.runtime.settings import BiosData, OfficialData, Settings
 
 MASK = Path("reports/mask.json")
@@ -30,6 +31,7 @@ _SMALL_VOCABULARY = 8_192
 _SMALL_VOCABULARY_FACTOR = 2.1
 _CHARACTERS_PER_TOKEN = 4.3  # of English, by a vocabulary of 32,000
 _WORDPIECE_CHARACTERS = 4.5
+_TOKENS_PER_LETTER = 1.4  # of Chinese, Thai or Korean, by the same vocabulary
 _BIOS_DOCUMENTS, _BIOS_WORDS = 0.83, 53  # generated biographies per question asked, and words of each
 _BIOS_TOKENS = 71.0  # of one generated biography with its header, by the tiny tokenizer: 12 make 858
 _BIOS_QUESTION, _BIOS_LABELS = 22, 6
@@ -89,6 +91,11 @@ KNOWN = {  # questions and contexts of each split, then the sizes of a row that 
     "quality": ({"train": (2_270, 135), "dev": (253, 15), "test": (2_086, 115)}, (7_485, 8_232, 90, 3)),
     "qasper": ({"train": (2_593, 888), "dev": (1_005, 281), "test": (1_451, 416)}, (4_900, 11_012, 25, 20)),
     "nq": ({"train": (86_000, 86_000), "dev": (1_750, 1_750), "test": (39_825, 39_825)}, (2_700, 4_600, 20, 6)),
+    "nq-oracle": ({"train": (1_723, 169), "dev": (318, 32), "test": (1_842, 214)}, (1_400, 3_300, 20, 6)),
+    "squad": (
+        {"train": (117_000, 1_710), "dev": (11_873, 121), "test": (39_000, 665)},
+        (1_800, 4_000, 20, 6),
+    ),
     "hotpot": ({"test": (1_000, 1_000)}, (1_350, 3_000, 30, 6)),
     "longbench": ({"test": (600, 600)}, (12_200, 24_000, 30, 6)),
     "squality": ({"train": (250, 50), "dev": (125, 25), "test": (260, 52)}, (7_500, 9_500, 25, 340)),
@@ -160,7 +167,7 @@ def _estimated(vocabulary: int) -> pl.DataFrame:
     documents = (
         tables.frame(tables.CHUNKS, ["document_id", "title", "text"])
         .group_by("document_id")
-        .agg(characters=pl.col("title").first().str.len_chars() + pl.col("text").str.len_chars().sum())
+        .agg(characters=_characters(pl.col("title").first()) + _characters(pl.col("text")).sum())
     )
     columns = ["example_id", "split", "question", "options", "answers", "document_ids"]
     examples = tables.frame(tables.EXAMPLES, columns)
@@ -170,17 +177,23 @@ def _estimated(vocabulary: int) -> pl.DataFrame:
         .group_by("example_id")
         .agg(context=pl.col("characters").sum())
     )
-    options = pl.col("options").list.join("").str.len_chars()
-    answer = pl.col("answers").list.first().str.len_chars().fill_null(0)  # questions without a label have none
+    options = _characters(pl.col("options").list.join(""))
+    answer = _characters(pl.col("answers").list.first()).fill_null(0)  # questions without a label have none
     has_options = pl.col("options").list.len() > 0
     return (
         examples.join(contexts, on="example_id")
         .with_columns(
-            question=((pl.col("question").str.len_chars() + options) / per_token).round() + 8,
+            question=((_characters(pl.col("question")) + options) / per_token).round() + 8,
             labels=pl.when(has_options).then(2).otherwise((answer / per_token).round() + 2),
         )
         .with_columns(tokens=(pl.col("context") / per_token).round() + pl.col("question") + pl.col("labels") + 16)
     )
+
+
+def _characters(text: pl.Expr) -> pl.Expr:
+    """Count the characters of a text, or of the English text that makes as many tokens."""
+    letters = text.str.count_matches(rf"[{UNSPACED}\p{{Hangul}}]")
+    return text.str.len_chars() + letters * (_TOKENS_PER_LETTER * _CHARACTERS_PER_TOKEN - 1)
 
 
 def _rows(views: pl.DataFrame, split: str) -> Rows:
@@ -243,8 +256,8 @@ def _chunks(settings: Settings, has_texts: bool, train: Rows, asked: Rows, chunk
     """Number of chunks and their mean word pieces; at most so many, where there are no fresh chunks to count."""
     data = settings.data
     if has_texts:
-        texts = tables.frame(tables.CHUNKS, ["text"])["text"]
-        return len(texts), int(texts.str.len_chars().sum()) / _WORDPIECE_CHARACTERS / max(len(texts), 1)
+        characters = tables.frame(tables.CHUNKS, ["text"]).select(_characters(pl.col("text")))
+        return len(characters), characters.sum().item() / _WORDPIECE_CHARACTERS / max(len(characters), 1)
     if isinstance(data, BiosData):
         asked_once = data.train_questions + data.unlabelled_questions + data.dev_questions + data.test_questions
         words = min(settings.chunk.words, _BIOS_WORDS)

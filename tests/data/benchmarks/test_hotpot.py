@@ -129,10 +129,10 @@ def test_a_question_that_stands_twice_is_refused_with_both_places():
         (record("q", answer=""), "answer must not be empty"),
         (record("q", context=[]), "context must not be an empty list"),
         (record("q", context=[["Blank", [" "]]]), "context holds no paragraph with text"),
-        (record("q", ("Sea", "1")), "supporting_facts[0][1] is '1'"),
-        (record("q", context=[["Sea", "The sea is wide."]]), "context[0][1] is 'The sea is wide.'"),
+        (record("q", ("Sea", "1")), 'supporting_facts[0][1] is "1"'),
+        (record("q", context=[["Sea", "The sea is wide."]]), 'context[0][1] is "The sea is wide."'),
         (record("q", context=[["Sea"]]), "context[0]"),
-        (record("q", context={"title": ["Sea"], "sentences": [["The sea is wide."]]}), "context[0] is 'title'"),
+        (record("q", context={"title": ["Sea"], "sentences": [["The sea is wide."]]}), 'context[0] is "title"'),
         ({key: value for key, value in record("q").items() if key != "_id"}, "id is missing"),
     ],
 )

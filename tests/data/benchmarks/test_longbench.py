@@ -138,7 +138,7 @@ def test_a_question_that_stands_twice_is_refused_with_both_places():
         ("q", "expected an object"),
         (record("q", input=""), "input must not be empty"),
         (record("q", answers=[]), "answers must not be an empty list"),
-        (record("q", answers="west"), "answers is 'west'"),
+        (record("q", answers="west"), 'answers is "west"'),
         (record("q", context=" "), "context must not be empty"),
         ({key: value for key, value in record("q").items() if key != "_id"}, "id is missing"),
     ],

@@ -346,7 +346,7 @@ def test_a_bad_passage_and_a_bad_question_are_rejected_with_their_reasons():
     assert len(examples) == len(SWIMS)
     assert rejects == {
         "train, line 6": "answer is missing (rename answers?)",
-        "train, line 7": "expected an object {...}, found ['who']",
+        "train, line 7": 'expected an object {...}, found ["who"]',
         "passages, line 6": "text is missing",
     }
 

@@ -43,10 +43,7 @@ SECTIONS = [
 def prepare(files, left_out=None, **changes):
     """Documents by id, examples, rejects; `files` holds the papers of each split by their ids."""
     left_out = Counter() if left_out is None else left_out
-    entries = {
-        split: [(f"{split}.json, entry {key}", (key, value)) for key, value in papers.items()]
-        for split, papers in files.items()
-    }
+    entries = {split: [(f"{split}.json", papers)] for split, papers in files.items()}
     rejects = {}
     files = OfficialFiles(entries, rejects.setdefault, left_out=left_out, **{"seed": 1} | changes)
     found = splits.benchmark(qasper.read, files)
@@ -125,7 +122,7 @@ def test_a_question_without_an_answer_is_rejected_alone(answers, reason):
     documents, examples, rejects = prepare({"test": {"1.1": paper(question("bad", *answers), question("good", YES))}})
     assert list(documents) == ["1.1"]
     assert [example.question_id for example in examples] == ["good"]
-    assert rejects == {"test.json, entry 1.1, question bad": reason}
+    assert rejects == {"test.json, paper 1.1, question bad": reason}
 
 
 def test_a_question_whose_answers_are_lost_is_left_out_and_counted_once():
@@ -141,7 +138,10 @@ def test_a_question_whose_answers_are_lost_is_left_out_and_counted_once():
     [
         ([], "expected an object"),
         (paper(question(" ", YES)), "qas[0].question_id must not be empty"),
-        (paper(question("q", {"answer": {**YES["answer"], "yes_no": "yes"}})), "yes_no is 'yes'"),
+        (
+            paper(question("q", {"answer": {**YES["answer"], "yes_no": "yes"}})),
+            'yes_no is "yes": expected true or false',
+        ),
         ({key: value for key, value in paper().items() if key != "full_text"}, "full_text is missing"),
         (paper(question("q", YES), sections=[(None, ["", " "])]), "there is no text, neither in abstract nor in full"),
     ],
@@ -149,8 +149,8 @@ def test_a_question_whose_answers_are_lost_is_left_out_and_counted_once():
 def test_a_bad_paper_is_rejected_with_its_reason(bad, reason):
     documents, examples, rejects = prepare({"test": {"1.1": bad, "1.2": paper(question("good", YES))}})
     assert (list(documents), len(examples)) == (["1.2"], 1)
-    assert list(rejects) == ["test.json, entry 1.1"]
-    assert reason in rejects["test.json, entry 1.1"]
+    assert list(rejects) == ["test.json, paper 1.1"]
+    assert reason in rejects["test.json, paper 1.1"]
 
 
 def test_a_paper_without_full_text_is_its_abstract():
@@ -167,14 +167,14 @@ def test_papers_without_questions_are_no_documents():
 def test_the_same_paper_or_question_in_two_places_is_refused_with_both():
     one, other = paper(question("q", YES)), paper(question("r", YES))
     with pytest.raises(
-        DataError, match=r"^test.json, entry 1.1: paper '1.1' already stands in train.json, entry 1.1; "
+        DataError, match=r"^test.json, paper 1.1: paper '1.1' already stands in train.json, paper 1.1; "
     ):
         prepare({"train": {"1.1": one}, "test": {"1.1": other}})
     with pytest.raises(
-        DataError, match=r"^dev.json, entry 1.2: question 'q' already stands in train.json, entry 1.1; "
+        DataError, match=r"^dev.json, paper 1.2: question 'q' already stands in train.json, paper 1.1; "
     ):
         prepare({"train": {"1.1": one}, "dev": {"1.2": one}})
-    with pytest.raises(DataError, match=r"^dev.json, entry 1.1: question 'q' already stands in dev.json, entry 1.1; "):
+    with pytest.raises(DataError, match=r"^dev.json, paper 1.1: question 'q' already stands in dev.json, paper 1.1; "):
         prepare({"dev": {"1.1": paper(question("q", YES), question("q", YES))}})
 
 

@@ -160,12 +160,12 @@ def test_equal_wrong_options_do_no_harm():
     [
         (without(LINE, "article"), "article is missing"),
         ({**LINE, "article": " \n "}, "article must not be empty"),
-        ({**LINE, "article_id": 10}, "article_id is 10: input should be a valid string"),
+        ({**LINE, "article_id": 1.5}, "article_id is 1.5: expected a text"),
         ({**LINE, "questions": []}, "questions must not be an empty list"),
         ({**LINE, "questions": [{**QUESTION, "options": ["Ann", " ", "Cid", "Dan"]}]}, "options[1] must not be empty"),
         (
             {**LINE, "questions": [{**QUESTION, "gold_label": "2"}]},
-            "gold_label is '2': input should be a valid integer",
+            'gold_label is "2": input should be a valid integer',
         ),
         ({**LINE, "questions": [{**QUESTION, "difficult": 2}]}, "difficult is 2: input should be 0 or 1"),
         ([], "expected an object {...}, found []"),

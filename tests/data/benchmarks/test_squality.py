@@ -66,7 +66,7 @@ def test_a_question_without_a_summary_is_refused_alone():
         ({**line(), "metadata": {}}, "passage_id is missing"),
         ({**line(), "document": "\n"}, "document must not be empty"),
         ({**line(), "questions": []}, "questions must not be an empty list"),
-        ({**line(), "questions": [{**question(1, "A."), "question_number": "1"}]}, "question_number is '1'"),
+        ({**line(), "questions": [{**question(1, "A."), "question_number": "1"}]}, 'question_number is "1"'),
     ],
 )
 def test_a_bad_line_is_refused_with_its_reason(changed, reason):

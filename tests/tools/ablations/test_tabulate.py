@@ -56,6 +56,18 @@ def test_the_longest_context_alone_is_measured():
     assert found.distraction_rate.mean == pytest.approx(20 / 60)  # seeds 1 and 3 err at odd questions
 
 
+def test_with_every_length_the_shorter_contexts_have_a_table_that_is_corrected_by_itself():
+    focused = row("focused", {1: [1, 1] * 10, 2: [1, 1] * 10, 3: [1, 1] * 10})
+    table = tabulate.tabulate([VANILLA, focused], every_length=True, **FAST)
+    (short,) = table.shorter
+    assert (short.min_documents, short.num_documents, short.shorter, short.claimed) == (4, 4, [], ["focused"])
+    assert [found.pooled.mean for found in short.rows] == [1.0, 1.0]
+    plain = tabulate.tabulate([VANILLA, focused], **FAST)
+    assert table.model_copy(update={"shorter": []}) == plain
+    lines = ablation_table.markdown(table)
+    assert lines.startswith(ablation_table.markdown(plain)) and "\n## Over 4 documents\n\n" in lines
+
+
 def test_a_difference_is_paired_by_seed_where_two_seeds_are_shared():
     rng = np.random.default_rng(0)
     lucky = {seed: [int(x) for x in rng.random(40) < 0.2 + 0.2 * seed] for seed in (1, 2, 3)}
@@ -175,12 +187,11 @@ def test_two_rows_of_one_name_are_no_table():
         tabulate.tabulate([VANILLA, VANILLA], **FAST)
 
 
-def test_the_record_is_read_back_and_a_broken_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ablation_table, "RECORD", tmp_path / "ablations.json")
-
+def test_the_record_is_read_back_and_a_broken_one_is_named(tmp_path: Path):
     def read(record: object) -> AblationTable:
-        ablation_table.RECORD.write_text(json.dumps(record))
-        return ablation_table.read()
+        path = tmp_path / "ablations.json"
+        path.write_text(json.dumps(record))
+        return ablation_table.read(path)
 
     table = tabulate.tabulate([VANILLA, row("focused", {1: [1] * 20})], **FAST)
     record = table.model_dump(mode="json")
@@ -188,7 +199,7 @@ def test_the_record_is_read_back_and_a_broken_one_is_named(tmp_path: Path, monke
     assert read({"rows": []}).rows == []
     assert set(record) == {
         "benchmark", "min_documents", "num_documents", "num_questions", "measure", "correction", "num_comparisons",
-        "reference", "claimed", "seconds", "code", "rows",
+        "reference", "claimed", "seconds", "code", "rows", "shorter",
     }  # fmt: skip
     with pytest.raises(ArtifactError, match="the whole: value error, there are rows, but no measure"):
         read(record | {"measure": None})

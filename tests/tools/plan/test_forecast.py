@@ -7,12 +7,12 @@ import pytest
 
 from pipeline.runtime import config
 from pipeline.runtime.methods import TRAINED
-from pipeline.tools.plan import cost
+from pipeline.tools.plan import cost, model_shape
 from pipeline.tools.plan.forecast import Estimate, Plan
 from pipeline.tools.plan.hardware import GIB, Hardware
 from pipeline.tools.plan.workload import Rows, Workload
 from tests.conftest import ROOT
-from tests.tools.plan.test_cost import MISTRAL_7B
+from tests.tools.plan.test_cost import CONFIG_7B, MISTRAL_7B
 
 H200 = Hardware("H200", "cuda", 989e12, 4.8e12, 139 * GIB, GIB)
 STORIES = Rows(2_000, 100, 7_500.0, 8_192, 90.0, 3.0)
@@ -35,6 +35,8 @@ PLAN = Plan(config.load(root=ROOT), MISTRAL_7B, WORK, H200).changed(
         "eval.batch_tokens": 65_536,
         "eval.max_new_tokens": 8,
         "teach.batch_tokens": 65_536,
+        "teach.top_k": 4,
+        "mask.top_k": 4,
     }
 )
 
@@ -88,6 +90,17 @@ def test_the_teacher_reads_the_kept_chunks_of_all_training_questions():
     assert labelled.tokens == pytest.approx(read, rel=1e-3)
     assert all_of_them.tokens == pytest.approx(2 * labelled.tokens)
     assert all_of_them.flops == pytest.approx(2 * labelled.flops)
+    (half,) = PLAN.changed({"teach.top_k": 2}).teach()
+    assert half.tokens == pytest.approx(2_000 * (2 * (round(0.1 * (7_500 - 93)) + 90) + 16), rel=1e-3)
+    every = [PLAN.changed({"teach.top_k": top_k}).teach()[0].tokens for top_k in (20, 40)]
+    assert every[0] == every[1]  # a context has no more
+
+
+def test_without_retrieval_at_inference_only_the_full_context_is_read():
+    both, alone = (
+        row(PLAN.changed({"eval.retrieval_top_k": top_k}).evaluate(), "evaluate@base") for top_k in (4, None)
+    )
+    assert both.tokens - alone.tokens == pytest.approx(WORK.asked.num * (0.2 * (7_500 - 93) + 90 + 8), rel=0.01)
 
 
 def test_a_shared_document_divides_the_full_view():
@@ -130,15 +143,16 @@ def test_reading_once_for_all_questions_is_cheaper_than_once_for_each():
     assert alone.flops - shared.flops == pytest.approx(190 * cost.forward_flops(MISTRAL_7B, 7_407), rel=1e-3)
     assert shared.peak > MISTRAL_7B.weight_bytes
     with_longbench = row(plan.changed({"eval.longbench": True}).evaluate(), "evaluate@base")
-    best = 200 * cost.forward_flops(MISTRAL_7B, round(0.2 * 7_407))
+    best = 200 * cost.forward_flops(MISTRAL_7B, round(0.2 * 7 / 4 * 7_407))  # seven chunks, where views keep four
     assert with_longbench.flops - shared.flops == pytest.approx(best, rel=0.2)
 
 
 def test_small_blocks_are_hoarded_and_large_ones_are_not():
     hoarding = replace(PLAN, machine=H200._replace(hoard=2.0))
     assert hoarding.train_peak("vanilla") == PLAN.train_peak("vanilla")
-    sizes = {"layers": 3, "hidden": 128, "intermediate": 256, "heads": 4, "vocabulary": 2_473}
-    tiny = MISTRAL_7B.model_copy(update={**sizes, "kv_heads": 4, "head_dim": 32, "bytes_per_weight": 4})
+    sizes = {"num_hidden_layers": 3, "hidden_size": 128, "intermediate_size": 256, "vocab_size": 2_473}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32, "sliding_window": None}
+    tiny = model_shape.parse(CONFIG_7B | sizes | heads, 4, "tiny")
     one, two = (replace(plan, shape=tiny).train_peak("vanilla") for plan in (PLAN, hoarding))
     assert 1.5 < (two - GIB) / (one - GIB) <= 2.0
 

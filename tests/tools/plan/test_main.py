@@ -1,13 +1,20 @@
 """`make plan`: reads what is there, prints one table, refuses what cannot fit in one line that names a value."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.common import base_card
 from pipeline.runtime.errors import ArtifactError, ResourceError
 from pipeline.tools.plan import __main__ as plan
+from tests.conftest import ROOT
 
 PAPER = {"data: bios ": "data: quality ", "model: tiny ": "model: mistral ", "profile: cpu ": "profile: paper "}
+
+
+TOO_MUCH = '{"model_type": "llama", "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "4"}}'
 
 
 def edit(project: Path, changes: dict[str, str]) -> None:
@@ -26,6 +33,7 @@ def test_the_default_is_planned_without_data(project: Path, capsys: pytest.Captu
     )
     for stage in ("score", "train@vanilla", "train@focused", "evaluate@base", "evaluate@focused", "analyze", "all"):
         assert f"\n| {stage} " in printed
+    assert printed.endswith("\nEverything fits; next: `make repro`.\n")
 
 
 def test_the_paper_is_planned_for_an_h200_and_refused_by_a_small_gpu(
@@ -97,5 +105,25 @@ def test_a_model_without_a_config_is_refused_with_the_mend(project: Path):
     (project / "broken").mkdir()
     (project / "broken/config.json").write_text("{")
     edit(project, {"nobody/nothing": "broken"})
-    with pytest.raises(ArtifactError, match=r"broken/config.json: not valid JSON"):
+    for content in ("{", "[]", "{}", '{"model_type": 1}', '{"model_type": ["llama"]}', TOO_MUCH):
+        (project / "broken/config.json").write_text(content)
+        with pytest.raises(ArtifactError, match=r"broken.*(restore|choose)"):
+            plan.main()
+
+
+def test_a_gguf_file_is_planned_once_stage_base_has_taken_it_apart(project: Path, capsys: pytest.CaptureFixture[str]):
+    edit(project, {"model: {}": "model: {source: here.gguf}"})
+    (project / "models").unlink()
+    refusal = r"^model.source 'here.gguf': stage base takes a GGUF file apart, .*; run `dvc repro base` first$"
+    with pytest.raises(ArtifactError, match=refusal):
         plan.main()
+    made = project / base_card.BASE
+    shutil.copytree(ROOT / "models/tiny-base", made)
+    card = base_card.BaseCard("other.gguf", None, "", 2473, "", None, [1], 2, 3)
+    base_card.write_card(card, made)
+    with pytest.raises(ArtifactError, match=refusal):
+        plan.main()
+    base_card.write_card(replace(card, source="here.gguf"), made)
+    plan.main()
+    printed = capsys.readouterr().out
+    assert "\n| train@guided " in printed and "weights to fetch" not in printed

@@ -19,8 +19,8 @@ def test_rows_are_counted_in_the_views(project: Path):
     def row(name: str, split: str, context: str, length: int) -> tables.Row:
         return {
             "example_id": name, "question_id": name, "split": split, "num_documents": 1, "gold_position": 0,
-            "document_ids": [context], "input_ids": [7] * length, "chunk_ids": ["a#0"], "chunk_starts": [1],
-            "chunk_ends": [5], "question_start": 6, "prompt_end": length - 3,
+            "document_ids": [context], "context_key": context, "input_ids": [7] * length, "chunk_ids": ["a#0"],
+            "chunk_starts": [1], "chunk_ends": [5], "question_start": 6, "prompt_end": length - 3,
         }  # fmt: skip
 
     rows = [row("a", "train", "x", 20), row("b", "train", "x", 30), row("c", "test", "y", 90)]
@@ -71,6 +71,12 @@ def test_texts_are_estimated_by_their_characters(project: Path):
     assert rows.longest == pytest.approx(200 + 10 + 8 + 2 + 16, abs=3)
     assert workload._rows(large, "unlabelled").num == 1
     assert workload._rows(small, "train").longest > 1.9 * rows.longest
+
+
+def test_letters_of_scripts_without_blanks_make_more_tokens_than_those_of_english(project: Path):
+    frame = pl.DataFrame({"text": ["灯塔很高", "abcd", "서울"]})
+    characters = frame.select(workload._characters(pl.col("text")))["text"]
+    assert (characters / 4.3).to_list() == pytest.approx([4 * 1.4, 4 / 4.3, 2 * 1.4])
 
 
 def test_known_sizes_follow_split_vocabulary_and_cut():

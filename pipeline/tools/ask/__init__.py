@@ -1,0 +1,1 @@
+"""A question over the user's own files, answered by the trained methods."""
