@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+import psutil
+
 from pipeline.runtime.errors import PipelineError, ResourceError
 
 INTERRUPTED = 130
@@ -134,17 +136,29 @@ def _end_with_dvc() -> threading.Event:
     Otherwise a training would go on without anyone who takes its result. Processes that a launcher has started are
     ended by it.
     """
-    orphaned, parent = threading.Event(), os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(SECONDS_TO_NOTICE)
-        orphaned.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-
+    orphaned = threading.Event()
     if "DVC_STAGE" in os.environ and "RANK" not in os.environ:
+        started = _started_by_dvc()
+        parent = started.ppid()
+
+        def watch() -> None:
+            with suppress(psutil.NoSuchProcess):
+                while started.ppid() == parent:
+                    time.sleep(SECONDS_TO_NOTICE)
+            orphaned.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
         threading.Thread(target=watch, daemon=True).start()
     return orphaned
+
+
+def _started_by_dvc() -> psutil.Process:
+    """Return the child of DVC: this process, or the shell that waits for it. Both have DVC's variables, DVC has not."""
+    process = psutil.Process()
+    with suppress(psutil.Error):
+        while (parent := process.parent()) and parent.environ().get("DVC_STAGE") == os.environ["DVC_STAGE"]:
+            process = parent
+    return process
 
 
 def _leave(code: int, message: str) -> None:
