@@ -27,6 +27,7 @@ class BenchmarkChecks:
         self._example_ids: set[str] = set()
         self._question_ids: dict[str, set[str]] = defaultdict(set)
         self._sizes: dict[str, Counter[int]] = defaultdict(Counter)
+        self._num_gold_known: Counter[str] = Counter()
         # Keys of texts in contexts, and of questions with their answers, by whether they are trained on.
         self._texts: dict[bool, set[bytes]] = {True: set(), False: set()}
         self._questions: dict[bool, set[bytes]] = {True: set(), False: set()}
@@ -55,6 +56,7 @@ class BenchmarkChecks:
         self._example_ids.add(example.example_id)
         self._question_ids[example.split].add(example.question_id)
         self._sizes[example.split][len(example.document_ids)] += 1
+        self._num_gold_known[example.split] += bool(example.gold_document_ids)
         is_trained_on = example.split in _TRAINED_ON
         # Benchmarks ask every story the same things: only with its answer is a wording a leak.
         if example.answers:
@@ -130,6 +132,7 @@ class BenchmarkChecks:
                 split: {
                     "num_questions": len(self._question_ids[split]),
                     "num_examples": self._sizes[split].total(),
+                    "num_gold_known": self._num_gold_known[split],
                     "num_examples_by_num_documents": {
                         str(size): num for size, num in sorted(self._sizes[split].items())
                     },

@@ -71,6 +71,10 @@ def _summary_line(summary: dict[str, Any], num_rejects: int, left_out: str, unre
             f"{counted(documents['num_copies'], 'document')} with the words of another one, gold where it is; give "
             "each text one id and title"
         )
+    with_answers = [counts for split, counts in summary["splits"].items() if split != "unlabelled"]
+    num_known, num_asked = (sum(counts[key] for counts in with_answers) for key in ("num_gold_known", "num_examples"))
+    if num_known < num_asked:
+        parts.append(f"the gold document is known in {num_known:,} of {counted(num_asked, 'example')} with answers")
     if unread:
         parts.append(
             f"WARNING: not read: {', '.join(unread)}; beside questions.jsonl no other file of questions is read, and "

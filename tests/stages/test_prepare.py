@@ -54,7 +54,8 @@ def test_the_example_of_the_users_format(project, capsys):
     assert summary["rejects"] == {"num_lines": 12, "num_rejects": 0, "first_rejects": []}
     assert summary["splits"]["test"]["num_examples_by_num_documents"] == {"2": 1, "3": 2}
     assert capsys.readouterr().out == (
-        "prepare: 6 documents (38 words on average, 61 at most); 6 examples (train 2, dev 1, test 3)\n"
+        "prepare: 6 documents (38 words on average, 61 at most); 6 examples (train 2, dev 1, test 3); "
+        "the gold document is known in 5 of 6 examples with answers\n"
     )
 
 
@@ -74,6 +75,7 @@ def test_bios_twice_gives_the_same_bytes(project, capsys):
     assert summary["splits"]["test"] == {
         "num_questions": 4,
         "num_examples": 8,
+        "num_gold_known": 8,
         "num_examples_by_num_documents": {"2": 4, "4": 4},
     }
     assert summary["leaks"] == {"num_documents": 0, "num_questions": 0}
@@ -220,7 +222,10 @@ def test_a_folder_of_any_kind_becomes_documents_and_examples(project, capsys, na
     texts = {row["document_id"]: row["text"] for row in tables.scan(tables.DOCUMENTS)}
     assert (example["question"], example["answers"]) == (ASKED["question"], ["Anna Vrba"])
     assert LIGHT in [texts[document_id] for document_id in example["document_ids"]]
-    assert ("left out: 1 question without an answer" in capsys.readouterr().out) == (name == "SQuAD")
+    printed = capsys.readouterr().out
+    assert ("left out: 1 question without an answer" in printed) == (name == "SQuAD")
+    unknown = "the gold document is known in 0 of 1 example with answers"
+    assert (unknown in printed) == (name in ("lists", "CR line ends", "Hugging Face"))
 
 
 REFUSED = {
@@ -345,8 +350,8 @@ def test_files_that_are_not_read_are_named(project, capsys):
             "unlabelled 1, dev 0, test 0); nothing to train on: `dvc repro evaluate@base` is as far as it goes; WARN",
         ),
         ("train", "1 example (train 1, dev 0, test 0); WARNING: no test questions, so nothing can be evaluated; give"),
-        ("dev", "WARNING: no test questions, .* the split test, or set eval.split: dev\n"),
-        ("test", "test 1); nothing to train on: `dvc repro evaluate@base` is as far as it goes\n"),
+        ("dev", "WARNING: no test questions, .* the split test, or set eval.split: dev; the gold"),
+        ("test", "test 1); nothing to train on: `dvc repro evaluate@base` is as far as it goes; the gold"),
     ],
 )
 def test_a_split_without_questions_is_said_before_anything_is_trained(project, capsys, split, said):

@@ -184,8 +184,13 @@ def _evidence(
             if len(passages) > 1:
                 raise ValueError(f"answer_start counts in one context, but there are {len(passages)} passages")
             context = passages[0].text
-            if not (start >= 0 and context.startswith(text, start)) and (start := context.find(text)) < 0:
-                raise ValueError(f"the answer {shown(text)} has an answer_start, but does not stand in the context")
+            if start < 0 or not context.startswith(text, start):
+                first = context.find(text)
+                where = "nor anywhere in the context" if first < 0 else f"but first at {first}"
+                raise ValueError(
+                    f"the answer {shown(text)} is not at its answer_start {start}, {where}; answer_start counts "
+                    "characters of the context from 0: correct it, or leave it out"
+                )
             yield {"document": passages[0].document_id, "text": text, "start": start}
     for quote in map(str.strip, _QUOTE.findall(str(row.get("cot_answer")))):
         for passage in passages:

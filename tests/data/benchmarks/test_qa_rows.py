@@ -192,7 +192,18 @@ def test_aliases_are_references_and_what_cannot_be_answered_is_counted():
         ({"context": [{"url": "x"}]}, "a passage has no text (keys: url); give it as one of text, paragraph_text"),
         ({"context": {"title": ["a"], "text": ["b", "c"]}}, "the lists title, text differ in length"),
         ({"context": [LIGHT, MILL]}, "answer_start counts in one context, but there are 2 passages"),
-        ({"answers": [{"text": "Piet", "answer_start": 3}]}, 'the answer "Piet" has an answer_start, but does not'),
+        (
+            {"answers": [{"text": "Piet", "answer_start": 3}]},
+            'the answer "Piet" is not at its answer_start 3, nor anywhere in the context; answer_start counts',
+        ),
+        (
+            {"answers": [{"text": "Anna Vrba", "answer_start": 36}]},
+            'the answer "Anna Vrba" is not at its answer_start 36, but first at 0; answer_start counts',
+        ),
+        (
+            {"answers": {"text": ["Anna Vrba"], "answer_start": [-10]}},
+            'the answer "Anna Vrba" is not at its answer_start -10, but first at 0',
+        ),
         ({"answers": [["Anna"], ["Vrba"]]}, 'answers[0] is ["Anna"]: expected a text'),
         ({"question": {"text": "Who?"}}, 'question is {"text": "Who?"}: expected a text'),
         ({"gold": [0]}, "gold names documents, but this row carries texts; mark gold passages with `is_gold: true`"),
