@@ -72,7 +72,7 @@ class Batch(NamedTuple):
 
 
 def all_people() -> bios.People:
-    return bios.People(SEED, "pretraining", bios.MAX_SIDE)
+    return bios.People(SEED, "pretraining", bios.PLAIN_SIDE)
 
 
 def asked(question: str, answer_lead: str) -> str:

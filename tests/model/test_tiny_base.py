@@ -87,7 +87,7 @@ def test_names_and_words_of_values_are_single_tokens(tokenizer):
 def test_the_people_of_the_recipe_are_in_no_split(recipe):
     known = set(recipe.all_people().names)
     for split in ("train", "dev", "test"):
-        assert not known & set(bios.People(1, split, bios.MAX_SIDE).names)
+        assert not known & set(bios.People(1, split, bios.PLAIN_SIDE).names)
 
 
 def test_the_model_reads_two_documents(recipe, network, tokenizer):

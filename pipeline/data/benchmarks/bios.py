@@ -5,7 +5,8 @@ name and phrase: what precedes the value in the text. Distractors that share the
 person asked about, and values that several relations have in common, are what a model gets distracted by.
 
 A full name belongs to one share by its place in the name lists, whatever the seed: to one split, or to the people
-that only the recipe of models/tiny-base sees. A split's people are four grids of k first by k last names. Questions
+that only the recipe of models/tiny-base sees. A split's people are four grids of k first by k last names; beyond 6,400
+people some of these are double ("Evamaria", "Moreauvrba"), which no other name is a part of. Questions
 without answers are asked about train's people, questions of the difficulty surface about test's.
 """
 
@@ -42,7 +43,9 @@ LAST_NAMES: list[str] = _WORDS["last_names"]
 RELATIONS = [Relation(**relation) for relation in _WORDS["relations"]]
 
 SHARES = ("pretraining", "train", "dev", "test")
-MAX_SIDE = min(len(FIRST_NAMES), len(LAST_NAMES)) // len(SHARES)
+PLAIN_SIDE = min(len(FIRST_NAMES), len(LAST_NAMES)) // len(SHARES)
+"""The side of the largest grid without double names."""
+MAX_SIDE = PLAIN_SIDE * min(len(FIRST_NAMES), len(LAST_NAMES))
 FACTS_PER_PERSON = (5, 6)
 
 
@@ -88,6 +91,14 @@ def ask(name: str, fact: Fact, random: Random | None = None) -> tuple[str, str]:
     return question.format(name=name), f"{name} {relation.phrase}"
 
 
+def _names(names: list[str], place: int, count: int) -> list[str]:
+    """Every fourth name from `place` on; if that is not enough, also the double names that begin with one of them."""
+    plain = names[place :: len(SHARES)]
+    if count <= len(plain):
+        return plain
+    return plain + [first + second.lower() for first in plain for second in names if second != first]
+
+
 class People:
     """The people of one share: 4 * side**2 numbered full names with their biographies.
 
@@ -104,8 +115,8 @@ class People:
         self.names: list[str] = []
         for grid in range(len(SHARES)):
             # (first + last) % 4 is a full name's share.
-            firsts = random.sample(FIRST_NAMES[grid :: len(SHARES)], side)
-            lasts = random.sample(LAST_NAMES[(number - grid) % len(SHARES) :: len(SHARES)], side)
+            firsts = random.sample(_names(FIRST_NAMES, grid, side), side)
+            lasts = random.sample(_names(LAST_NAMES, (number - grid) % len(SHARES), side), side)
             self.names += [f"{first} {last}" for first in firsts for last in lasts]
         self.document_ids = [f"bios-{share}-{name.lower().replace(' ', '-')}" for name in self.names]
         self.biography = lru_cache(maxsize=8192)(self._biography)
@@ -254,21 +265,25 @@ def _examples(
 
 
 def _side(split: str, num_questions: int, num_documents: int, sharing_rate: float, facts_each: int) -> int:
-    """Find the smallest grid that has three people for four questions (if names allow) and enough for every context.
+    """Find the smallest grid that has three people for four questions and enough for every context.
 
-    There are more people where each has fewer facts than usual, so that as many facts can be asked.
+    There are more people where each has fewer facts than usual, so that as many facts can be asked. Double names are
+    for more questions than there are facts of people with plain names, not for larger contexts.
     """
     num_distractors = num_documents - 1
     max_sharing = math.ceil(sharing_rate * num_distractors)
     max_others = num_distractors - math.floor(sharing_rate * num_distractors)
     people_per_question = PEOPLE_PER_QUESTION * max(1.0, FACTS_PER_PERSON[0] / facts_each)
     wanted = math.ceil(math.sqrt(people_per_question * num_questions / len(SHARES)))
-    for side in range(max(1, min(wanted, MAX_SIDE)), MAX_SIDE + 1):
+    if num_questions <= len(SHARES) * PLAIN_SIDE**2 * facts_each:
+        wanted = min(wanted, PLAIN_SIDE)
+    largest = max(PLAIN_SIDE, min(wanted, MAX_SIDE))
+    for side in range(max(1, min(wanted, largest)), largest + 1):
         num_namesakes = 2 * (side - 1)
         if num_namesakes >= max_sharing and len(SHARES) * side**2 - 1 - num_namesakes >= max_others:
             return side
     raise ConfigError(
         f"data.{split}_documents {num_documents} with data.name_sharing_rate {sharing_rate} needs {max_sharing:,} "
-        f"people who share a name and {max_others:,} who do not; there are {2 * (MAX_SIDE - 1):,} and "
-        f"{len(SHARES) * MAX_SIDE**2 - 1 - 2 * (MAX_SIDE - 1):,}; lower one of the two"
+        f"people who share a name and {max_others:,} who do not; there are {2 * (largest - 1):,} and "
+        f"{len(SHARES) * largest**2 - 1 - 2 * (largest - 1):,}; lower one of the two"
     )
