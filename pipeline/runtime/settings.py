@@ -257,10 +257,12 @@ class ModelSettings(Section):
 
 
 class ContextSettings(Section):
-    """Settings for contexts that are too long for the model."""
+    """Settings for how contexts become views."""
 
     too_long: Literal["refuse", "cut_end", "cut_middle"]
     """For a row above model.max_tokens, the stage stops, or the context is truncated there and the row is counted."""
+    engine: Literal["local", "ray"]
+    """Stages tokenize and mask make views in their own process, or on the actors of a Ray cluster; same bytes."""
 
 
 class MaskSettings(Section):
@@ -500,7 +502,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "validate": ("validation",),
     "base": ("model",),
     "tokenize": ("context", "model"),
-    "mask": ("mask",),
+    "mask": ("context", "mask"),
     "gate": ("gate",),
     "teach": ("model", "teach"),
     "train@vanilla": ("lora", "model", "train"),

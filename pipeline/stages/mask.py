@@ -14,13 +14,15 @@ reports/mask.json
         equal_contexts     likewise of the others whose chunks all got one score
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from pipeline.common import base_card, chunks, files, tables
+from pipeline.common import base_card, chunks, cluster, files, tables
 from pipeline.common.text import has_answer, percent
 from pipeline.runtime import config
 from pipeline.runtime.errors import ConfigError, counted
@@ -36,25 +38,19 @@ def main() -> None:
     settings = config.load("mask")
     mode, top_k = settings.mask.mode, settings.mask.top_k
     card = base_card.read_card()
-    mask_id, window = card.mask_id, card.sliding_window
-    known = chunks.read(tables.CHUNKS)
     sizes = tables.FrameBuilder()
     rows = tables.side_by_side(
         (tables.FULL_VIEWS, None),
         (tables.SCORES, None),
         (tables.EXAMPLES, ["example_id", "answers"]),
     )
+    make = partial(_masked_views, settings.mask, card.mask_id, card.sliding_window)
     marks = {"tokenizer_sha256": tables.metadata(tables.FULL_VIEWS)["tokenizer_sha256"]}
     with tables.writer(tables.MASKED_VIEWS, marks, SOURCES) as writer:
-        for full, scored, example in tqdm(rows, desc="mask", unit=" examples", disable=None):
-            tables.require_ids(tables.CHUNKS, known, full["chunk_ids"], tables.FULL_VIEWS)
-            if mode == "skip" and window is not None and window < len(full["input_ids"]):
-                raise ConfigError(
-                    f"mask.mode skip is not exact with a sliding window: the base has one of {window} tokens, example "
-                    f"{full['example_id']} has {len(full['input_ids'])}; use mode token, or set model.sliding_window "
-                    "to null"
-                )
-            row, size = _masked_row(full, scored, example["answers"], known, settings.mask, mask_id)
+        examples = tqdm(rows, desc="mask", unit=" examples", disable=None)
+        for row, size in cluster.mapped(
+            make, examples, settings.context.engine, "context.engine", [tables.CHUNKS.path]
+        ):
             writer.write(row)
             sizes.append(size)
     splits = _shares(sizes.collected(), top_k)
@@ -81,48 +77,60 @@ def _retained(shares: tables.Row) -> str:
     return percent(shares["gold_retained"])
 
 
-def _masked_row(
-    full: tables.Row,
-    scored: tables.Row,
-    references: list[str],
-    known: chunks.Chunks,
-    settings: MaskSettings,
-    mask_id: int,
-) -> tuple[tables.Row, tables.Row]:
-    """Make the row of tables.MASKED_VIEWS, and count the chunks and tokens of both views."""
-    ids, starts_C, ends_C = full["input_ids"], full["chunk_starts"], full["chunk_ends"]
-    kept_C = masking.keep_top(scored["ranks"], settings.top_k)
-    view = masking.masked_view(ids, starts_C, ends_C, full["prompt_end"], kept_C, settings.mode, mask_id)
-    kept = np.flatnonzero(kept_C).tolist()
-    shown = np.flatnonzero(kept_C & (starts_C < ends_C)).tolist()  # a chunk that was cut away is kept in vain
-    shown_texts = [known[full["chunk_ids"][index]].text for index in shown]
-    retained = {
-        "gold_retained": bool(scored["gold"][shown].any()),
-        "answer_retained": any(has_answer(text, answer) for text in shown_texts for answer in references),
-    }
-    row = {
-        "example_id": full["example_id"],
-        **view._asdict(),
-        "kept_chunk_ids": [full["chunk_ids"][index] for index in kept],
-        "kept_scores": scored["scores"][kept],
-        "kept_ranks": scored["ranks"][kept],
-        **retained,
-    }
-    size = {
-        "split": full["split"],
-        "gold_known": bool(scored["gold"].any()),
-        "only_gold": bool(scored["gold"].all()),
-        "equal_scores": len(set(scored["scores"].tolist())) == 1,
-        "answered": bool(references),
-        **retained,
-        "chunks": len(kept_C),
-        "kept_chunks": len(kept),
-        "chunk_tokens": int((ends_C - starts_C).sum()),
-        "kept_chunk_tokens": int((ends_C - starts_C)[kept_C].sum()),
-        "tokens_full": len(ids),
-        "tokens_masked": len(view.input_ids),
-    }
-    return row, size
+def _masked_views(
+    settings: MaskSettings, mask_id: int, window: int | None
+) -> Callable[[tuple[tables.Row, ...]], tuple[tables.Row, tables.Row]]:
+    """Return what makes the row of tables.MASKED_VIEWS of an example, and counts the chunks and tokens of both views.
+
+    What is returned raises ConfigError if mask.mode skip would not be exact with the base's sliding `window` of tokens,
+    ArtifactError if a chunk is missing.
+    """
+    known = chunks.read(tables.CHUNKS)
+
+    def make(rows: tuple[tables.Row, ...]) -> tuple[tables.Row, tables.Row]:
+        full, scored, example = rows
+        tables.require_ids(tables.CHUNKS, known, full["chunk_ids"], tables.FULL_VIEWS)
+        if settings.mode == "skip" and window is not None and window < len(full["input_ids"]):
+            raise ConfigError(
+                f"mask.mode skip is not exact with a sliding window: the base has one of {window} tokens, "
+                f"example {full['example_id']} has {len(full['input_ids'])}; use mode token, or set "
+                "model.sliding_window to null"
+            )
+        ids, starts_C, ends_C = full["input_ids"], full["chunk_starts"], full["chunk_ends"]
+        kept_C = masking.keep_top(scored["ranks"], settings.top_k)
+        view = masking.masked_view(ids, starts_C, ends_C, full["prompt_end"], kept_C, settings.mode, mask_id)
+        kept = np.flatnonzero(kept_C).tolist()
+        shown = np.flatnonzero(kept_C & (starts_C < ends_C)).tolist()  # a chunk that was cut away is kept in vain
+        shown_texts = [known[full["chunk_ids"][index]].text for index in shown]
+        retained = {
+            "gold_retained": bool(scored["gold"][shown].any()),
+            "answer_retained": any(has_answer(text, answer) for text in shown_texts for answer in example["answers"]),
+        }
+        row = {
+            "example_id": full["example_id"],
+            **view._asdict(),
+            "kept_chunk_ids": [full["chunk_ids"][index] for index in kept],
+            "kept_scores": scored["scores"][kept],
+            "kept_ranks": scored["ranks"][kept],
+            **retained,
+        }
+        size = {
+            "split": full["split"],
+            "gold_known": bool(scored["gold"].any()),
+            "only_gold": bool(scored["gold"].all()),
+            "equal_scores": len(set(scored["scores"].tolist())) == 1,
+            "answered": bool(example["answers"]),
+            **retained,
+            "chunks": len(kept_C),
+            "kept_chunks": len(kept),
+            "chunk_tokens": int((ends_C - starts_C).sum()),
+            "kept_chunk_tokens": int((ends_C - starts_C)[kept_C].sum()),
+            "tokens_full": len(ids),
+            "tokens_masked": len(view.input_ids),
+        }
+        return row, size
+
+    return make
 
 
 def _shares(sizes: pl.DataFrame, top_k: int) -> dict[str, tables.Row]:

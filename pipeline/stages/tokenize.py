@@ -3,13 +3,15 @@
 reports/tokenize.json has the settings and full_view.lengths.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 from tqdm import tqdm
 
-from pipeline.common import base_card, chunks, files, tables
+from pipeline.common import base_card, chunks, cluster, files, tables
 from pipeline.common.tables import Evidence
 from pipeline.common.text import text_key
 from pipeline.runtime import config
@@ -26,39 +28,16 @@ def main() -> None:
     settings = config.load("tokenize")
     max_tokens, too_long = settings.model.max_tokens, settings.context.too_long
     card = base_card.read_card()
-    writes = layout.Layout(tokenizer.load(), card)
     tables.require_together(*SOURCES)
-    known = chunks.read(tables.CHUNKS)
-    first_of = _first_with_text(known)
-    rooms = {} if too_long == "refuse" else _rooms(writes, max_tokens)
+    rooms = {} if too_long == "refuse" else _rooms(layout.Layout(tokenizer.load(), card), max_tokens)
+    make = partial(_full_views, max_tokens, too_long, rooms)
     sizes = tables.FrameBuilder()
     with tables.writer(tables.FULL_VIEWS, {"tokenizer_sha256": card.tokenizer_sha256}, SOURCES) as writer:
-        for row in tqdm(tables.scan(tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None):
-            names = row["document_ids"]
-            tables.require_ids(tables.CHUNKS, known.documents, names, tables.EXAMPLES)
-            context = [chunk for document_id in names for chunk in known.of(document_id)]
-            whole = writes.context(context, tasks.of(row["benchmark"]).instruction)
-            laid = whole if too_long == "refuse" else full_view.cut(whole, rooms[tuple(names)], too_long)
-            view = full_view.full_view(laid, *_question_and_answer(row, writes), card.eos_id)
-            if len(view.input_ids) > max_tokens:
-                raise DataError(
-                    f"example {row['example_id']} has {len(view.input_ids):,} tokens, model.max_tokens allows "
-                    f"{max_tokens:,}; give it a shorter context, raise model.max_tokens if the model can read it, or "
-                    "set context.too_long to cut_end or cut_middle"
-                )
-            writer.write(
-                {
-                    **{name: row[name] for name in ("example_id", "question_id", "split", "gold_position")},
-                    "num_documents": len(names),
-                    "document_ids": names,
-                    "context_key": _context_key(names, row["gold_document_ids"], first_of),
-                    "chunk_ids": [chunk.chunk_id for chunk in context],
-                    **view._asdict(),
-                }
-            )
-            spans = ((chunk.document_id, chunk.start, chunk.end) for chunk in context)
-            evidence = [Evidence(**span) for span in row["evidence"]]
-            sizes.append({"split": row["split"], **full_view.sizes(view, whole, laid, spans, evidence)})
+        examples = tqdm(tables.scan(tables.EXAMPLES), desc="tokenize", unit=" examples", disable=None)
+        reads = [tables.CHUNKS.path, base_card.BASE / base_card.CARD]
+        for row, size in cluster.mapped(make, examples, settings.context.engine, "context.engine", reads):
+            writer.write(row)
+            sizes.append(size)
     measured = sizes.collected()
     splits = full_view.lengths(measured)
     files.write_json(SUMMARY, {"max_tokens": max_tokens, "too_long": too_long, "splits": splits})
@@ -70,6 +49,45 @@ def main() -> None:
         f"{longest:,} at most; {counted(num_cut, 'context')} cut"
         + (f" ({too_long}, model.max_tokens {max_tokens:,})" if num_cut else "")
     )
+
+
+def _full_views(
+    max_tokens: int, too_long: Literal["refuse"] | full_view.Cut, rooms: Mapping[tuple[str, ...], int]
+) -> Callable[[tables.Row], tuple[tables.Row, tables.Row]]:
+    """Return what makes the full view of an example, and its sizes; `rooms` are those of `_rooms`, if contexts are cut.
+
+    What is returned raises DataError if the view is longer than the model allows, ArtifactError if a document has no
+    chunks.
+    """
+    card, known = base_card.read_card(), chunks.read(tables.CHUNKS)
+    writes, first_of = layout.Layout(tokenizer.load(), card), _first_with_text(known)
+
+    def make(row: tables.Row) -> tuple[tables.Row, tables.Row]:
+        names = row["document_ids"]
+        tables.require_ids(tables.CHUNKS, known.documents, names, tables.EXAMPLES)
+        context = [chunk for document_id in names for chunk in known.of(document_id)]
+        whole = writes.context(context, tasks.of(row["benchmark"]).instruction)
+        laid = whole if too_long == "refuse" else full_view.cut(whole, rooms[tuple(names)], too_long)
+        view = full_view.full_view(laid, *_question_and_answer(row, writes), card.eos_id)
+        if len(view.input_ids) > max_tokens:
+            raise DataError(
+                f"example {row['example_id']} has {len(view.input_ids):,} tokens, model.max_tokens allows "
+                f"{max_tokens:,}; give it a shorter context, raise model.max_tokens if the model can read it, or "
+                "set context.too_long to cut_end or cut_middle"
+            )
+        written = {
+            **{name: row[name] for name in ("example_id", "question_id", "split", "gold_position")},
+            "num_documents": len(names),
+            "document_ids": names,
+            "context_key": _context_key(names, row["gold_document_ids"], first_of),
+            "chunk_ids": [chunk.chunk_id for chunk in context],
+            **view._asdict(),
+        }
+        spans = ((chunk.document_id, chunk.start, chunk.end) for chunk in context)
+        evidence = [Evidence(**span) for span in row["evidence"]]
+        return written, {"split": row["split"], **full_view.sizes(view, whole, laid, spans, evidence)}
+
+    return make
 
 
 def _first_with_text(known: chunks.Chunks) -> dict[str, str]:

@@ -131,6 +131,7 @@ def test_an_experiment_reruns_only_what_reads_the_key_and_undoing_it_runs_nothin
         ("params.yaml", {"eval": {"retrieval_top_k": 3}}, [*EVALUATE, *LAST]),
         ("params.yaml", {"eval": {"contexts": "longest"}}, [*EVALUATE, *LAST]),
         ("params.yaml", {"context": {"too_long": "cut_end"}}, sorted(set(INSTANCES) - BEFORE_VIEWS)),
+        ("params.yaml", {"context": {"engine": "ray"}}, sorted(set(INSTANCES) - BEFORE_VIEWS)),  # as with score.engine
         ("params.yaml", {"validation": {"max_examples": 7}}, ["validate", "gate", *FOCUSED, *LAST]),
         ("params.yaml", {"gate": {"min_gold_retained": 0.4}}, ["gate", *FOCUSED, *LAST]),
         ("params.yaml", {"analyze": {"examples": 5}}, LAST),

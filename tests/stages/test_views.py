@@ -109,6 +109,25 @@ def test_masked_views_keep_the_best_chunk_and_flag_the_lost_answer(project: Path
     assert (row["gold_retained"], row["answer_retained"]) == (True, True)
 
 
+def test_the_actors_of_a_cluster_make_the_same_bytes(project: Path):
+    pytest.importorskip("ray")
+    for table in (tables.EXAMPLES, tables.SCORES):
+        [row] = tables.scan(table)
+        tables.write(table, [row | {"example_id": f"e{number}"} for number in range(1200)])  # three blocks
+    written: dict[str, list[bytes]] = {}
+    outs = [tables.FULL_VIEWS.path, tokenize.SUMMARY, tables.MASKED_VIEWS.path, mask.SUMMARY]
+    environment = os.environ | {"FOCUS_RAY_ACTORS": "2", "RAY_ADDRESS": "", "PYTHONPATH": str(ROOT)}
+    for engine in ("local", "ray"):
+        choose(context={"engine": engine}, mask={"top_k": 1})
+        for stage in ("tokenize", "mask"):
+            done = subprocess.run(
+                [sys.executable, "-m", f"pipeline.stages.{stage}"], env=environment, capture_output=True, text=True
+            )
+            assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        written[engine] = [path.read_bytes() for path in outs]
+    assert written["ray"] == written["local"]
+
+
 def test_gold_kept_is_a_share_of_the_examples_whose_gold_is_known(project: Path, capsys: pytest.CaptureFixture[str]):
     tokenize.main()
     [scores] = tables.scan(tables.SCORES)
