@@ -24,18 +24,19 @@ import pyarrow as pa
 from pipeline.runtime.errors import ArtifactError, ConfigError, PipelineError, ResourceError, one_line
 
 Engine = Literal["local", "ray"]
-Result = TypeVar("Result")
+"""Where work is done: in this process, or on the actors of a Ray cluster."""
+Made = TypeVar("Made")
 ROWS_PER_BLOCK = 512
 CONNECT_SECONDS = 10.0
 
 
 def mapped(
-    make: Callable[[], Callable[[Any], Result]],
+    make: Callable[[], Callable[[Any], Made]],
     rows: Iterable[Any],
     engine: Engine,
     setting: str,
     reads: Sequence[Path],
-) -> Iterator[Result]:
+) -> Iterator[Made]:
     """Yield make()(row) for each row, in their order; with engine `ray` by the actors of a cluster (Ray Data).
 
     There the rows go through the cluster's memory, which spills to its disks. `make` is sent to each actor and called

@@ -46,7 +46,7 @@ def find(settings: ModelSettings) -> Path:
             path = Path(hf_hub_download(f"{owner}/{name}", file, revision=settings.revision))
     if settings.sha256 is not None and settings.sha256 != (found := sha256(path)):
         raise ArtifactError(
-            f"{path}: has sha256 {found}, the bundle pins {settings.sha256}; restore the file, or set model.sha256 to "
+            f"{path}: has sha256 {found}, model.sha256 is {settings.sha256}; restore the file, or set model.sha256 to "
             "null if you mean to use this one"
         )
     return path

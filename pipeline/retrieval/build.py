@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.common import files
+from pipeline.common.cluster import Engine
 from pipeline.retrieval import embedding_cache, retrievers
 from pipeline.runtime.settings import DenseRetriever, RetrieverSettings, SentenceTransformerRetriever
 
@@ -29,7 +30,7 @@ def build(
     settings: RetrieverSettings,
     texts: Sequence[str],
     questions: Sequence[str],
-    engine: Literal["local", "ray"] = "local",
+    engine: Engine = "local",
 ) -> Built:
     """Build the scorer for distinct chunk texts and distinct questions; `engine` embeds the texts not in the cache.
 

@@ -165,6 +165,8 @@ def as_artifact_error(path: Path) -> Iterator[None]:
             yield
     except Exception as error:  # transformers, torch, tokenizers and safetensors raise a dozen kinds, some of them bare
         why = one_line(error)
+        if "trust_remote_code" in why:
+            why = "it needs code of its own, which is not run"
         if isinstance(error, pickle.UnpicklingError):  # torch's long message advises to run what the file asks for
             asked = re.search(r"GLOBAL (\S+)", why)
             why = f"it asks to run {asked[1]}, which was not done" if asked else "it is no pickle of tensors"

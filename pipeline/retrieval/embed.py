@@ -1,20 +1,18 @@
 """Embeddings of texts from the cache; the encoder runs only on texts that the cache lacks."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.common.cluster import Engine
 from pipeline.retrieval.embedding_cache import Cache, Entry, key
 from pipeline.retrieval.encoder import TextEncoder, What
 from pipeline.runtime.errors import NumericError
 
 # N texts, B texts of a batch, D dimensions of an embedding
-
-Engine = Literal["local", "ray"]
-"""Place of the encoder: in this process, or on the actors of a Ray cluster."""
 
 
 class Embedded(NamedTuple):

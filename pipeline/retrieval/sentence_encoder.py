@@ -26,6 +26,7 @@ from pipeline.retrieval.encoder import (
 )
 from pipeline.runtime.errors import ArtifactError
 
+MODULES = "modules.json"
 NAMES = {"questions": ("query",), "chunks": ("document", "passage", "corpus")}
 """Names of the prompts in config_sentence_transformers.json, in the order in which the library looks for them."""
 
@@ -47,6 +48,11 @@ class SentenceEncoder(TextEncoder):
         """
         from sentence_transformers import SentenceTransformer
 
+        if not (self.checkpoint.folder / MODULES).is_file():
+            raise ArtifactError(
+                f"retriever.source {self.checkpoint.source!r}: no {MODULES} in {self.checkpoint.folder}, so pooling "
+                "and prompts are unknown; restore the file, or set kind: encoder with a pooling of your own"
+            )
         quiet()
         logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
         with as_artifact_error(self.checkpoint.folder):

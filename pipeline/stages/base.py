@@ -31,7 +31,7 @@ def main() -> None:
         digest = loading.digest(folder)
         if not settings.is_gguf and settings.sha256 not in (None, digest):
             raise ArtifactError(
-                f"{folder}: weights have sha256 {digest}, the bundle pins {settings.sha256}; restore the weights, or "
+                f"{folder}: weights have sha256 {digest}, model.sha256 is {settings.sha256}; restore the weights, or "
                 "set model.sha256 to null if you mean to use these"
             )
         model_config = loading.configuration(folder, settings)

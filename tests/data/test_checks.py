@@ -45,6 +45,7 @@ def test_counts():
     assert summary["splits"]["train"] == {
         "num_questions": 1,
         "num_examples": 2,
+        "num_gold_known": 2,
         "num_examples_by_num_documents": {"1": 1, "2": 1},
     }
     assert summary["splits"]["test"]["num_examples"] == 0

@@ -197,8 +197,14 @@ def test_code_beside_the_weights_is_never_run(folder, tmp_path):
     modules = json.loads((folder / "modules.json").read_text())
     modules[-1]["type"] = "evil.Evil"
     (folder / "modules.json").write_text(json.dumps(modules))
-    assert str(folder) in refusal(ArtifactError, lambda: opened(folder).network)
+    message = refusal(ArtifactError, lambda: opened(folder).network)
+    assert str(folder) in message and "it needs code of its own, which is not run" in message
     assert not canary.exists()
+
+
+def test_a_folder_without_its_modules_is_refused_because_the_library_would_guess_the_pooling(folder):
+    (folder / "modules.json").unlink()
+    assert "no modules.json in" in refusal(ArtifactError, lambda: opened(folder).network)
 
 
 def test_a_model_without_a_tokenizer_of_transformers_is_refused(tmp_path):

@@ -289,7 +289,7 @@ def test_scores_of_other_chunks_and_other_row_counts_are_refused(project: Path):
 
 def test_other_weights_than_pinned_are_refused_with_both_digests(project: Path):
     choose(model={"sha256": "0" * 64})
-    with pytest.raises(ArtifactError, match=r"weights have sha256 [0-9a-f]{64}, the bundle pins 0{64}"):
+    with pytest.raises(ArtifactError, match=r"weights have sha256 [0-9a-f]{64}, model.sha256 is 0{64}"):
         base.main()
     assert base_card.BASE.is_dir()
 

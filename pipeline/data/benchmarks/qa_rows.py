@@ -32,7 +32,7 @@ _QUESTIONS = ("question", "query", "input")
 _ANSWERS = ("answers", "answer", "cot_answer")
 _TEXTS = ("text", "paragraph_text", "passage_text", "context", "content", "contents", "sentences")
 _MARKS = ("gold", "isgold", "is_gold", "is_supporting", "is_selected")
-_FINAL_ANSWER = re.compile(r".*(?:<ANSWER>|##\s*Answer)\s*:", re.DOTALL)
+_FINAL_ANSWER = re.compile(r".*(?:<ANSWER>|##\s*Answer)\s*:?", re.DOTALL)
 _QUOTE = re.compile(r"##begin_quote##(.*?)##end_quote##", re.DOTALL)
 
 
@@ -160,7 +160,7 @@ def _passages(value: Any) -> Iterator[tuple[str, str, bool]]:
             raise ValueError(f"a passage is {shown(value)}; expected a text or an object with title and text")
 
 
-def _answers(row: dict[str, Any]) -> Iterator[tuple[Any, int | None]]:
+def _answers(row: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Yield each reference and the character of the context at which it stands (None: the row does not say)."""
     key = next((key for key in _ANSWERS if row.get(key) not in (None, "", [])), "")
     if not key or row.get("is_impossible") is True or row.get("answerable") is False:
@@ -172,15 +172,23 @@ def _answers(row: dict[str, Any]) -> Iterator[tuple[Any, int | None]]:
         if isinstance(item, dict):
             yield item.get("text"), item.get("answer_start")
         else:
-            yield _FINAL_ANSWER.sub("", item) if key == "cot_answer" and isinstance(item, str) else item, None
+            if key == "cot_answer" and isinstance(item, str):
+                item, num_found = _FINAL_ANSWER.subn("", item)
+                if not num_found:
+                    raise ValueError("cot_answer has no <ANSWER>: before its answer; add it, or give `answer`")
+            yield item, row.get("answer_start")
 
 
 def _evidence(
-    row: dict[str, Any], passages: list[CarriedPassage], answers: list[tuple[Any, int | None]]
+    row: dict[str, Any], passages: list[CarriedPassage], answers: list[tuple[Any, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Yield the places where the row's answers stand, and those of RAFT's quotes that stand in a gold passage."""
     for text, start in answers:
-        if type(start) is int and isinstance(text, str):
+        if isinstance(start, float) and start.is_integer():  # a column with gaps
+            start = int(start)
+        if start is not None and type(start) is not int:
+            raise ValueError(f"answer_start is {shown(start)}: expected a whole number, or leave it out")
+        if start is not None and isinstance(text, str):
             if len(passages) > 1:
                 raise ValueError(f"answer_start counts in one context, but there are {len(passages)} passages")
             context = passages[0].text

@@ -26,7 +26,7 @@ from pipeline.model import loading
 from pipeline.retrieval import build, chunking, recall
 from pipeline.retrieval.index import ChunkIndex
 from pipeline.runtime import config
-from pipeline.runtime.errors import ConfigError, DataError
+from pipeline.runtime.errors import ConfigError, DataError, counted
 from pipeline.runtime.main import escaped, run
 from pipeline.runtime.methods import BASE, METHODS, TRAINED
 from pipeline.runtime.settings import Settings
@@ -212,7 +212,11 @@ def _print_documents(
     num_tokens: int,
     settings: Settings,
 ) -> None:
-    skipped = f", {found.skipped.total():,} files skipped ({documents.listed(found.skipped)})" if found.skipped else ""
+    skipped = (
+        f", {counted(found.skipped.total(), 'file')} skipped ({documents.listed(found.skipped)})"
+        if found.skipped
+        else ""
+    )
     num_documents = len(found.documents)
     print(f"ask: {num_documents:,} documents with {len(ranked.chunks):,} chunks in {escaped(place)}{skipped}")
     limit = f"{num_tokens:,} of at most {settings.model.max_tokens:,} tokens"

@@ -60,7 +60,15 @@ NESTED = {
 }
 
 
-@pytest.mark.parametrize("row", [SQUAD, {**SQUAD, "answers": [{"text": "Anna Vrba", "answer_start": 37}]}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        SQUAD,
+        {**SQUAD, "answers": [{"text": "Anna Vrba", "answer_start": 37}]},
+        {**SQUAD, "answers": {"text": ["Anna Vrba"], "answer_start": [37.0]}},
+        {**SQUAD, "answers": "Anna Vrba", "answer_start": 37},
+    ],
+)
 def test_a_flat_row_of_squad(row):
     documents, [example], rejects, _ = prepare(row)
     assert rejects == {}
@@ -205,6 +213,13 @@ def test_aliases_are_references_and_what_cannot_be_answered_is_counted():
             'the answer "Anna Vrba" is not at its answer_start -10, but first at 0',
         ),
         ({"answers": [["Anna"], ["Vrba"]]}, 'answers[0] is ["Anna"]: expected a text'),
+        ({"answers": {"text": ["Anna Vrba"], "answer_start": ["37"]}}, 'answer_start is "37": expected a whole number'),
+        (
+            {"answers": {"text": ["Anna Vrba"], "answer_start": [36.0]}},
+            'the answer "Anna Vrba" is not at its answer_st',
+        ),
+        ({"answers": "Anna Vrba", "answer_start": 36}, 'the answer "Anna Vrba" is not at its answer_start 36'),
+        ({"answers": None, "cot_answer": "It is Anna."}, "cot_answer has no <ANSWER>: before its answer; add it"),
         ({"question": {"text": "Who?"}}, 'question is {"text": "Who?"}: expected a text'),
         ({"gold": [0]}, "gold names documents, but this row carries texts; mark gold passages with `is_gold: true`"),
         ({"split": "later"}, "split is \"later\": input should be 'train'"),
