@@ -6,6 +6,7 @@ torch's reader that runs no code, into a folder of FOCUS_CACHE that is named by 
 
 import hashlib
 import importlib.util
+import json
 import pickle
 import re
 import warnings
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -173,3 +175,13 @@ def as_artifact_error(path: Path) -> Iterator[None]:
         raise ArtifactError(
             f"{path}: cannot be loaded as an encoder ({why}); restore its files, or take them from a source you trust"
         ) from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of an encoder. Raises ArtifactError: it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); restore the file") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path}: no JSON ({error}); restore the file") from None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.common import pretrained
-from pipeline.retrieval.checkpoint import as_artifact_error
+from pipeline.retrieval.checkpoint import as_artifact_error, read_json
 from pipeline.retrieval.encoder import (
     POOLER,
     EncoderBatch,
@@ -48,11 +48,7 @@ class SentenceEncoder(TextEncoder):
         """
         from sentence_transformers import SentenceTransformer
 
-        if not (self.checkpoint.folder / MODULES).is_file():
-            raise ArtifactError(
-                f"retriever.source {self.checkpoint.source!r}: no {MODULES} in {self.checkpoint.folder}, so pooling "
-                "and prompts are unknown; restore the file, or set kind: encoder with a pooling of your own"
-            )
+        self._require_modules()
         quiet()
         logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
         with as_artifact_error(self.checkpoint.folder):
@@ -75,6 +71,18 @@ class SentenceEncoder(TextEncoder):
             check_max_tokens(self.settings, limit)
         network.max_seq_length = self.settings.max_tokens
         return network.to(self.dtype).eval()
+
+    def _require_modules(self) -> None:
+        """Check what the folder says of its modules: the library would guess without, and its errors name no file."""
+        folder = self.checkpoint.folder
+        if not (folder / MODULES).is_file():
+            raise ArtifactError(
+                f"retriever.source {self.checkpoint.source!r}: no {MODULES} in {folder}, so pooling and prompts are "
+                "unknown; restore the file, or set kind: encoder with a pooling of your own"
+            )
+        for module in read_json(folder / MODULES):
+            if str(module["type"]).endswith((".Pooling", ".Dense")):
+                read_json(folder / module["path"] / "config.json")
 
     def _require_weights(self, network: Any) -> None:
         """Read the names of the weights once more, because the library does not tell which ones it drew at random."""

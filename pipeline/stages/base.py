@@ -158,8 +158,8 @@ def _require_whole(
     ids = [*laid.input_ids, *writes.question("When was she born?", ""), *writes.answer("In 1815")]
     if ids != whole[: len(ids)]:
         raise ArtifactError(
-            f"{card.source}: its chat template or tokenizer gives a conversation other tokens than its parts, so that no chunk has "
-            "tokens of its own; set model.prompt to plain"
+            f"{card.source}: its chat template or tokenizer gives a conversation other tokens than its parts, so that "
+            "no chunk has tokens of its own; set model.prompt to plain"
         )
 
 

@@ -207,6 +207,18 @@ def test_a_folder_without_its_modules_is_refused_because_the_library_would_guess
     assert "no modules.json in" in refusal(ArtifactError, lambda: opened(folder).network)
 
 
+@pytest.mark.parametrize("name", ["modules.json", "1_Pooling/config.json"])
+def test_a_damaged_or_missing_description_is_named(folder, name):
+    whole = (folder / name).read_text()
+    (folder / name).write_text(whole[: len(whole) // 2])
+    assert f"{folder / name}: no JSON (" in refusal(ArtifactError, lambda: opened(folder).network)
+    if name != "modules.json":
+        (folder / name).unlink()
+        assert f"{folder / name}: cannot be read (No such file" in refusal(
+            ArtifactError, lambda: opened(folder).network
+        )
+
+
 def test_a_model_without_a_tokenizer_of_transformers_is_refused(tmp_path):
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
