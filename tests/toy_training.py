@@ -1,9 +1,10 @@
 """A training of seconds on tables made up here: toy base, eight examples. Also a program, for tests that kill it.
 
-python -m tests.toy_training FOLDER NAME [key=value of the settings ...]
+python -m tests.toy_training FOLDER NAME [key=value of the settings ...] [-- NAME [key=value ...] ...]
 """
 
 import hashlib
+import itertools
 import os
 import random
 import signal
@@ -114,10 +115,11 @@ def train(
     settings: TrainSettings = TRAIN,
     identity: dict[str, str] | None = None,
     lora: LoraSettings = LORA,
+    shared: Processes | None = None,
 ) -> Path:
     """Train the toy base, checkpoints in <name>-state, curves in <name>-curves; the adapter's folder.
 
-    The current folder is that of the views, where models/base stands.
+    The current folder is that of the views, where models/base stands. Processes that are `shared` are left open.
     """
     full, masked = tables.FULL_VIEWS.at(views / "full.parquet"), tables.MASKED_VIEWS.at(views / "masked.parquet")
     batch_indices = [[] for _ in range(settings.steps)]
@@ -140,7 +142,7 @@ def train(
     )
     set_seed(settings.seed)
     adapted = add_adapter(tiny.network(), **lora.model_dump(), mask_id=tiny.MASK)
-    processes = Processes()
+    processes = shared or Processes()
     if processes.is_main and processes.sharded:
         print("sharded", file=sys.stderr)
     checkpoints = checkpoint.Checkpoints(views / f"{name}-state", identity or {}) if processes.is_main else None
@@ -156,7 +158,8 @@ def train(
     finally:
         if checkpoints is not None:
             checkpoints.close()
-        processes.close()
+        if not shared:
+            processes.close()
     return views / name
 
 
@@ -193,10 +196,18 @@ def fork(views: Path, name: str, settings: TrainSettings, objective: Objective) 
 
 
 def main() -> None:
-    folder, name, *rest = sys.argv[1:]
+    folder, *words = sys.argv[1:]
     torch.set_num_threads(1)
     os.chdir(folder)
-    given = dict(part.split("=") for part in rest)
+    trainings = [list(part) for is_rule, part in itertools.groupby(words, "--".__eq__) if not is_rule]
+    shared = Processes() if len(trainings) > 1 else None
+    for name, *given in trainings:
+        train_as_told(Path(folder), name, dict(part.split("=") for part in given), shared)
+    if shared:
+        shared.close()
+
+
+def train_as_told(folder: Path, name: str, given: dict[str, str], shared: Processes | None) -> None:
     lora = LORA.model_copy(update={"dropout": float(given.pop("dropout", LORA.dropout))})
     num_kills = int(given.pop("kills", 0))
     labelled = given.pop("labelled", "1") == "1"
@@ -206,9 +217,9 @@ def main() -> None:
     changes = {key: value if key == "negatives" else int(value) for key, value in given.items()}
     settings = TrainSettings.model_validate(TRAIN.model_dump() | changes)
     if num_kills:
-        killed(Path(folder), name, num_kills, settings, objective)
+        killed(folder, name, num_kills, settings, objective)
     else:
-        train(Path(folder), name, objective, settings, lora=lora)
+        train(folder, name, objective, settings, lora=lora, shared=shared)
 
 
 if __name__ == "__main__":

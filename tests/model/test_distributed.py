@@ -18,7 +18,18 @@ from tests.toy_training import LORA, TRAIN, looking, train, write_views
 from tests.training.test_objective import FOCUSED
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-SHARDED = {"ACCELERATE_USE_FSDP": "true"}
+HOW = {"replicas": {}, "shards": {"ACCELERATE_USE_FSDP": "true"}}
+
+
+TRAININGS = {
+    "graph": "questions_per_document=2 negatives=graph",
+    "cached": "questions_per_document=2 negatives=cached",
+    "plain": "negatives=cached",
+    "distill": "negatives=cached distill=0.5 attention=0.4",
+    "no-labels": "distill=0.5 labelled=0 attention=0.4",
+    "consistent": "questions_per_document=2 negatives=cached consistency=0.8 attention=0.4",
+}
+"""Name -> settings of the trainings that two processes do one after the other."""
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +44,30 @@ def beside_the_base(views: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(views)
 
 
-def together(
-    views: Path, name: str, *changes: str, behind: int | None = None, **environment: str
-) -> dict[str, torch.Tensor]:
-    """The adapter of two processes; `behind`: they go on behind that step."""
-    command = [*TORCHRUN, "-m", "tests.toy_training", str(views), name, "dropout=0", *changes]
+def together(views: Path, names: list[str], how: str, behind: int | None = None) -> None:
+    """Do the trainings on two processes, which write <name>-<how>; `behind`: they go on behind that step."""
+    trainings = [word for name in names for word in ("--", f"{name}-{how}", "dropout=0", *TRAININGS[name].split())]
     done = subprocess.run(
-        command,
+        [*TORCHRUN, "-m", "tests.toy_training", str(views), *trainings],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "FOCUS_CHECKPOINT_SECONDS": "0"} | HOW[how],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert ("sharded\n" in done.stderr) is ("ACCELERATE_USE_FSDP" in environment), done.stderr
+    assert ("sharded\n" in done.stderr) is (how == "shards"), done.stderr
     assert (f"resumed after step {behind} of" in done.stderr) is (behind is not None), done.stderr
+
+
+@pytest.fixture(scope="module", params=HOW)
+def how(request: pytest.FixtureRequest, views: Path) -> str:
+    """How the processes share the model; all trainings are done."""
+    together(views, list(TRAININGS), request.param)
+    return request.param
+
+
+def adapter(views: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(views / name / "adapter_model.safetensors")
 
 
@@ -72,56 +91,42 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         torch.testing.assert_close(tensor, other[name], rtol=0.0, atol=1e-4, msg=lambda text, name=name: name + text)
 
 
-@pytest.mark.parametrize("negatives", ["graph", "cached"])
-def test_two_replicas_train_what_one_process_does(views: Path, negatives: str):
+@pytest.mark.parametrize("name", ["graph", "cached", "plain"])
+def test_two_processes_train_what_one_process_does(views: Path, how: str, name: str):
     """Negatives come from both processes; labels and rows are not spread evenly."""
-    changes = ["questions_per_document=2", f"negatives={negatives}"]
-    found = together(views, f"two-{negatives}", *changes)
-    assert_same(found, alone(views, f"one-{negatives}", questions_per_document=2, negatives=negatives))
+    changes = {} if name == "plain" else {"questions_per_document": 2}
+    one = alone(views, f"{name}-alone", negatives="graph" if name == "graph" else "cached", **changes)
+    assert_same(adapter(views, f"{name}-{how}"), one)
 
 
-@pytest.mark.parametrize("environment", [{}, SHARDED], ids=["replicas", "shards"])
-def test_two_processes_distill_and_look_as_one_process_does(views: Path, environment: dict[str, str]):
+def test_two_processes_distill_and_look_as_one_process_does(views: Path, how: str):
     """Beside all other losses; what the teacher said is not spread evenly."""
-    changes = ["negatives=cached", "distill=0.5", "attention=0.4"]
-    found = together(views, f"distill-{len(environment)}", *changes, **environment)
-    name, objective = f"distill-alone-{len(environment)}", looking(FOCUSED, 0.4)
-    one = alone(views, name, 0.5, objective, negatives="cached")
-    assert_same(found, one)
-    elsewhere = alone(views, f"{name}-unguided", 0.5, negatives="cached")
+    one = alone(views, "distill-alone", 0.5, looking(FOCUSED, 0.4), negatives="cached")
+    assert_same(adapter(views, f"distill-{how}"), one)
+    elsewhere = alone(views, "unguided-alone", 0.5, negatives="cached")
     assert max((tensor - elsewhere[key]).abs().max() for key, tensor in one.items()) > 1e-3
 
 
-def test_two_processes_learn_without_labels_what_one_process_does(views: Path):
-    found = together(views, "no-labels", "distill=0.5", "labelled=0", "attention=0.4")
-    nothing = looking(VANILLA._replace(full=0.0), 0.4)
-    assert_same(found, alone(views, "no-labels-alone", 0.5, nothing))
+def test_two_processes_learn_without_labels_what_one_process_does(views: Path, how: str):
+    one = alone(views, "no-labels-alone", 0.5, looking(VANILLA._replace(full=0.0), 0.4))
+    assert_same(adapter(views, f"no-labels-{how}"), one)
 
 
-@pytest.mark.parametrize(("negatives", "environment"), [("graph", {}), ("cached", SHARDED)], ids=["replicas", "shards"])
-def test_two_processes_draw_answers_together_as_one_does(views: Path, negatives: str, environment: dict[str, str]):
+def test_two_processes_draw_answers_together_as_one_does(views: Path, how: str):
     """Two questions of one context share a row, so that one process has fewer forwards and an idle one."""
-    changes = ["questions_per_document=2", f"negatives={negatives}", "consistency=0.8", "attention=0.4"]
-    found = together(views, f"consistent-{negatives}", *changes, **environment)
     objective = looking(FOCUSED._replace(consistency=0.8), 0.4)
-    alike = {"questions_per_document": 2, "negatives": negatives}
-    assert_same(found, alone(views, f"consistent-alone-{negatives}", objective=objective, **alike))
+    one = alone(views, "consistent-alone", objective=objective, negatives="cached", questions_per_document=2)
+    assert_same(adapter(views, f"consistent-{how}"), one)
 
 
-def test_two_shards_train_what_one_process_does(views: Path):
-    found = together(views, "shards", "negatives=cached", **SHARDED)
-    assert_same(found, alone(views, "whole", negatives="cached"))
-
-
-@pytest.mark.parametrize("environment", [{}, SHARDED], ids=["replicas", "shards"])
-def test_processes_go_on_from_a_checkpoint_together(views: Path, environment: dict[str, str]):
+def test_processes_go_on_from_a_checkpoint_together(views: Path, how: str):
     """What a second run adds to the one of step 5 of 6 is what the first one added."""
-    name, every_step = f"resumed-{len(environment)}", {"FOCUS_CHECKPOINT_SECONDS": "0"}
-    found = together(views, name, "negatives=cached", **environment, **every_step)
-    before_last, last = sorted((views / f"{name}-state").glob("step-*"))
+    found = adapter(views, f"plain-{how}")
+    before_last, last = sorted((views / f"plain-{how}-state").glob("step-*"))
     assert (before_last.name, last.name) == ("step-00000005", "step-00000006")
     shutil.rmtree(last)
-    again = together(views, name, "negatives=cached", behind=5, **environment, **every_step)
+    together(views, ["plain"], how, behind=5)
+    again = adapter(views, f"plain-{how}")
     for key, tensor in found.items():
         assert torch.equal(tensor, again[key]), key
 
