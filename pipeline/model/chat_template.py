@@ -1,5 +1,6 @@
 """The base's chat template, taken apart once: what it writes before a question, behind it, and behind an answer."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ def frame(tokenizer: Any, source: str, template_kwargs: Mapping[str, str | int |
     """Render the template of a tokenizer of transformers; `source` is named in errors.
 
     Raises:
-        ConfigError: there is no template, or its output depends on the day.
+        ConfigError: there is no template, its output depends on the day, or `template_kwargs` are no variables of it.
         ArtifactError: the template fails, changes what it is given, or ends an answer with no special token.
     """
     plain = "set model.prompt to plain"
@@ -29,6 +30,12 @@ def frame(tokenizer: Any, source: str, template_kwargs: Mapping[str, str | int |
         raise ConfigError(
             f"model.prompt is chat, but the tokenizer of {source} has no chat template; {plain}, or choose an instruct "
             "model"
+        )
+    ours = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters}
+    if taken := ours & template_kwargs.keys():
+        raise ConfigError(
+            f"model.chat_template_kwargs.{min(taken)} is an argument of apply_chat_template, which the pipeline sets "
+            "by itself; give variables of the template alone"
         )
     messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:

@@ -238,6 +238,8 @@ def _expected(item: Any, path: list[str]) -> str:
     if kind == "string_pattern_mismatch":  # a digest: the only pattern of the settings
         digits = re.findall(r"\d+", item["ctx"]["pattern"])[-1]
         return f"expected {digits} hexadecimal digits, with small letters"
+    if kind == "value_error":
+        return str(item["ctx"]["error"])
     words = {"string_type": "expected a text", "bool_type": "expected true or false"}
     return words.get(kind, f"{message[0].lower()}{message[1:]}")
 

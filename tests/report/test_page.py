@@ -272,7 +272,7 @@ def test_the_ablations_stand_by_groups_under_their_claim_and_hostile_ones_add_no
             test_ablation_table.row(method="vanilla", label=f"vanilla{hostile}"),
             test_ablation_table.row(0.052, group=f"mask{hostile}", label=f"skip{hostile}"),
         ]
-        return Outline(render(ablations=test_ablation_table.table(*rows, benchmark=f"made{hostile}")))
+        return Outline(render(ablations=test_ablation_table.table(*rows, benchmark=f"other{hostile}")))
 
     plain, hostile = outline(""), outline(HOSTILE)
     assert "Focused (skip) answers 63.4" in plain.text and "5.2 points more than vanilla" in plain.text
@@ -280,6 +280,15 @@ def test_the_ablations_stand_by_groups_under_their_claim_and_hostile_ones_add_no
     assert ("section", "id", "ablations") in plain.attributes
     assert hostile.elements == plain.elements
     assert "<script>alert(1)</script>" in hostile.text
+
+
+def test_a_grid_of_other_data_is_told_apart_from_this_run():
+    def section(benchmark: str) -> str:
+        found = test_ablation_table.table(test_ablation_table.row(), benchmark=benchmark)
+        return render(ablations=found).partition('<section id="ablations"')[2].partition("</section>")[0]
+
+    assert "These figures are of elsewhere, not of the data of this run (made)." in section("elsewhere")
+    assert "not of the data of this run" not in section("made")
 
 
 def test_a_real_model_stands_before_all_other_figures_with_a_table_for_each_length(whole: str):

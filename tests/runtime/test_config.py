@@ -138,6 +138,7 @@ def test_a_stage_sees_only_the_sections_it_declares(project: Path):
         ("data: {}", "data: 5", r"params.yaml: data is 5: expected keys, such as `data: {seed: ...}`"),
         ("model: {}", "model: /models/mine", r"model is '/models/mine': expected keys, such as `model: {source: ...}`"),
         ("model: {}", "model: {source: null}", r"model.source is null: expected a text$"),
+        ("model: {}", "model: {source: ~/models/mine}", r"model.source is '~/models/mine': ~ is not expanded"),
         (
             "model: {}",
             "model: {sha256: ABC}",

@@ -257,8 +257,8 @@ def _print_chunks(answers: Mapping[str, Answer], ranked: Ranked, settings: Setti
         print(f"{'':22}" + _cells(rest, width) + f"  the other {others:,} chunks")
     print(f"{'':22}" + _cells(outside, width) + "  instruction and question")
     print(
-        f"kept: the best {settings.mask.top_k} chunks by the retriever ({settings.retriever.kind}), as in masked "
-        "views. Shares: attention of the prompt's last token, mean over heads and layers; -: not read."
+        f"kept: the chunks of highest score ({counted(settings.mask.top_k, 'chunk')}, by {settings.retriever.kind}), "
+        "as in masked views. Shares: attention of the prompt's last token, mean over heads and layers; -: not read."
     )
 
 
