@@ -58,13 +58,13 @@ def main() -> None:
     asked = parser.parse_args(sys.argv[1:])
     _refuse_foreign(asked.out)
     wanted = SPLITS if asked.split is None else (asked.split,)
-    counts: Counter[str] = Counter()
+    counts, unanswered = Counter[str](), Counter[str]()
     num_other = 0
     with files.workspace(asked.out.name, asked.out.parent) as folder, ExitStack() as opened:
         written = folder / "export"
         written.mkdir()
         file_of: dict[str, TextIO] = {}
-        for line in lines(wanted, _taught(asked.method)):
+        for line in lines(wanted, _taught(asked.method), unanswered):
             if line.split not in file_of:
                 path = written / f"{line.split}.jsonl"
                 file_of[line.split] = opened.enter_context(path.open("w", encoding="utf-8"))
@@ -79,9 +79,10 @@ def main() -> None:
         opened.close()
         (written / README).write_text(card(counts, asked.method, num_other), encoding="utf-8")
         files.put(written, asked.out)
-    told = ", ".join(f"{num:,} {split}" for split, num in counts.items())
+    told, without = (", ".join(f"{num:,} {split}" for split, num in of.items()) for of in (counts, unanswered))
+    left_out = f" ({without} left out, which have no answer)" if without else ""
     print(
-        f"export: {told} in {asked.out}; plain tokenization of {num_other:,} rows differs from the views; next: "
+        f"export: {told} in {asked.out}{left_out}; plain tokenization of {num_other:,} rows differs from the views; next: "
         f"datasets.load_dataset('json', data_files='{asked.out}/{next(iter(counts))}.jsonl')"
     )
 
@@ -110,8 +111,10 @@ def _taught(method: str | None) -> dict[str, Sequence[int]]:
     return {row["example_id"]: row["output_ids"] for row in tables.scan(tables.TEACHINGS, ["example_id", "output_ids"])}
 
 
-def lines(splits: Sequence[str], taught: Mapping[str, Sequence[int]]) -> Iterator[ExportedRow]:
-    """Yield the examples of these splits that have an answer, or one of the teacher's.
+def lines(
+    splits: Sequence[str], taught: Mapping[str, Sequence[int]], unanswered: Counter[str]
+) -> Iterator[ExportedRow]:
+    """Yield the examples of these splits that have an answer, or one of the teacher's; count the others by split.
 
     Raises:
         ArtifactError: as `tables.side_by_side`, or of the tokenizer.
@@ -128,7 +131,10 @@ def lines(splits: Sequence[str], taught: Mapping[str, Sequence[int]]) -> Iterato
         ids, end = full["input_ids"].tolist(), full["prompt_end"]
         said = taught.get(full["example_id"], ids[end:])
         answer = [token for place, token in enumerate(said) if place + 1 < len(said) or token not in card.eos_ids]
-        if full["split"] not in splits or not answer:
+        if full["split"] not in splits:
+            continue
+        if not answer:
+            unanswered[full["split"]] += 1
             continue
         prompt, whole = (_text(writes, card, part, adds_bos) for part in (ids[:end], [*ids[:end], *answer]))
         row = {name: example[name] for name in COPIED} | {
