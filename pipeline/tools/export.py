@@ -82,8 +82,8 @@ def main() -> None:
     told, without = (", ".join(f"{num:,} {split}" for split, num in of.items()) for of in (counts, unanswered))
     left_out = f" ({without} left out, which have no answer)" if without else ""
     print(
-        f"export: {told} in {asked.out}{left_out}; plain tokenization of {num_other:,} rows differs from the views; next: "
-        f"datasets.load_dataset('json', data_files='{asked.out}/{next(iter(counts))}.jsonl')"
+        f"export: {told} in {asked.out}{left_out}; plain tokenization of {num_other:,} rows differs from the views; "
+        f"next: datasets.load_dataset('json', data_files='{asked.out}/{next(iter(counts))}.jsonl')"
     )
 
 

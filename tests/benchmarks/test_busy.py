@@ -29,6 +29,7 @@ def test_a_busy_machine_is_measured_beside_a_quiet_one(monkeypatch: pytest.Monke
     for way in ("OpenMP's own", "one thread"):  # each way takes two processes
         monkeypatch.delitem(busy["WAYS"], way)
     monkeypatch.delitem(busy["BESIDE"], "two torch processes")
+    monkeypatch.setitem(busy["BESIDE"], "two busy loops", ["import time\ntime.sleep(60)"])  # other tests are at work
     took = busy["main"](["--steps", "1", "--tokens", "48", "--rounds", "1"])
     assert took.keys() == {(way, load) for way in busy["WAYS"] for load in ("nothing", "two busy loops")}
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| passive")]

@@ -87,7 +87,7 @@ def test_prompt_and_completion_have_the_tokens_of_the_view(project, monkeypatch,
     [full, *_] = tables.scan(tables.FULL_VIEWS)
     assert project.encode(row["prompt"] + row["completion"]).ids == full["input_ids"][:-1]
     assert project.encode(row["prompt"]).ids == full["input_ids"][: full["prompt_end"]]
-    told = "export: 1 train, 1 test in exports/all (1 unlabelled left out, which have no answer); plain tokenization of 0"
+    told = "export: 1 train, 1 test in exports/all (1 unlabelled left out, which have no answer); plain tokenization of"
     assert told in capsys.readouterr().out
 
 
