@@ -4,10 +4,10 @@
     python benchmarks/scale.py --documents 10000 100000 --questions 4000
 
 Each stage is a process of its own, in a folder of its own, with retriever bm25, the shipped base and 12 documents a
-context. Without --documents, the data are biographies (at most 6,472 people); with it, own documents of --words words,
-which the questions name at random. Bytes per example are the growth of the peak from the first size to the last, over
-that of the questions, or of the documents where several numbers of them are given. The last line is a digest of each
-table's rows, so that two versions of the code can be compared (--code FOLDER).
+context. Without --documents, the data are biographies, of as many people as the questions need; with it, own documents
+of --words words, which the questions name at random. Bytes per example are the growth of the peak from the first size
+to the last, over that of the questions, or of the documents where several numbers of them are given. The last line is a
+digest of each table's rows, so that two versions of the code can be compared (--code FOLDER).
 """
 
 import argparse

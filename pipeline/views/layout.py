@@ -8,10 +8,10 @@ and the word behind it) have to part with it: the token belongs to the chunk in 
 `<mask>` or `</s>` inside a document, a question or an answer is text and never becomes a control token.
 """
 
+import hashlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
 
 from tokenizers import Encoding, Tokenizer
@@ -22,6 +22,7 @@ from pipeline.views import prompts
 from pipeline.views.full_view import Context, Ids
 
 ANY_LETTER = "A"  # stands for the text behind a line end: whatever it is, it does not begin with white space
+MAX_HELD = 64_000_000  # token ids of documents in memory: 256 MB
 
 
 class Layout:
@@ -45,8 +46,9 @@ class Layout:
         self._behind = "" if self._blank else ANY_LETTER
         found = self._with_control_tokens(turn[start:] + self._behind)
         self._turn_ids = found.ids[: _num_ended(found, len(turn) - start)]
-        # A document stands in many contexts.
-        self._document = lru_cache(maxsize=16_384)(self._document_of)
+        self._ids_of: dict[bytes, list[array[int]]] = {}
+        """What is known of documents, which stand in many contexts each, by a digest of their segments."""
+        self._num_held = 0
 
     def context(self, chunks: Sequence[Chunk], instruction: str) -> Context:
         """Lay out the chunks, which are in context order; those of one document follow each other."""
@@ -81,8 +83,18 @@ class Layout:
         blank = " " if answer_lead else self._blank
         return self._between(self._opens + answer_lead, blank + answer.strip())
 
+    def _document(self, segments: tuple[str, ...]) -> "list[array[int]]":
+        """Token ids of each chunk of a document, from memory where it has them."""
+        key = hashlib.blake2b(repr(segments).encode(), digest_size=16).digest()
+        if (found := self._ids_of.get(key)) is None:
+            if self._num_held > MAX_HELD:
+                self._ids_of.clear()
+                self._num_held = 0
+            found = self._ids_of[key] = self._document_of(segments)
+            self._num_held += sum(map(len, found))
+        return found
+
     def _document_of(self, segments: tuple[str, ...]) -> "list[array[int]]":
-        """Token ids of each chunk of a document."""
         found = self._tokenizer.encode("\n" + "".join(segments) + ANY_LETTER, add_special_tokens=False)
         places = [_num_ended(found, end) for end in accumulate(map(len, segments), initial=1)]
         ids = array("i", found.ids)  # an eighth of a list of numbers

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.common.chunks import Chunk
 from pipeline.model import chat_template
-from pipeline.views import full_view, masking, prompts
+from pipeline.views import full_view, layout, masking, prompts
 from pipeline.views.layout import Layout
 from tests.views import letters
 
@@ -93,6 +93,19 @@ def test_a_document_has_the_same_tokens_in_any_context():
         alone.input_ids[alone.chunk_starts[0] : alone.chunk_ends[0]]
         == behind.input_ids[behind.chunk_starts[1] : behind.chunk_ends[1]]
     )
+
+
+def test_what_is_known_of_documents_is_let_go_when_it_is_much(monkeypatch):
+    monkeypatch.setattr(layout, "MAX_HELD", 40)
+    found = Layout(TOKENIZER, letters.CARD)
+    for number in range(20):
+        # The same letters in other chunks are another document.
+        for texts in (["Ada ", f"is {number}."], [f"Ada is {number}."]):
+            chunks = [Chunk(f"a#{place}", "a", "Ada", text) for place, text in enumerate(texts)]
+            fresh = Layout(TOKENIZER, letters.CARD).context(chunks, INSTRUCTION)
+            assert found.context(chunks, INSTRUCTION) == fresh == found.context(chunks, INSTRUCTION)
+        held = sum(len(ids) for document in found._ids_of.values() for ids in document)
+        assert held == found._num_held < 40 + len(fresh.input_ids)
 
 
 def test_a_blank_between_two_chunks_goes_with_the_word_behind_it():
