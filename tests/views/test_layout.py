@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.common.chunks import Chunk
 from pipeline.model import chat_template
-from pipeline.views import full_view, layout, masking, prompts
+from pipeline.views import full_view, masking, prompts
 from pipeline.views.layout import Layout
 from tests.views import letters
 
@@ -96,7 +96,7 @@ def test_a_document_has_the_same_tokens_in_any_context():
 
 
 def test_what_is_known_of_documents_is_let_go_when_it_is_much(monkeypatch):
-    monkeypatch.setattr(layout, "MAX_HELD", 40)
+    monkeypatch.setattr("pipeline.views.layout.MAX_HELD", 40)
     found = Layout(TOKENIZER, letters.CARD)
     for number in range(20):
         # The same letters in other chunks are another document.
