@@ -57,11 +57,11 @@ def claim(found: FocusMap) -> str:
     where = (
         f"{len(above)} of {len(found.cells)} cells ({text.listed([_condition(cell) for cell in above])})"
         if above
-        else "no cell"
+        else f"none of {len(found.cells)} cells"
     )
     return (
         f"After correction for {counted(len(found.cells), 'comparison')}, {METHODS[FOCUSED].label} is above "
-        f"{METHODS[VANILLA].label} in {where}{f' and below it in {below}' if below else ''}; the best cell is "
+        f"{METHODS[VANILLA].label} in {where}{f', and below it in {below} of them' if below else ''}; the best cell is "
         f"{_condition(best)}: {points(best.difference)} points ({points_range(best)}, corrected "
         f"{text.p_value(best.p_corrected)})."
     )

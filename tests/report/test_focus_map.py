@@ -59,8 +59,8 @@ def test_the_sentence_names_every_cell_above_zero_after_correction_and_the_best(
 def test_the_sentence_says_that_no_cell_is_above_zero():
     found = whole(c400_20_25=cell(0.03, 0.4, labelled_questions=400, num_documents=20))
     assert said(found) == (
-        "After correction for 60 comparisons, focused learning is above vanilla fine-tuning in no cell; the best cell "
-        "is 400 labelled questions over 20 documents with 25 % sharing a name: +3.0 points (95 % interval "
+        "After correction for 60 comparisons, focused learning is above vanilla fine-tuning in none of 60 cells; the best "
+        "cell is 400 labelled questions over 20 documents with 25 % sharing a name: +3.0 points (95 % interval "
         "\N{MINUS SIGN}1.0 to +7.0, corrected p = 0.400)."
     )
 

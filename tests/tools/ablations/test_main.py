@@ -329,7 +329,7 @@ def test_a_map_that_is_stopped_goes_on_and_its_cells_are_those_of_the_kept_answe
             kept = answers.filter(row=method, seed=1, **where)
             assert kept["question_id"].n_unique() == len(kept) == 2
             assert cell[method] == pytest.approx(kept["score"].mean())
-    assert "in no cell; the best cell is 16 labelled questions over " in out
+    assert "in none of 4 cells; the best cell is 16 labelled questions over " in out
     assert (
         project.run("git", "status", "--porcelain").stdout
         == " M reports/map.json\n?? reports/map.md\n?? reports/runs/\n"
