@@ -51,16 +51,16 @@ def test_the_sentence_names_every_cell_above_zero_after_correction_and_the_best(
     assert said(found) == (
         "After correction for 60 comparisons, focused learning is above vanilla fine-tuning in 2 of 60 cells (50 "
         "labelled questions over 8 documents with 0 % sharing a name and 1,000 labelled questions over 32 documents "
-        "with 100 % sharing a name) and below it in 1; the best cell is 50 labelled questions over 8 documents with 0 "
-        "% sharing a name: +8.0 points (95 % interval +4.0 to +12.0, corrected p = 0.003)."
+        "with 100 % sharing a name), and below it in 1 of them; the best cell is 50 labelled questions over 8 documents "
+        "with 0 % sharing a name: +8.0 points (95 % interval +4.0 to +12.0, corrected p = 0.003)."
     )
 
 
 def test_the_sentence_says_that_no_cell_is_above_zero():
     found = whole(c400_20_25=cell(0.03, 0.4, labelled_questions=400, num_documents=20))
     assert said(found) == (
-        "After correction for 60 comparisons, focused learning is above vanilla fine-tuning in none of 60 cells; the best "
-        "cell is 400 labelled questions over 20 documents with 25 % sharing a name: +3.0 points (95 % interval "
+        "After correction for 60 comparisons, focused learning is above vanilla fine-tuning in none of 60 cells; the "
+        "best cell is 400 labelled questions over 20 documents with 25 % sharing a name: +3.0 points (95 % interval "
         "\N{MINUS SIGN}1.0 to +7.0, corrected p = 0.400)."
     )
 
