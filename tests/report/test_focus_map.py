@@ -51,8 +51,8 @@ def test_the_sentence_names_every_cell_above_zero_after_correction_and_the_best(
     assert said(found) == (
         "After correction for 60 comparisons, focused learning is above vanilla fine-tuning in 2 of 60 cells (50 "
         "labelled questions over 8 documents with 0 % sharing a name and 1,000 labelled questions over 32 documents "
-        "with 100 % sharing a name), and below it in 1 of them; the best cell is 50 labelled questions over 8 documents "
-        "with 0 % sharing a name: +8.0 points (95 % interval +4.0 to +12.0, corrected p = 0.003)."
+        "with 100 % sharing a name), and below it in 1 of them; the best cell is 50 labelled questions over 8 "
+        "documents with 0 % sharing a name: +8.0 points (95 % interval +4.0 to +12.0, corrected p = 0.003)."
     )
 
 
