@@ -93,7 +93,7 @@ readme-results: $(READY) ## Write results and settings into README.md and docs/
 
 test: WORKERS ?= 2
 test: $(READY) ## Run the tests, two at a time; WORKERS=1 runs one after the other
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 fuzz: $(READY) ## Give 100,000 damaged files to the readers of foreign ones; FUZZ=1000, FUZZ_ONLY="archives 12"
 	FUZZ=$(or $(FUZZ),10000) python -m pytest tests/fuzz

@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,11 +21,20 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep on one worker of `make test` the tests that share a fixture: those of a file, and those of the toy graph."""
-    for item in items:
-        shares_graph = "project" in getattr(item, "fixturenames", ()) and item.path.parent.name == "graph"
-        item.add_marker(pytest.mark.xdist_group("graph" if shares_graph else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file on one worker of `make test`, and those of the toy graph, which share its one run.
+
+    pytest-xdist 3.8 has `--dist loadgroup` for this, which pytest 9.2 makes do nothing.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFixture(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "graph" if file.startswith("tests/graph/") else file
+
+    return ByFixture(config, log)
 
 
 ELSEWHERE = {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "tr_TR.UTF-8", "PYTHONPATH": str(ROOT)}

